@@ -1,0 +1,102 @@
+"""gradstab keeps Keras training stable.
+
+It prevents (initializers, regularizers, clipping, schedules), watches (every layer's gradients, in
+the compiled step), recovers (skips a bad step whole) and explains (which variable, since when).
+
+>>> import keras, gradstab
+>>> optimizer = gradstab.stabilize(keras.optimizers.Adam(1e-3), clip=1.0)
+>>> optimizer
+<StabilizedOptimizer: SkipNonFinite(max_consecutive=50) -> ClipByGlobalNorm(max_norm=1.0) -> Adam>
+
+`import gradstab` itself imports neither Keras nor TensorFlow: names are loaded when they are first
+used. Its classes are registered with Keras as soon as Keras is there, so that
+`keras.models.load_model` finds them after nothing but `import gradstab`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gradstab import _lazy
+
+if TYPE_CHECKING:
+    from gradstab import (
+        callbacks,
+        data,
+        functional,
+        initializers,
+        models,
+        monitoring,
+        optimizers,
+        recipes,
+        regularizers,
+        reports,
+        schedules,
+        training,
+        transforms,
+    )
+    from gradstab._errors import DivergenceError
+    from gradstab.optimizers import stabilize
+    from gradstab.unwrap import unwrap
+
+__version__ = "0.1.0"
+
+_SUBPACKAGES = (
+    "callbacks",
+    "data",
+    "functional",
+    "initializers",
+    "models",
+    "monitoring",
+    "optimizers",
+    "recipes",
+    "regularizers",
+    "reports",
+    "schedules",
+    "training",
+    "transforms",
+)
+_NAMES = {
+    "DivergenceError": "gradstab._errors",
+    "stabilize": "gradstab.optimizers",
+    "unwrap": "gradstab.unwrap",
+}
+
+__all__ = [
+    "DivergenceError",
+    "__version__",
+    "callbacks",
+    "data",
+    "functional",
+    "initializers",
+    "models",
+    "monitoring",
+    "optimizers",
+    "recipes",
+    "regularizers",
+    "reports",
+    "schedules",
+    "stabilize",
+    "training",
+    "transforms",
+    "unwrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    elif name in _SUBPACKAGES:
+        value = importlib.import_module(f"gradstab.{name}")
+    else:
+        raise AttributeError(f"module 'gradstab' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+_lazy.register_when_keras_is_imported()

@@ -1,0 +1,10 @@
+"""Exceptions that callers are meant to catch."""
+
+from __future__ import annotations
+
+
+class DivergenceError(RuntimeError):
+    """Training can't go on: too many steps in a row had to be skipped.
+
+    The message names the first variable whose gradient was not finite, the step, and what to try.
+    """

@@ -1,0 +1,100 @@
+"""The three clips of the field, as functions on lists of tensors.
+
+A bound that does not bind leaves every entry as it is, bit for bit, and so does an infinite bound.
+Where a norm is not finite there is no direction to keep: what it belongs to is passed on as it
+came, so that the variable at fault can still be told from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
+
+from gradstab.functional.norms import combine_norms, norms, widen
+
+
+def clip_factor(norm: Any, max_norm: Any) -> Any:
+    """Return min(1, `max_norm` / `norm`), and 1 where `norm` is not finite.
+
+    Args:
+        norm: Norms, a float32 tensor of any shape.
+        max_norm: Bound, a scalar that broadcasts against `norm`; may be infinite.
+
+    Returns:
+        A float32 tensor of the shape of `norm`, exactly 1 wherever nothing is to be clipped.
+    """
+    max_norm = ops.cast(max_norm, "float32")
+    exceeds = ops.logical_and(norm > max_norm, ops.isfinite(norm))
+    ones = ops.ones_like(norm)
+    return ops.where(exceeds, max_norm / ops.where(exceeds, norm, ones), ones)
+
+
+def scale(value: Any, factor: Any) -> Any:
+    """Return `value` times a float32 scalar, multiplied in float32, in the dtype of `value`."""
+    if value is None:
+        return None
+    tensor = ops.convert_to_tensor(value)
+    wide = widen(tensor)
+    return ops.cast(wide * ops.cast(factor, wide.dtype), tensor.dtype)
+
+
+def clip_by_value(values: Sequence[Any], clip_value: Any) -> list[Any]:
+    """Limit every entry to [-`clip_value`, `clip_value`]. Changes the direction; NaN stays NaN.
+
+    Args:
+        values: Tensors or arrays; `None` stays `None`.
+        clip_value: Bound, a positive scalar; may be infinite.
+
+    >>> import numpy as np
+    >>> clip_by_value([np.array([-3.0, 0.5])], 1.0)[0].numpy().tolist()
+    [-1.0, 0.5]
+    """
+
+    def clip(value: Any) -> Any:
+        if value is None:
+            return None
+        tensor = ops.convert_to_tensor(value)
+        bound = ops.cast(clip_value, tensor.dtype)
+        return ops.clip(tensor, -bound, bound)
+
+    return [clip(value) for value in values]
+
+
+def clip_by_norm(values: Sequence[Any], max_norm: Any) -> list[Any]:
+    """Scale each tensor on its own so that its norm is at most `max_norm`, as Keras' `clipnorm`.
+
+    g ← g·min(1, c/‖g‖) for each tensor g.
+
+    Args:
+        values: Tensors or arrays; `None` stays `None`.
+        max_norm: c, a positive scalar; may be infinite.
+
+    >>> import numpy as np
+    >>> clip_by_norm([np.array([6.0, 8.0]), np.array([0.5])], 5.0)[0].numpy().tolist()
+    [3.0, 4.0]
+    """
+    factors = clip_factor(norms(values), max_norm)
+    return [scale(value, factors[index]) for index, value in enumerate(values)]
+
+
+def clip_by_global_norm(values: Sequence[Any], max_norm: Any) -> list[Any]:
+    """Scale all tensors together so that their global norm is at most `max_norm`.
+
+    g ← g·min(1, c/‖(g₁, …, gₙ)‖): the direction of the whole gradient is kept.
+
+    Args:
+        values: Tensors or arrays; `None` stays `None`.
+        max_norm: c, a positive scalar; may be infinite.
+
+    Reference: Pascanu, Mikolov and Bengio, 2013, On the difficulty of training recurrent neural
+    networks.
+
+    >>> import numpy as np
+    >>> clipped = clip_by_global_norm([np.array([500.0, 5.0]), np.array([300.0, 3.0])], 1.0)
+    >>> clipped[0].numpy().round(6).tolist()
+    [0.85745, 0.008575]
+    """
+    factor = clip_factor(combine_norms(norms(values)), max_norm)
+    return [scale(value, factor) for value in values]

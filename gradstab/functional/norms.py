@@ -1,0 +1,129 @@
+"""Norms of tensors and of lists of tensors, accumulated in float32 and safe from overflow.
+
+Keras computes norms in the gradient's own dtype: in float16 a true norm of 608 comes out as
+infinite, and in float32 entries of 1e20 do. Here half precision is widened first, and whatever
+overflows or underflows when it is squared is divided by its largest magnitude before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+# Squares below this have lost digits to underflow (float32 is normal down to 1.2e-38).
+_SMALLEST_SAFE_SQUARE = 1e-30
+
+
+def widen(value: Any) -> Any:
+    """Return `value` as a tensor in which sums may be accumulated: float32, or float64 as it is."""
+    tensor = ops.convert_to_tensor(value)
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return tensor if dtype in ("float32", "float64") else ops.cast(tensor, "float32")
+
+
+def norm(value: Any, ord: float = 2.0) -> Any:
+    """Return the norm of one tensor over all its entries.
+
+    ‖x‖_p = m·(Σᵢ (|xᵢ|/m)^p)^(1/p) with m the largest magnitude, so that no power overflows. A NaN
+    entry gives NaN, an infinite one infinity.
+
+    Args:
+        value: Tensor or array of any shape, in any float dtype.
+        ord: p, a positive float or `math.inf`.
+
+    Returns:
+        A scalar tensor, float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: If `ord` is not positive.
+
+    >>> import numpy as np
+    >>> float(norm(np.full(4, 1e20, "float32")))
+    2e+20
+    """
+    if not ord > 0:
+        raise ValueError(f"`ord` must be a positive float. Received: ord={ord!r}")
+    magnitudes = ops.abs(widen(value))
+    if 0 in magnitudes.shape:
+        return ops.cast(0.0, magnitudes.dtype)
+    largest = ops.max(magnitudes)
+    usable = ops.logical_and(largest > 0, ops.isfinite(largest))
+    if ord == math.inf:
+        # The maximum drops NaN on some devices.
+        return ops.where(ops.any(ops.isnan(magnitudes)), math.nan, largest)
+    scale = ops.where(usable, largest, ops.ones_like(largest))
+    scaled = magnitudes / scale
+    if ord == 2.0:
+        return scale * ops.sqrt(ops.sum(ops.square(scaled)))
+    return scale * ops.power(ops.sum(ops.power(scaled, ord)), 1.0 / ord)
+
+
+def norms(values: Sequence[Any], ord: float = 2.0) -> Any:
+    """Return the norm of each tensor of a list, as one float32 vector.
+
+    For p = 2 the plain sums of squares serve where they neither overflowed nor underflowed, which
+    is one pass over memory; only else is every tensor rescaled by its largest magnitude.
+
+    Args:
+        values: Tensors or arrays; `None` counts as a tensor without entries.
+        ord: p, a positive float or `math.inf`.
+
+    Returns:
+        A float32 tensor of shape `(len(values),)`.
+    """
+    present = [value for value in values if value is not None]
+    if not present:
+        return ops.zeros((len(values),), "float32")
+
+    def rescaled() -> Any:
+        return ops.stack([ops.cast(norm(value, ord), "float32") for value in present])
+
+    if ord == 2.0:
+        squares = ops.stack(
+            [ops.cast(ops.sum(ops.square(widen(value))), "float32") for value in present]
+        )
+        safe = ops.all(
+            ops.logical_and(ops.isfinite(squares), squares >= _SMALLEST_SAFE_SQUARE),
+        )
+        result = ops.cond(safe, lambda: ops.sqrt(squares), rescaled)
+    else:
+        result = rescaled()
+    if len(present) == len(values):
+        return result
+    return spread(result, [value is not None for value in values])
+
+
+def spread(values: Any, present: Sequence[bool]) -> Any:
+    """Put the entries of a vector where `present` is true, and zeros elsewhere."""
+    places = [index for index, there in enumerate(present) if there]
+    empty = ops.zeros((len(present),), values.dtype)
+    return ops.scatter_update(empty, [[place] for place in places], values)
+
+
+def combine_norms(vector: Any, ord: float = 2.0) -> Any:
+    """Return the norm of the whole, given the norms of its parts (a float32 vector)."""
+    return ops.cast(norm(vector, ord), "float32")
+
+
+def global_norm(values: Sequence[Any], ord: float = 2.0) -> Any:
+    """Return the norm over all entries of all tensors of a list.
+
+    Args:
+        values: Tensors or arrays of any shapes and float dtypes; `None` is passed over.
+        ord: p, a positive float or `math.inf`.
+
+    Returns:
+        A float32 scalar tensor. NaN or infinite where an entry is.
+
+    Reference: Pascanu, Mikolov and Bengio, 2013, On the difficulty of training recurrent neural
+    networks.
+
+    >>> import numpy as np
+    >>> float(global_norm([np.array([3.0], "float16"), None, np.array([4.0])]))
+    5.0
+    """
+    return combine_norms(norms(values, ord), ord)

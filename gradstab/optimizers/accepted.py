@@ -1,0 +1,104 @@
+"""What can be wrapped and listed, and what is refused, with the reason and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from gradstab.transforms.base import Transform
+
+# Keras' clipping arguments and the transforms of the same meaning.
+KERAS_CLIPPING = {
+    "clipvalue": "ClipByValue",
+    "clipnorm": "ClipByNorm",
+    "global_clipnorm": "ClipByGlobalNorm",
+}
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise unless `optimizer` is an instance of Keras 3's `Optimizer`.
+
+    Raises:
+        TypeError: Names the class that was given; legacy `tf_keras` optimizers get their own
+        advice.
+    """
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        return
+    owner = optimizer if isinstance(optimizer, type) else type(optimizer)
+    module = owner.__module__
+    given = f"Received: inner_optimizer={optimizer!r} (class {module}.{owner.__name__})"
+    if module.split(".", 1)[0] == "tf_keras" or ".legacy" in module:
+        raise TypeError(
+            "`inner_optimizer` must be a Keras 3 optimizer, not a legacy tf_keras one. Use "
+            f"keras.optimizers.{owner.__name__}. {given}"
+        )
+    raise TypeError(
+        f"`inner_optimizer` must be a keras.optimizers.Optimizer instance. {given}. For a name or "
+        "a config use `gradstab.stabilize`"
+    )
+
+
+def check_inner_optimizer(optimizer: Any) -> None:
+    """Raise unless `StabilizedOptimizer` can wrap `optimizer` as it is.
+
+    Raises:
+        TypeError: If it is no Keras optimizer.
+        ValueError: If it is wrapped already, scales the loss, clips or accumulates.
+    """
+    check_optimizer(optimizer)
+    name = type(optimizer).__name__
+    if type(optimizer).__module__.startswith("gradstab.") and hasattr(optimizer, "transforms"):
+        raise ValueError(
+            "`inner_optimizer` must not be a StabilizedOptimizer itself. Received: "
+            f"inner_optimizer={optimizer!r}. Put all transforms into one list, or use "
+            "`gradstab.stabilize` or a `clip_by_*` function, which join them"
+        )
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "`inner_optimizer` must not be a LossScaleOptimizer, whose gradients are still scaled. "
+            f"Received: inner_optimizer={name}. Nest them the other way round: "
+            "keras.optimizers.LossScaleOptimizer(StabilizedOptimizer(...)), as `compile` and "
+            "`gradstab.stabilize` do"
+        )
+    for each in (optimizer, *getattr(optimizer, "optimizers", [])):
+        for argument, transform in KERAS_CLIPPING.items():
+            if getattr(each, argument, None):
+                raise ValueError(
+                    f"`inner_optimizer` must not clip by itself, or gradients are clipped twice. "
+                    f"Received: {type(each).__name__} with {argument}={getattr(each, argument)}. "
+                    f"Remove it and list gradstab.transforms.{transform}"
+                    f"({getattr(each, argument)}), or use `gradstab.stabilize`, which takes it over"
+                )
+        if getattr(each, "gradient_accumulation_steps", None):
+            raise ValueError(
+                "Gradient accumulation is not supported yet: each micro-batch would be clipped in "
+                f"place of their mean. Received: {type(each).__name__} with "
+                f"gradient_accumulation_steps={each.gradient_accumulation_steps}. Remove it"
+            )
+
+
+def check_transforms(transforms: Any) -> tuple[Transform, ...]:
+    """Return transforms as a tuple, or raise.
+
+    Raises:
+        TypeError: If it is not a list of `Transform` instances.
+        ValueError: If one stands in it twice.
+    """
+    if isinstance(transforms, Transform) or not isinstance(transforms, Sequence):
+        raise TypeError(
+            f"`transforms` must be a list of transforms. Received: transforms={transforms!r}"
+        )
+    for transform in transforms:
+        if not isinstance(transform, Transform):
+            raise TypeError(
+                "`transforms` must hold instances of gradstab.transforms.Transform. Received: "
+                f"{transform!r}"
+            )
+    if len({id(transform) for transform in transforms}) < len(transforms):
+        raise ValueError(
+            "`transforms` must not hold the same instance twice, since it has one set of bounds. "
+            f"Received: transforms={list(transforms)!r}"
+        )
+    return tuple(transforms)

@@ -1,0 +1,170 @@
+"""Tells an optimizer what it can't see: which layer each variable belongs to.
+
+Keras shows an optimizer its variables, never the model. Binding adds each variable's layer, the
+axes of one output unit, and whether the layer makes the model's output. Where nobody bound a model,
+a rule by name and rank stands in (`unit_axes_by_rank`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from gradstab.transforms.base import VariableRole
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """What one model tells of its variables.
+
+    Attributes:
+        roles: Role of each trainable variable, by the variable's `id`.
+        non_trainable: Variables that a forward pass may change, such as BatchNorm's statistics.
+    """
+
+    roles: dict[int, VariableRole]
+    non_trainable: tuple[Any, ...]
+
+
+def bind(model: Any) -> Binding:
+    """Read the roles of all trainable variables of a built model.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built before it is bound. Received: model={model.name!r}, which has "
+            "no weights yet. Call it on a batch, or give its first layer an input shape"
+        )
+    outputs = _output_layers(model)
+    roles: dict[int, VariableRole] = {}
+    for layer in all_layers(model):
+        inner = {id(v) for child in _children(layer) for v in child.trainable_variables}
+        for variable in layer.trainable_variables:
+            if id(variable) not in inner:
+                roles[id(variable)] = VariableRole(
+                    path=variable.path,
+                    layer=layer.name,
+                    layer_class=type(layer).__name__,
+                    unit_axes=_unit_axes(variable, layer),
+                    is_output=layer in outputs,
+                )
+    return Binding(roles=roles, non_trainable=tuple(model.non_trainable_variables))
+
+
+def unbound_role(variable: Any) -> VariableRole:
+    """Return what name and rank alone tell of a variable."""
+    return VariableRole(
+        path=variable_path(variable),
+        layer=None,
+        layer_class=None,
+        unit_axes=unit_axes_by_rank(variable),
+        is_output=False,
+    )
+
+
+def variable_path(variable: Any) -> str:
+    """Return the path of a Keras variable, or the name of a bare TensorFlow one."""
+    return str(getattr(variable, "path", variable.name))
+
+
+def unit_axes_by_rank(variable: Any) -> tuple[int, ...]:
+    """Return the axes of one output unit, guessed from a variable's name and rank.
+
+    The whole of a scalar, a vector or anything called a bias; a row of an embedding; the spatial
+    axes of a depthwise kernel; else all axes but the last, which is right for Dense, convolution
+    and recurrent kernels and wrong for transposed convolutions and EinsumDense.
+    """
+    rank = len(variable.shape)
+    name = str(variable.name)
+    if rank < 2 or "bias" in name:
+        return tuple(range(rank))
+    if "embeddings" in name:
+        return tuple(range(1, rank))
+    if "depthwise" in name:
+        return tuple(range(rank - 2))
+    return tuple(range(rank - 1))
+
+
+def _unit_axes(variable: Any, layer: Any) -> tuple[int, ...]:
+    rank = len(variable.shape)
+    name = str(variable.name)
+    if rank < 2 or "bias" in name:
+        return tuple(range(rank))
+    if isinstance(layer, keras.layers.EinsumDense):
+        # "abc,cde->abde": the kernel's axes that the output lacks are summed over in one unit.
+        kernel, _, output = layer.equation.partition(",")[2].partition("->")
+        return tuple(axis for axis, letter in enumerate(kernel) if letter not in output)
+    transposed = (
+        keras.layers.Conv1DTranspose,
+        keras.layers.Conv2DTranspose,
+        keras.layers.Conv3DTranspose,
+    )
+    if isinstance(layer, transposed):
+        return (*range(rank - 2), rank - 1)
+    if isinstance(layer, keras.layers.DepthwiseConv1D | keras.layers.DepthwiseConv2D):
+        return tuple(range(rank - 2))
+    if isinstance(layer, keras.layers.Embedding):
+        return tuple(range(1, rank))
+    return unit_axes_by_rank(variable)
+
+
+def all_layers(layer: Any) -> Iterator[Any]:
+    """Yield a layer and all layers below it, each once."""
+    seen: set[int] = set()
+    pending = [layer]
+    while pending:
+        current = pending.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            pending.extend(_children(current))
+
+
+def _children(layer: Any) -> list[Any]:
+    """Return the layers that a layer holds as attributes, in lists, tuples and dicts too."""
+    found: list[Any] = []
+    for value in list(vars(layer).values()):
+        if isinstance(value, keras.Layer):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(item for item in value if isinstance(item, keras.Layer))
+        elif isinstance(value, dict):
+            found.extend(item for item in value.values() if isinstance(item, keras.Layer))
+    return [child for child in found if child is not layer]
+
+
+def _output_layers(model: Any) -> list[Any]:
+    """Return the layers whose weights make the model's output, past layers without weights."""
+    if isinstance(model, keras.Sequential):
+        return next(([layer] for layer in reversed(model.layers) if layer.weights), [])
+    try:
+        wanted = list(model.outputs)
+    except AttributeError:
+        return []  # A subclassed model has no graph to read.
+    found: list[Any] = []
+    while wanted:
+        tensor = wanted.pop()
+        for layer in model.layers:
+            if any(tensor is made for made in _tensors(layer, "output")):
+                if layer.weights:
+                    found.append(layer)
+                else:
+                    wanted.extend(_tensors(layer, "input"))
+                break
+    return found
+
+
+def _tensors(layer: Any, which: str) -> list[Any]:
+    """Return the symbolic tensors of a layer that was called once; none if it was shared."""
+    try:
+        return list(keras.tree.flatten(getattr(layer, which)))
+    except (AttributeError, ValueError):
+        return []

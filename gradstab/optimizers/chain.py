@@ -1,0 +1,119 @@
+"""The transforms of one optimizer with the variables behind their state and bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from gradstab.transforms.base import Context, SeedSpec, Transform
+from gradstab.transforms.measured import Measured
+
+NewStates = list[Mapping[str, Any]]
+
+
+class Chain:
+    """Runs transforms in the order of their list, and stores their state when a step is applied.
+
+    Args:
+        transforms: The transforms of both stages.
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.transforms = tuple(transforms)
+        self._states: list[dict[str, Any]] = []
+
+    @property
+    def causes(self) -> list[str]:
+        """Names of the reasons for which steps may be skipped, in the order of the vetoes."""
+        return [t.cause for t in self.transforms if t.cause is not None]
+
+    @property
+    def changes_updates(self) -> bool:
+        """Whether a transform acts on what the inner optimizer did."""
+        return any(transform.stage == "update" for transform in self.transforms)
+
+    def build(
+        self,
+        add_variable: Callable[..., Any],
+        track: Callable[[Any], None],
+        variables: Sequence[Any],
+    ) -> None:
+        """Make the variables behind bounds and state.
+
+        Args:
+            add_variable: `add_variable` of the optimizer that will own them.
+            track: Has that optimizer own a variable that Keras made.
+            variables: The variables to be trained.
+        """
+        for transform in self.transforms:
+            prefix = type(transform).__name__
+
+            def add(name: str, prefix: str = prefix, **arguments: Any) -> Any:
+                return add_variable(
+                    aggregation="only_first_replica", name=f"{prefix}_{name}", **arguments
+                )
+
+            bounds = {
+                name: add(
+                    name,
+                    shape=(),
+                    dtype="float32",
+                    initializer=keras.initializers.Constant(getattr(transform, name)),
+                )
+                for name in transform.bounds()
+            }
+            transform.attach(bounds)
+            state: dict[str, Any] = {}
+            for name, spec in transform.state_spec(variables).items():
+                if isinstance(spec, SeedSpec):
+                    state[name] = keras.random.SeedGenerator(spec.seed)
+                    track(state[name].state)
+                else:
+                    state[name] = add(
+                        name, shape=spec.shape, dtype=spec.dtype, initializer=_filled(spec.initial)
+                    )
+            self._states.append(state)
+
+    def run(self, stage: str, values: Measured, context: Context) -> tuple[Measured, NewStates]:
+        """Run the transforms of one stage; the new states of the others are empty."""
+        new_states: NewStates = []
+        for transform, state in zip(self.transforms, self._states, strict=True):
+            new: Mapping[str, Any] = {}
+            if transform.stage == stage:
+                values, new = transform.apply(values, _read(state), context)
+            new_states.append(new)
+        return values, new_states
+
+    def vetoes(self, context: Context) -> list[Any]:
+        """Ask every transform that may skip a step: boolean scalar tensors, one per cause."""
+        return [
+            ops.convert_to_tensor(False if veto is None else veto)
+            for transform, state in zip(self.transforms, self._states, strict=True)
+            if transform.cause is not None
+            for veto in [transform.veto(_read(state), context)]
+        ]
+
+    def store(self, new_states: NewStates) -> None:
+        """Write what `run` returned as the new states, once the step is accepted."""
+        for state, new in zip(self._states, new_states, strict=True):
+            for name, value in new.items():
+                state[name].assign(value)
+
+
+def _filled(initial: Any) -> Callable[..., Any]:
+    def initializer(shape: Sequence[int], dtype: str | None = None) -> Any:
+        return ops.broadcast_to(ops.cast(initial, dtype or "float32"), shape)
+
+    return initializer
+
+
+def _read(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: entry
+        if isinstance(entry, keras.random.SeedGenerator)
+        else ops.convert_to_tensor(entry)
+        for name, entry in state.items()
+    }

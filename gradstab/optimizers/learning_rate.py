@@ -1,0 +1,54 @@
+"""Setting the rate of an optimizer, scheduled or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from gradstab.optimizers.inner import parts
+
+
+def learning_rate_source(optimizer: Any) -> Any:
+    """Return the schedule, callable or variable that an optimizer's rate comes from.
+
+    Keras shows the value of a schedule and not the schedule, so its private attribute is read.
+
+    Raises:
+        AttributeError: If this version of Keras keeps it elsewhere.
+    """
+    return optimizer._learning_rate
+
+
+def adjustable_parts(optimizer: Any) -> list[Any]:
+    """Return every `schedules.Adjustable` in an optimizer's schedule, the outermost first."""
+    found: list[Any] = []
+    pending = [learning_rate_source(part) for part in parts(optimizer)]
+    while pending:
+        schedule = pending.pop(0)
+        if hasattr(schedule, "factor_variable"):
+            found.append(schedule)
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            pending.append(getattr(schedule, "schedule", None))
+            pending.extend(getattr(schedule, "schedules", None) or [])
+    return found
+
+
+def set_learning_rate(optimizer: Any, value: Any) -> None:
+    """Set the rate: the number itself, or the factor of a schedule that is `Adjustable`.
+
+    Raises:
+        TypeError: If the rate comes from a schedule that can't be cut.
+    """
+    source = learning_rate_source(optimizer)
+    is_schedule = isinstance(source, keras.optimizers.schedules.LearningRateSchedule)
+    if not is_schedule or callable(value):
+        optimizer.learning_rate = value
+    elif hasattr(source, "set_rate"):
+        source.set_rate(value, optimizer.iterations)
+    else:
+        raise TypeError(
+            "The learning rate comes from a schedule and can't be set. Received: learning_rate="
+            f"{value!r} on a {type(optimizer).__name__} with {type(source).__name__}. Give the "
+            "optimizer `gradstab.schedules.Adjustable(schedule)`, which callbacks can cut"
+        )

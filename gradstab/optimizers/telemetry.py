@@ -1,0 +1,251 @@
+"""What a step measured, kept in optimizer variables and read with a cursor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from gradstab.functional.finite import first_false
+from gradstab.optimizers.reading import Divergence, Reading
+from gradstab.transforms.measured import Measured
+
+# Rows of the ring: the steps that a reader can be late without losing one.
+CAPACITY = 2048
+_ROW = ("grad_norm", "grad_norm_after", "loss", "clipped", "cause", "bad_variable")
+_COUNTS = (
+    "skipped",
+    "clipped",
+    "consecutive_skips",
+    "longest_skips",
+    "run_variable",
+    "run_step",
+    "longest_variable",
+    "longest_step",
+    "applied_nonfinite",
+    "applied_variable",
+    "applied_step",
+)
+
+
+class Telemetry:
+    """Counts, norms and the latest steps of one optimizer, written inside the compiled step.
+
+    Reading changes nothing, so that any number of readers follow the run, each with its own cursor.
+
+    Args:
+        causes: Names of the reasons for which steps may be skipped, in the order of the vetoes.
+        max_consecutive: Gives the number of skips in a row beyond which training has diverged;
+            `None` if nothing in the chain has such a budget.
+    """
+
+    def __init__(self, causes: Sequence[str], max_consecutive: Callable[[], int | None]) -> None:
+        self._causes = tuple(causes)
+        self._max_consecutive = max_consecutive
+        self._paths: tuple[str, ...] = ()
+        self._variables: dict[str, Any] = {}
+        self._steps: Any = None
+        self._warned_at = -1
+
+    def build(self, add_variable: Callable[..., Any], steps: Any, paths: Sequence[str]) -> None:
+        """Make the variables.
+
+        Args:
+            add_variable: `add_variable` of the optimizer that will own them.
+            steps: Variable that counts the steps, skipped ones too.
+            paths: Paths of the variables that it trains.
+        """
+        self._steps = steps
+        self._paths = tuple(paths)
+        specs: dict[str, tuple[tuple[int, ...], str]] = {
+            "counts": ((len(_COUNTS) + len(self._causes),), "int"),
+            "recent": ((CAPACITY, len(_ROW)), "float32"),
+            "norms": ((len(self._paths),), "float32"),
+        }
+        self._variables = {
+            name: add_variable(
+                shape=shape,
+                dtype=dtype,
+                initializer="zeros",
+                aggregation="only_first_replica",
+                name=f"telemetry_{name}",
+            )
+            for name, (shape, dtype) in specs.items()
+        }
+
+    @property
+    def consecutive_skips(self) -> Any:
+        """Steps skipped in a row up to now, an integer scalar tensor."""
+        return ops.convert_to_tensor(self._variables["counts"])[_COUNTS.index("consecutive_skips")]
+
+    def record(
+        self, incoming: Measured, outgoing: Measured, loss: Any | None, vetoes: Sequence[Any]
+    ) -> None:
+        """Write one step, inside the compiled step, whether it was applied or skipped.
+
+        Args:
+            incoming: Gradients as they came.
+            outgoing: Gradients after all transforms.
+            loss: Loss of the step, a scalar tensor, or `None`.
+            vetoes: Boolean scalar tensors, one per cause.
+        """
+        counts = ops.convert_to_tensor(self._variables["counts"])
+        integer = counts.dtype
+        old = dict(zip(_COUNTS, ops.unstack(counts[: len(_COUNTS)]), strict=True))
+        bad = ops.cast(first_false(ops.isfinite(incoming.norms)), integer)
+        if vetoes:
+            flags = ops.cast(ops.stack(list(vetoes)), integer)
+            skip = ops.max(flags)
+            first = ops.cast(ops.argmax(flags), integer)
+            causes = flags * ops.cast(ops.arange(len(vetoes), dtype=integer) == first, integer)
+        else:
+            skip, first, causes = ops.cast(0, integer), ops.cast(0, integer), None
+        clip = ops.cast(outgoing.clipped, integer) * (1 - skip)
+
+        self._steps.assign_add(1)
+        step = ops.cast(self._steps, integer)
+        run = (old["consecutive_skips"] + 1) * skip
+        begins = run == 1
+        run_variable = ops.where(begins, bad, old["run_variable"])
+        run_step = ops.where(begins, step, old["run_step"])
+        record_run = run > old["longest_skips"]
+        applied_bad = ops.logical_and(bad >= 0, skip == 0)
+        first_applied = ops.logical_and(applied_bad, old["applied_nonfinite"] == 0)
+        new = {
+            "skipped": old["skipped"] + skip,
+            "clipped": old["clipped"] + clip,
+            "consecutive_skips": run,
+            "longest_skips": ops.maximum(run, old["longest_skips"]),
+            "run_variable": run_variable,
+            "run_step": run_step,
+            "longest_variable": ops.where(record_run, run_variable, old["longest_variable"]),
+            "longest_step": ops.where(record_run, run_step, old["longest_step"]),
+            "applied_nonfinite": old["applied_nonfinite"] + ops.cast(applied_bad, integer),
+            "applied_variable": ops.where(first_applied, bad, old["applied_variable"]),
+            "applied_step": ops.where(first_applied, step, old["applied_step"]),
+        }
+        head = ops.stack([ops.cast(new[name], integer) for name in _COUNTS])
+        if causes is not None:
+            head = ops.concatenate([head, counts[len(_COUNTS) :] + causes])
+        self._variables["counts"].assign(head)
+
+        row = ops.stack(
+            [
+                incoming.global_norm,
+                outgoing.global_norm,
+                ops.cast(np.nan if loss is None else loss, "float32"),
+                ops.cast(clip, "float32"),
+                ops.cast((first + 1) * skip, "float32"),
+                ops.cast(bad, "float32"),
+            ]
+        )
+        place = ops.cast((step - 1) % CAPACITY, "int32")
+        here = ops.expand_dims(ops.arange(CAPACITY, dtype="int32") == place, 1)
+        self._variables["recent"].assign(ops.where(here, row, self._variables["recent"]))
+        self._variables["norms"].assign(incoming.norms)
+
+    def read(self, since: int | None = None) -> Reading:
+        """Return what happened since a cursor, in one transfer from the device.
+
+        Warns once per run of skips if training has diverged, so that a run in which nothing of
+        gradstab's stands on the host is not silent about it.
+
+        Args:
+            since: `cursor` of an earlier reading, or `None` for all that is kept.
+
+        Raises:
+            ValueError: If `since` is not between 0 and the number of steps so far.
+
+        Example:
+        ```python
+        reading = optimizer.telemetry.read()
+        later = optimizer.telemetry.read(since=reading.cursor)
+        ```
+        """
+        reading = self.peek(since)
+        if reading.divergence is not None and self._warned_at != reading.divergence.step:
+            self._warned_at = reading.divergence.step
+            warnings.warn(f"Training has diverged. {reading.divergence}", stacklevel=2)
+        return reading
+
+    def peek(self, since: int | None = None) -> Reading:
+        """Return what `read` returns, without a warning: for those who act on it themselves."""
+        steps, counts, recent, norms = self._fetch()
+        if since is not None and not 0 <= since <= steps:
+            raise ValueError(
+                f"`since` must be a cursor between 0 and {steps}, the steps so far. Received: "
+                f"since={since!r}. If an earlier state was loaded, begin again with since=None"
+            )
+        first = max(since or 0, steps - CAPACITY)
+        numbers = np.arange(first, steps)
+        rows = dict(zip(_ROW, recent[numbers % CAPACITY].T, strict=True))
+        causes = [None if code == 0 else self._causes[int(code) - 1] for code in rows["cause"]]
+        return Reading(
+            cursor=steps,
+            missed=first - (since or 0),
+            steps=numbers + 1,
+            grad_norm=rows["grad_norm"],
+            grad_norm_after=rows["grad_norm_after"],
+            loss=rows["loss"],
+            clipped=rows["clipped"] > 0,
+            skipped=rows["cause"] > 0,
+            cause=causes,
+            bad_variable=[self._path(index) for index in rows["bad_variable"]],
+            norms=dict(zip(self._paths, map(float, norms), strict=True)),
+            total_skipped=counts["skipped"],
+            total_clipped=counts["clipped"],
+            skipped_by_cause={cause: counts[cause] for cause in self._causes},
+            consecutive_skips=counts["consecutive_skips"],
+            divergence=self._divergence(counts),
+        )
+
+    def acknowledge(self) -> None:
+        """Forget a divergence, after what caused it was mended: counting in a row begins anew."""
+        if not self._variables:
+            return
+        counts = np.array(self._variables["counts"].numpy())
+        for name in ("consecutive_skips", "longest_skips", "applied_nonfinite"):
+            counts[_COUNTS.index(name)] = 0
+        self._variables["counts"].assign(counts)
+
+    def _fetch(
+        self,
+    ) -> tuple[int, Mapping[str, int], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Bring the steps, counts, recent rows and norms to the host, all in one array."""
+        names = (*_COUNTS, *self._causes)
+        if not self._variables:
+            empty = np.zeros((CAPACITY, len(_ROW)), "float32")
+            return 0, dict.fromkeys(names, 0), empty, np.zeros(len(self._paths), "float32")
+        own = [self._variables[name] for name in ("counts", "recent", "norms")]
+        flat = [ops.cast(ops.reshape(each, (-1,)), "float64") for each in (self._steps, *own)]
+        fetched = np.asarray(ops.convert_to_numpy(ops.concatenate(flat)))
+        ends = np.cumsum([1, len(names), CAPACITY * len(_ROW)])
+        steps, counts, recent, norms = np.split(fetched, ends)
+        return (
+            int(steps[0]),
+            dict(zip(names, counts.astype(int).tolist(), strict=True)),
+            recent.reshape(CAPACITY, len(_ROW)).astype("float32"),
+            norms.astype("float32"),
+        )
+
+    def _path(self, index: float) -> str | None:
+        return self._paths[int(index)] if index >= 0 else None
+
+    def _divergence(self, counts: Mapping[str, int]) -> Divergence | None:
+        budget = self._max_consecutive()
+        if budget is not None and counts["longest_skips"] > budget:
+            return Divergence(
+                variable=self._path(counts["longest_variable"]),
+                step=counts["longest_step"],
+                skipped=counts["longest_skips"],
+            )
+        if counts["applied_nonfinite"]:
+            return Divergence(
+                variable=self._path(counts["applied_variable"]),
+                step=counts["applied_step"],
+                skipped=0,
+            )
+        return None

@@ -1,0 +1,178 @@
+"""What a transform is, and what it may read in a step."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import keras
+import numpy as np
+
+from gradstab.transforms.bounds import Bound
+from gradstab.transforms.measured import Measured
+
+State = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableRole:
+    """What a transform may know of a variable beyond its value.
+
+    Attributes:
+        path: The variable's path in the model, or its name.
+        layer: Name of the layer that owns it; `None` before `bind`.
+        layer_class: Class name of that layer; `None` before `bind`.
+        unit_axes: Axes over which the norm of one output unit is taken.
+        is_output: Whether the layer makes the model's output.
+    """
+
+    path: str
+    layer: str | None
+    layer_class: str | None
+    unit_axes: tuple[int, ...]
+    is_output: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class StateSpec:
+    """A tensor that a transform keeps from one accepted step to the next.
+
+    Attributes:
+        shape: Its shape.
+        initial: Initial value, a scalar or an array of that shape.
+        dtype: Its dtype.
+    """
+
+    shape: tuple[int, ...] = ()
+    initial: float | np.ndarray[Any, Any] = 0.0
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedSpec:
+    """A stream of random numbers: the state entry is a `keras.random.SeedGenerator`."""
+
+    seed: int | None = None
+
+
+@dataclasses.dataclass
+class Context:
+    """What a transform may read in a step. Lists have one entry per variable, in one order.
+
+    Attributes:
+        variables: The trainable variables, as they are before the step.
+        roles: What binding told of them, or the rule by rank that stands in.
+        rows: Row indices where a gradient is sparse (its tensor holds just these rows, each once),
+            else `None`.
+        step: Number of updates applied so far, an integer scalar tensor.
+        learning_rate: Rate of this step, a float scalar tensor.
+        loss: Loss of this step, where the trainer gave it.
+        consecutive_skips: Steps skipped in a row just before this one, an integer scalar tensor.
+        incoming: Gradients as they came in, reduced, unscaled and not yet transformed.
+        outgoing: Gradients after all transforms; the verdict's to read.
+    """
+
+    variables: Sequence[Any]
+    roles: Sequence[VariableRole]
+    rows: Sequence[Any]
+    step: Any
+    learning_rate: Any
+    loss: Any | None
+    consecutive_skips: Any
+    incoming: Measured
+    outgoing: Measured | None = None
+
+
+class Transform(abc.ABC):
+    """A rule on gradients or on updates. Holds hyperparameters only.
+
+    Subclasses are final. They say where they act (`stage`), what they keep between steps
+    (`state_spec`), and are a function of values, state and context (`apply`). What `apply` returns
+    as the new state is stored if the step is applied, and dropped if it is skipped, so that no
+    rejected value enters a running statistic. One in the gradient stage may also give a verdict on
+    the step (`veto`).
+
+    Every argument of `__init__` is an attribute of the same name; `get_config` returns them all.
+    A number that may change during a run is declared as a `Bound` and read through `bound`.
+    """
+
+    stage: ClassVar[Literal["gradient", "update"]] = "gradient"
+    cause: ClassVar[str | None] = None
+    """Name of the reason for which this transform skips steps; `None` if it never does."""
+
+    @property
+    def bound_variables(self) -> dict[str, Any]:
+        """The variables behind the bounds, once an optimizer made them."""
+        return self.__dict__.setdefault("_bound_variables", {})
+
+    @classmethod
+    def bounds(cls) -> list[str]:
+        """Names of the hyperparameters that can change during a compiled run."""
+        return [
+            name
+            for owner in reversed(cls.__mro__)
+            for name, value in vars(owner).items()
+            if isinstance(value, Bound)
+        ]
+
+    def bound(self, name: str) -> Any:
+        """Return the current value of a bound as the compiled step has to read it."""
+        variable = self.bound_variables.get(name)
+        if variable is None:
+            return keras.ops.convert_to_tensor(self.__dict__[name], "float32")
+        return keras.ops.convert_to_tensor(variable)
+
+    def attach(self, variables: Mapping[str, Any]) -> None:
+        """Take the variables that an optimizer made for the bounds. A second optimizer is refused.
+
+        Raises:
+            ValueError: If the transform belongs to an optimizer already.
+        """
+        if self.__dict__.get("_attached"):
+            raise ValueError(
+                f"{self!r} belongs to another optimizer already, which would share its bounds. "
+                f"Make a new one: {type(self).__name__}.from_config(transform.get_config())"
+            )
+        self.__dict__["_attached"] = True
+        self.bound_variables.update(variables)
+
+    def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
+        """Say what to keep between steps, given the variables. Nothing unless overridden."""
+        return {}
+
+    @abc.abstractmethod
+    def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
+        """Return the transformed values and the new state.
+
+        Args:
+            values: Gradients (or updates, in the update stage).
+            state: One entry per `state_spec`.
+            context: What else there is to know.
+        """
+
+    def veto(self, state: State, context: Context) -> Any | None:
+        """Return a boolean scalar tensor that is true if the step must not be applied.
+
+        Asked once all gradient transforms have run. `None` means that there is nothing to judge.
+        """
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal transform."""
+        return {name: getattr(self, name) for name in self._arguments()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Transform:
+        """Make a transform from what `get_config` returned."""
+        return cls(**config)
+
+    @classmethod
+    def _arguments(cls) -> list[str]:
+        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"

@@ -1,0 +1,52 @@
+"""Transforms that judge a step and may have it skipped."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+from keras import ops
+
+from gradstab._serialization import register
+from gradstab._validation import check_int
+from gradstab.transforms.base import Context, State, Transform
+from gradstab.transforms.measured import Measured
+
+
+@final
+@register
+class SkipNonFinite(Transform):
+    """Skips every step whose gradient holds NaN or infinity, whole and however many come in a row.
+
+    It judges, wherever it stands in the list, the gradients as they came in, so that a clip can't
+    hide an infinite entry, and the sum of squares of what all transforms made of them, in float32,
+    so that no second moment can overflow. A skipped step leaves weights, moments, iterations,
+    weight decay and averages as they were, which a gradient of zeros would not.
+
+    Args:
+        max_consecutive: Number of steps in a row that may be skipped before training counts as
+            diverged. Beyond it steps are skipped still; `callbacks.DivergenceGuard` stops training,
+            `training.train` and `StabilizedOptimizer.raise_if_diverged` raise.
+
+    Raises:
+        TypeError: If `max_consecutive` is not an integer.
+        ValueError: If it is below 1.
+
+    >>> SkipNonFinite()
+    SkipNonFinite(max_consecutive=50)
+    """
+
+    cause: ClassVar[str] = "nonfinite"
+
+    def __init__(self, max_consecutive: int = 50) -> None:
+        self.max_consecutive = check_int("max_consecutive", max_consecutive)
+
+    def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
+        """Leave the gradients as they are."""
+        return values, {}
+
+    def veto(self, state: State, context: Context) -> Any | None:
+        """Return true if the incoming gradients or the outgoing sum of squares are not finite."""
+        outgoing = context.outgoing if context.outgoing is not None else context.incoming
+        came_finite = ops.all(ops.isfinite(context.incoming.norms))
+        leaves_finite = ops.isfinite(ops.sum(ops.square(outgoing.norms)))
+        return ops.logical_not(ops.logical_and(came_finite, leaves_finite))
