@@ -1,1 +1,8 @@
+"""Callbacks that watch gradients and stop training that has diverged."""
 
+import keras  # noqa: F401  first, so that gradstab's classes register in one order
+
+from gradstab.callbacks.divergence_guard import DivergenceGuard
+from gradstab.callbacks.gradient_monitor import GradientMonitor
+
+__all__ = ["DivergenceGuard", "GradientMonitor"]

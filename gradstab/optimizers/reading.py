@@ -32,9 +32,9 @@ class Divergence:
         if self.skipped:
             return (
                 f"{self.skipped} steps in a row were skipped, beginning with step {self.step}, "
-                f"where {what}. The weights are those from before that step. Look at the data and "
-                "the loss of these steps; lower the learning rate or check the initialization if "
-                "it began early in training."
+                f"where {what}. None of them touched the weights. Look at the data and the loss of "
+                "these steps; lower the learning rate or check the initialization if it began "
+                "early in training."
             )
         return (
             f"At step {self.step} {what}, and the update was applied, since no `SkipNonFinite` "

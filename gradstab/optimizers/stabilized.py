@@ -114,7 +114,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         self.taken_over = dict(taken_over or {})
         self._plan = _Plan()
         self._chain = Chain(transforms)
-        self.telemetry = Telemetry(self._chain.causes, self._max_consecutive)
+        self.telemetry = Telemetry(self._chain.causes, lambda: self.max_consecutive)
         # Assigning tracks them: the cut of a scheduled rate is saved with the optimizer.
         self._rate_factors = [part.factor_variable for part in adjustable_parts(inner_optimizer)]
 
@@ -323,7 +323,9 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         if divergence is not None:
             raise DivergenceError(f"Training has diverged. {divergence}")
 
-    def _max_consecutive(self) -> int | None:
+    @property
+    def max_consecutive(self) -> int | None:
+        """Steps in a row that may be skipped before training has diverged; `None` if none skips."""
         budgets = [t.max_consecutive for t in self.transforms if isinstance(t, SkipNonFinite)]
         return min(budgets, default=None)
 

@@ -77,6 +77,11 @@ class Telemetry:
         }
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the variables, in the order of `Reading.norms`; empty before building."""
+        return self._paths
+
+    @property
     def consecutive_skips(self) -> Any:
         """Steps skipped in a row up to now, an integer scalar tensor."""
         return ops.convert_to_tensor(self._variables["counts"])[_COUNTS.index("consecutive_skips")]

@@ -1,0 +1,181 @@
+"""Shows what the gradients do, in the logs and in a run record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from gradstab._validation import check_int
+from gradstab.monitoring.record import read_record
+from gradstab.monitoring.writer import RecordWriter
+from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.reading import Reading
+from gradstab.optimizers.stabilized import StabilizedOptimizer
+from gradstab.optimizers.telemetry import CAPACITY
+from gradstab.transforms.clipping import ClipByGlobalNorm
+
+
+@final
+class GradientMonitor(keras.callbacks.Callback):
+    """Adds gradient norms, clips and skips to the logs, and writes the run record.
+
+    It reads what a `StabilizedOptimizer` measured inside the compiled step, so it costs a look at
+    most every `every_n_steps` steps and no second backward pass. The epoch's logs get, for History,
+    CSVLogger and all callbacks that stand after it in the list:
+
+    | key | meaning, over the epoch's steps |
+    |---|---|
+    | `grad_norm` | mean global gradient norm before the transforms, of the steps where it is finite
+    | | `grad_norm_max` | largest of them | | `clipped` | number of steps in which a transform
+    clipped | | `skipped` | number of steps that were skipped |
+
+    With `run_dir` it writes `record.jsonl` (`monitoring.read_record` reads it): every n-th step
+    with its norms and loss, each skipped step with its cause and the first variable at fault, and
+    the norm of each variable's gradient where it looked; and, where matplotlib is installed, the
+    plot `gradient_norm.png` when training ends.
+
+    Args:
+        run_dir: Folder for record and plot, or `None` for neither.
+        every_n_steps: Steps between two entries of the record.
+
+    Raises:
+        TypeError: If `every_n_steps` is no integer.
+        ValueError: If it is below 1, or, when training begins, if the model's optimizer is not one
+            of gradstab's.
+        OSError: When training begins, if `run_dir` can't be written.
+
+    Example:
+    ```python
+    model.compile(gradstab.stabilize("adam"), loss)
+    model.fit(x, y, callbacks=[gradstab.callbacks.GradientMonitor("runs/first")])
+    ```
+    """
+
+    # `training.train` asks: this callback need not be called after every single step.
+    needs_every_batch = False
+
+    def __init__(
+        self, run_dir: str | os.PathLike[str] | None = None, every_n_steps: int = 50
+    ) -> None:
+        super().__init__()
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.every_n_steps = check_int("every_n_steps", every_n_steps)
+        self._writer: RecordWriter | None = None
+        self._cursor = 0
+        self._batches = 0
+        self._epoch: list[Reading] = []
+
+    def on_train_begin(self, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Bind the model and open the record."""
+        optimizer = self._optimizer()
+        if self.model.built:
+            optimizer.bind(self.model)
+            optimizer.build(self.model.trainable_variables)
+        if self.run_dir is not None:
+            self._writer = RecordWriter(
+                self.run_dir,
+                variables=optimizer.telemetry.paths,
+                config={
+                    "optimizer": repr(optimizer),
+                    "every_n_steps": self.every_n_steps,
+                    "max_norm": _bound(optimizer),
+                },
+            )
+        self._cursor = optimizer.telemetry.peek().cursor
+        self._batches = 0
+
+    def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Begin a new count."""
+        self._epoch = []
+
+    def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Look every n-th time."""
+        self._batches += 1
+        if self._batches >= min(self.every_n_steps, CAPACITY):
+            self._look()
+
+    def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Sum the epoch up in its logs."""
+        self._look()
+        if logs is None:
+            return
+        norms = np.concatenate([reading.grad_norm for reading in self._epoch])
+        finite = norms[np.isfinite(norms)]
+        logs["grad_norm"] = float(finite.mean()) if len(finite) else float("nan")
+        logs["grad_norm_max"] = float(finite.max()) if len(finite) else float("nan")
+        logs["clipped"] = int(sum(reading.clipped.sum() for reading in self._epoch))
+        logs["skipped"] = int(sum(reading.skipped.sum() for reading in self._epoch))
+
+    def on_train_end(self, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Close the record and draw it."""
+        if self._writer is None or self.run_dir is None:
+            return
+        self._look()
+        self._writer.close()
+        self._writer = None
+        _draw(self.run_dir)
+
+    def _optimizer(self) -> StabilizedOptimizer:
+        optimizer = stabilized_optimizer(self.model)
+        if optimizer is None:
+            raise ValueError(
+                "GradientMonitor reads what gradstab's optimizer measures, in this version. "
+                f"Received: a model with {type(self.model.optimizer).__name__}. Compile it with "
+                "gradstab.stabilize(optimizer, clip=None), which only adds measuring and skipping"
+            )
+        return optimizer
+
+    def _look(self) -> None:
+        self._batches = 0
+        reading = self._optimizer().telemetry.peek(since=self._cursor)
+        self._cursor = reading.cursor
+        self._epoch.append(reading)
+        if self._writer is not None:
+            self._write(self._writer, reading)
+
+    def _write(self, writer: RecordWriter, reading: Reading) -> None:
+        if reading.missed:
+            writer.event("missed", step=reading.cursor, steps=reading.missed)
+        for row, number in enumerate(reading.steps):
+            last = row == len(reading.steps) - 1
+            if reading.skipped[row]:
+                writer.event(
+                    "skip",
+                    step=int(number),
+                    cause=reading.cause[row],
+                    variable=reading.bad_variable[row],
+                )
+            if last or number % self.every_n_steps == 0:
+                writer.step(
+                    int(number),
+                    {
+                        "loss": reading.loss[row],
+                        "grad_norm": reading.grad_norm[row],
+                        "grad_norm_after": reading.grad_norm_after[row],
+                        "clipped": int(reading.clipped[row]),
+                        "skipped": int(reading.skipped[row]),
+                    },
+                    {"grad_norm": list(reading.norms.values())} if last else None,
+                )
+
+
+def _bound(optimizer: StabilizedOptimizer) -> float | None:
+    """Return the tightest bound on the global norm, to be drawn beside it."""
+    bounds = [t.max_norm for t in optimizer.transforms if isinstance(t, ClipByGlobalNorm)]
+    return min(bounds, default=None)
+
+
+def _draw(run_dir: Path) -> None:
+    """Draw the record, if matplotlib is there and something was recorded."""
+    try:
+        from gradstab.reports.figures import plot_gradient_norm, save
+    except ImportError:
+        return
+    record = read_record(run_dir)
+    if len(record.steps):
+        save(plot_gradient_norm(record), run_dir / "gradient_norm.png")
