@@ -1,1 +1,83 @@
+r"""Initial weights: Keras' own initializers under one roof, and when to use which.
 
+Most training that explodes or vanishes from the first step on does so because of the scale of its
+first weights. In a layer $y = Wx$ with `fan_in` inputs per unit and independent weights of mean 0,
+
+$$\mathrm{Var}(y) = \mathrm{fan\_in} \cdot \mathrm{Var}(W) \cdot \mathrm{E}[x^2],$$
+
+so a signal keeps its size through many layers only if $\mathrm{Var}(W)$ undoes the first factor
+and what the activation does to $\mathrm{E}[x^2]$. Backwards the same holds with `fan_out`. For a
+convolution, both fans count the kernel's positions: `fan_in` = height · width · channels.
+
+| initializer | Var(W) | use it |
+|---|---|---|
+| `HeNormal`, `HeUniform` | 2 / fan_in | before relu and its kin: relu halves E[x²], the 2 restores it |
+| `GlorotUniform`, `GlorotNormal` (Xavier) | 2 / (fan_in + fan_out) | before tanh, and where outputs are linear; keeps forward and backward in balance |
+| `LecunNormal`, `LecunUniform` | 1 / fan_in | before selu, and for linear layers |
+| `Orthogonal` | WᵀW = gain² · I | deep linear and recurrent kernels: lengths are kept exactly, not on average |
+| `VarianceScaling` | scale / fan | any other factor, fan or distribution |
+| `RandomNormal`, `RandomUniform`, `TruncatedNormal` | as given | embeddings; in deep nets a fixed spread is right for one width only |
+| `Zeros`, `Ones`, `Constant`, `Identity` | 0 | biases and gains; a kernel of zeros never breaks the symmetry of its units |
+
+These are Keras' own classes, not copies: a model that uses them loads where gradstab is not. Two of
+their limits to know: one instance gives the same values each time it is called, so make one for
+each layer (or name it by its string, `"he_normal"`), and `Orthogonal` cannot make bfloat16 weights
+on a CPU.
+
+Example:
+    >>> import keras, numpy as np
+    >>> from gradstab.initializers import HeNormal
+    >>> HeNormal is keras.initializers.HeNormal
+    True
+    >>> kernel = keras.ops.convert_to_numpy(HeNormal(seed=0)((3, 3, 64, 128)))
+    >>> print(f"{kernel.var() * 3 * 3 * 64:.1f}")
+    2.0
+
+References:
+    - Glorot and Bengio, 2010, Understanding the difficulty of training deep feedforward neural
+      networks.
+    - He, Zhang, Ren and Sun, 2015, Delving deep into rectifiers: surpassing human-level performance
+      on ImageNet classification.
+    - LeCun, Bottou, Orr and Müller, 1998, Efficient backprop.
+    - Saxe, McClelland and Ganguli, 2014, Exact solutions to the nonlinear dynamics of learning in
+      deep linear neural networks.
+"""  # noqa: E501  a table row can't be broken
+
+import keras  # noqa: F401  first, so that gradstab's classes register in one order
+from keras.initializers import (
+    Constant,
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    Identity,
+    Initializer,
+    LecunNormal,
+    LecunUniform,
+    Ones,
+    Orthogonal,
+    RandomNormal,
+    RandomUniform,
+    TruncatedNormal,
+    VarianceScaling,
+    Zeros,
+)
+
+__all__ = [
+    "Constant",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Identity",
+    "Initializer",
+    "LecunNormal",
+    "LecunUniform",
+    "Ones",
+    "Orthogonal",
+    "RandomNormal",
+    "RandomUniform",
+    "TruncatedNormal",
+    "VarianceScaling",
+    "Zeros",
+]

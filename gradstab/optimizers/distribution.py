@@ -89,11 +89,11 @@ def _sum_equal_rows(gradient: tf.IndexedSlices) -> tuple[Any, Any]:
 
 
 def usable_here(tensor: Any | None) -> Any | None:
-    """Return a tensor if the function that is being traced made it, else `None`.
+    """Return a scalar tensor if the function that is being traced made it, else `None`.
 
     The loss that a trainer showed in an earlier trace must not leak into this one.
     """
-    if tensor is None or not tf.is_tensor(tensor):
+    if tensor is None or not tf.is_tensor(tensor) or tensor.shape.rank != 0:
         return None
     if tf.executing_eagerly():
         return None if tf.is_symbolic_tensor(tensor) else tensor

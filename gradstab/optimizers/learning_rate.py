@@ -20,13 +20,18 @@ def learning_rate_source(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
+def current_rate(optimizer: Any) -> Any | None:
+    """Return the rate of this step, or `None` where a `MultiOptimizer` has one for each part."""
+    return None if hasattr(optimizer, "optimizers") else optimizer.learning_rate
+
+
 def adjustable_parts(optimizer: Any) -> list[Any]:
-    """Return every `schedules.Adjustable` in an optimizer's schedule, the outermost first."""
+    """Return every `schedules.Adjustable` in an optimizer's schedule, each once, the outermost first."""
     found: list[Any] = []
     pending = [learning_rate_source(part) for part in parts(optimizer)]
     while pending:
         schedule = pending.pop(0)
-        if hasattr(schedule, "factor_variable"):
+        if hasattr(schedule, "factor_variable") and not any(s is schedule for s in found):
             found.append(schedule)
         if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
             pending.append(getattr(schedule, "schedule", None))

@@ -15,7 +15,7 @@ from gradstab.optimizers import binding, distribution
 from gradstab.optimizers.accepted import check_inner_optimizer, check_transforms
 from gradstab.optimizers.chain import Chain
 from gradstab.optimizers.inner import apply_inner
-from gradstab.optimizers.learning_rate import adjustable_parts, set_learning_rate
+from gradstab.optimizers.learning_rate import adjustable_parts, current_rate, set_learning_rate
 from gradstab.optimizers.telemetry import Telemetry
 from gradstab.transforms.base import Context, Transform, VariableRole
 from gradstab.transforms.measured import Measured
@@ -182,7 +182,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         plan.variables = variables
         for position, variable in enumerate(variables):
             plan.index[id(variable)] = position
-            plan.index.setdefault(id(getattr(variable, "value", variable)), position)
+            plan.index.setdefault(id(_resource(variable)), position)
         self.built = True
 
     def bind(self, model: Any) -> None:
@@ -244,7 +244,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
     def _step(self, gradients: list[Any], variables: list[Any]) -> None:
         plan = self._plan
         places = [self._position(variable) for variable in variables]
-        unscaled = self._unscale(gradients)
+        unscaled = self._unscale(gradients, variables)
         tensors, rows = distribution.split_sparse(
             [None if _is_overwritten(v) else g for g, v in zip(unscaled, variables, strict=True)]
         )
@@ -254,7 +254,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
             roles=self._roles(),
             rows=_placed(rows, places, len(plan.variables)),
             step=ops.convert_to_tensor(self.inner_optimizer.iterations),
-            learning_rate=self.inner_optimizer.learning_rate,
+            learning_rate=current_rate(self.inner_optimizer),
             loss=distribution.usable_here(plan.loss),
             consecutive_skips=self.telemetry.consecutive_skips,
             incoming=incoming,
@@ -283,16 +283,21 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         distribution.apply_if(accept, apply)
         self.telemetry.record(incoming, outgoing, context.loss, vetoes)
 
-    def _unscale(self, gradients: list[Any]) -> list[Any]:
+    def _unscale(self, gradients: list[Any], variables: list[Any]) -> list[Any]:
         factor = self.inner_optimizer.loss_scale_factor
         if factor is None:
             return gradients
-        return [None if gradient is None else gradient / factor for gradient in gradients]
+        return [
+            gradient
+            if gradient is None or _is_overwritten(variable)
+            else ops.divide(gradient, factor)
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
 
     def _position(self, variable: Any) -> int:
         position = self._plan.index.get(id(variable))
         if position is None:
-            position = self._plan.index.get(id(getattr(variable, "value", variable)))
+            position = self._plan.index.get(id(_resource(variable)))
         if position is None:
             raise ValueError(
                 f"Unknown variable: {binding.variable_path(variable)}. The optimizer was built for "
@@ -382,6 +387,11 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         config["inner_optimizer"] = load(config["inner_optimizer"])
         config["transforms"] = [load(transform) for transform in config.get("transforms", [])]
         return cls(**config)
+
+
+def _resource(variable: Any) -> Any:
+    """Return the TensorFlow variable that holds a Keras variable's value, or a bare one itself."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _is_overwritten(variable: Any) -> bool:
