@@ -7,6 +7,7 @@ global gradient norm. The rate is `schedules.Adjustable`, so that callbacks can 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -42,10 +43,10 @@ def adagrad(
     Reference: Duchi, Hazan and Singer, 2011, Adaptive subgradient methods for online learning and
     stochastic optimization.
 
-    >>> adagrad(0.01, total_steps=1000).inner_optimizer.name
-    'adagrad'
+    >>> adagrad(0.01, total_steps=1000, clip=None)
+    <StabilizedOptimizer: SkipNonFinite(max_consecutive=50) -> Adagrad>
     """
-    schedule = _schedule(peak_learning_rate, total_steps, warmup_steps, total_steps // 20)
+    schedule = _schedule(peak_learning_rate, total_steps, warmup_steps, lambda steps: steps // 20)
     inner = keras.optimizers.Adagrad(schedule, initial_accumulator_value=0.1)
     return stabilize(inner, clip=clip)
 
@@ -75,10 +76,10 @@ def rmsprop(
     Reference: Tieleman and Hinton, 2012, Lecture 6.5: RMSprop; settings of Tan and Le, 2019,
     EfficientNet: rethinking model scaling for convolutional neural networks.
 
-    >>> rmsprop(1e-3, total_steps=1000).inner_optimizer.name
-    'rmsprop'
+    >>> rmsprop(1e-3, total_steps=1000, clip=None)
+    <StabilizedOptimizer: SkipNonFinite(max_consecutive=50) -> RMSprop>
     """
-    schedule = _schedule(peak_learning_rate, total_steps, warmup_steps, total_steps // 20)
+    schedule = _schedule(peak_learning_rate, total_steps, warmup_steps, lambda steps: steps // 20)
     inner = keras.optimizers.RMSprop(schedule, rho=0.9, momentum=0.9, epsilon=1e-3)
     return stabilize(inner, clip=clip)
 
@@ -108,22 +109,25 @@ def adam(
     Reference: Kingma and Ba, 2015, Adam: a method for stochastic optimization; Ma and Yarats, 2021,
     On the adequacy of untuned warmup for adaptive optimization.
 
-    >>> adam(1e-3, total_steps=1000).inner_optimizer.name
-    'adam'
+    >>> adam(1e-3, total_steps=1000, clip=None)
+    <StabilizedOptimizer: SkipNonFinite(max_consecutive=50) -> Adam>
     """
     schedule = _schedule(
-        peak_learning_rate, total_steps, warmup_steps, min(2000, total_steps // 10)
+        peak_learning_rate, total_steps, warmup_steps, lambda steps: min(2000, steps // 10)
     )
     return stabilize(keras.optimizers.Adam(schedule), clip=clip)
 
 
 def _schedule(
-    peak_learning_rate: float, total_steps: int, warmup_steps: int | None, default_warmup: int
+    peak_learning_rate: float,
+    total_steps: int,
+    warmup_steps: int | None,
+    default_warmup: Callable[[int], int],
 ) -> Adjustable:
     peak_learning_rate = check_float("peak_learning_rate", peak_learning_rate)
     total_steps = check_int("total_steps", total_steps)
     warmup_steps = (
-        default_warmup
+        default_warmup(total_steps)
         if warmup_steps is None
         else check_int("warmup_steps", warmup_steps, minimum=0)
     )

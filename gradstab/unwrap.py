@@ -44,8 +44,8 @@ def unwrap(model_or_optimizer: Any, learning_rate: float | None = None) -> Any:
         ValueError: If something in it has no equivalent in Keras: it is named, with what to do.
 
     >>> import gradstab
-    >>> unwrap(gradstab.stabilize(keras.optimizers.Adam(1e-3))).name
-    'adam'
+    >>> type(unwrap(gradstab.stabilize(keras.optimizers.Adam(1e-3)))).__name__
+    'Adam'
     """
     if isinstance(model_or_optimizer, keras.Model):
         return _unwrap_model(model_or_optimizer, learning_rate)

@@ -42,8 +42,8 @@ def norm(value: Any, ord: float = 2.0) -> Any:
         ValueError: If `ord` is not positive.
 
     >>> import numpy as np
-    >>> float(norm(np.full(4, 1e20, "float32")))
-    2e+20
+    >>> norm(np.full(4, 1e20, "float32")).numpy()
+    np.float32(2e+20)
     """
     if not ord > 0:
         raise ValueError(f"`ord` must be a positive float. Received: ord={ord!r}")

@@ -96,6 +96,12 @@ def check_transforms(transforms: Any) -> tuple[Transform, ...]:
                 "`transforms` must hold instances of gradstab.transforms.Transform. Received: "
                 f"{transform!r}"
             )
+        if transform.stage == "update" and transform.cause is not None:
+            raise ValueError(
+                "`transforms` must not hold one that skips steps in the update stage, where the "
+                f"inner optimizer has moved already. Received: {transform!r} with "
+                f"cause={transform.cause!r}. Give it stage='gradient', or no cause"
+            )
     if len({id(transform) for transform in transforms}) < len(transforms):
         raise ValueError(
             "`transforms` must not hold the same instance twice, since it has one set of bounds. "

@@ -142,7 +142,15 @@ def _children(layer: Any) -> list[Any]:
 
 
 def _output_layers(model: Any) -> list[Any]:
-    """Return the layers whose weights make the model's output, past layers without weights."""
+    """Return the layers whose weights make the model's output, those inside others too."""
+    found: list[Any] = []
+    for layer in _last_layers(model):
+        found.extend(_output_layers(layer) if isinstance(layer, keras.Model) else all_layers(layer))
+    return found
+
+
+def _last_layers(model: Any) -> list[Any]:
+    """Return the model's own layers that make its output, past layers without weights."""
     if isinstance(model, keras.Sequential):
         return next(([layer] for layer in reversed(model.layers) if layer.weights), [])
     try:

@@ -28,6 +28,15 @@ def refuse_several_replicas() -> None:
         )
 
 
+def as_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep AutoGraph from rewriting a function, and what it calls, in a `tf.function`.
+
+    Keras' own optimizers are exempt by name. Rewriting costs the first trace seconds.
+    """
+    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
+    return converted
+
+
 def apply_if(accept: Any | None, apply: Callable[[], None]) -> None:
     """Run `apply` where `accept` is true, and nothing at all where it is false.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +23,11 @@ from gradstab.transforms.measured import Measured
 def parts(optimizer: Any) -> list[Any]:
     """Return the optimizers that do the work: those inside a `MultiOptimizer`, or the one given."""
     return list(getattr(optimizer, "optimizers", [optimizer]))
+
+
+def is_overwritten(variable: Any) -> bool:
+    """Whether the "gradient" is the variable's next value, as of Keras' float8 scales."""
+    return bool(getattr(variable, "overwrite_with_gradient", False))
 
 
 def apply_inner(
@@ -49,19 +54,29 @@ def apply_inner(
     before = [ops.copy(variable) for variable in updated]
     with _deferred(optimizer, updated, until_updated=True):
         optimizer.apply(gradients, variables)
-    change = Measured([new - old for new, old in zip(updated, before, strict=True)])
+    change = Measured(
+        [
+            None if is_overwritten(new) else new - old
+            for new, old in zip(updated, before, strict=True)
+        ]
+    )
     bounded, new_states = chain.run(
         "update", change, dataclasses.replace(context, variables=before)
     )
     for variable, old, made, kept in zip(
         updated, before, change.values, bounded.values, strict=True
     ):
-        # Where nothing was bounded, adding the change again would round the weight anew.
-        same = ops.all(made == kept)
-        variable.assign(ops.where(same, variable, old + kept))
+        if made is not None:
+            # Where nothing was bounded, adding the change again would round the weight anew.
+            same = ops.all(made == kept)
+            variable.assign(ops.where(same, variable, old + kept))
     chain.store(new_states)
     _average(optimizer)
-    _constrain(updated)
+    _constrain(
+        variable
+        for gradient, variable in zip(gradients, variables, strict=True)
+        if gradient is not None and not is_overwritten(variable)
+    )
 
 
 @contextlib.contextmanager
@@ -116,7 +131,7 @@ def _average(optimizer: Any) -> None:
                 variable.assign(ops.where(due, mean, variable))
 
 
-def _constrain(variables: Sequence[Any]) -> None:
+def _constrain(variables: Iterable[Any]) -> None:
     """Apply the constraints of the variables that have one."""
     for variable in variables:
         if isinstance(variable, keras.Variable) and variable.constraint is not None:

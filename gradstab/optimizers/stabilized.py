@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
@@ -14,7 +15,7 @@ from gradstab._serialization import register
 from gradstab.optimizers import binding, distribution
 from gradstab.optimizers.accepted import check_inner_optimizer, check_transforms
 from gradstab.optimizers.chain import Chain
-from gradstab.optimizers.inner import apply_inner
+from gradstab.optimizers.inner import apply_inner, is_overwritten
 from gradstab.optimizers.learning_rate import adjustable_parts, current_rate, set_learning_rate
 from gradstab.optimizers.telemetry import Telemetry
 from gradstab.transforms.base import Context, Transform, VariableRole
@@ -208,6 +209,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         self.apply(gradients, variables)
         return self.iterations
 
+    @distribution.as_written
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Take one step: transform the gradients, judge, apply or skip, record.
 
@@ -246,7 +248,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         places = [self._position(variable) for variable in variables]
         unscaled = self._unscale(gradients, variables)
         tensors, rows = distribution.split_sparse(
-            [None if _is_overwritten(v) else g for g, v in zip(unscaled, variables, strict=True)]
+            [None if is_overwritten(v) else g for g, v in zip(unscaled, variables, strict=True)]
         )
         incoming = Measured(_placed(tensors, places, len(plan.variables)))
         context = Context(
@@ -271,7 +273,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
             [outgoing.values[place] for place in places], rows, unscaled
         )
         final = [
-            gradient if _is_overwritten(variable) else value
+            gradient if is_overwritten(variable) else value
             for gradient, value, variable in zip(unscaled, transformed, variables, strict=True)
         ]
 
@@ -289,7 +291,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
             return gradients
         return [
             gradient
-            if gradient is None or _is_overwritten(variable)
+            if gradient is None or is_overwritten(variable)
             else ops.divide(gradient, factor)
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
@@ -354,13 +356,19 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
-        if len(store.keys()) != len(self._variables):
-            raise ValueError(
-                f"The saved state of optimizer {self.name!r} holds {len(store.keys())} variables, "
-                f"and this one has {len(self._variables)}. Load it into an optimizer with "
-                f"the same transforms, built on the same model. Received: {self!r}"
+        """Load what `save_own_variables` saved, or warn and load nothing if it does not fit."""
+        shapes = [tuple(variable.shape) for variable in self._variables]
+        saved = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
+        if shapes != saved:
+            # As Keras does: weights are also loaded for inference, and from before the wrapping.
+            warnings.warn(
+                f"The saved state of optimizer {self.name!r} is skipped: it holds {len(saved)} "
+                f"variables, and this one has {len(shapes)}, or their shapes differ. To continue "
+                "a run, load it into an optimizer with the same transforms, built on the same "
+                f"model: call `optimizer.build(model.trainable_variables)` first. Received: {self}",
+                stacklevel=2,
             )
+            return
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
 
@@ -392,11 +400,6 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
 def _resource(variable: Any) -> Any:
     """Return the TensorFlow variable that holds a Keras variable's value, or a bare one itself."""
     return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _is_overwritten(variable: Any) -> bool:
-    """Whether the "gradient" is the variable's next value, as of Keras' float8 scales."""
-    return bool(getattr(variable, "overwrite_with_gradient", False))
 
 
 def _placed(values: Sequence[Any], places: Sequence[int], size: int) -> list[Any]:

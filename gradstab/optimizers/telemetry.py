@@ -59,7 +59,7 @@ class Telemetry:
             paths: Paths of the variables that it trains.
         """
         self._steps = steps
-        self._paths = tuple(paths)
+        self._paths = tuple(_distinct(paths))
         specs: dict[str, tuple[tuple[int, ...], str]] = {
             "counts": ((len(_COUNTS) + len(self._causes),), "int"),
             "recent": ((CAPACITY, len(_ROW)), "float32"),
@@ -202,7 +202,14 @@ class Telemetry:
             norms=dict(zip(self._paths, map(float, norms), strict=True)),
             total_skipped=counts["skipped"],
             total_clipped=counts["clipped"],
-            skipped_by_cause={cause: counts[cause] for cause in self._causes},
+            skipped_by_cause={
+                cause: sum(
+                    counts[name]
+                    for name, of in zip(self._cause_counts(), self._causes, strict=True)
+                    if of == cause
+                )
+                for cause in self._causes
+            },
             consecutive_skips=counts["consecutive_skips"],
             divergence=self._divergence(counts),
         )
@@ -220,7 +227,7 @@ class Telemetry:
         self,
     ) -> tuple[int, Mapping[str, int], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Bring the steps, counts, recent rows and norms to the host, all in one array."""
-        names = (*_COUNTS, *self._causes)
+        names = (*_COUNTS, *self._cause_counts())
         if not self._variables:
             empty = np.zeros((CAPACITY, len(_ROW)), "float32")
             return 0, dict.fromkeys(names, 0), empty, np.zeros(len(self._paths), "float32")
@@ -235,6 +242,10 @@ class Telemetry:
             recent.reshape(CAPACITY, len(_ROW)).astype("float32"),
             norms.astype("float32"),
         )
+
+    def _cause_counts(self) -> list[str]:
+        """Name the counts of the vetoes; two of them may share a cause, or a name above."""
+        return [f"cause_{place}" for place in range(len(self._causes))]
 
     def _path(self, index: float) -> str | None:
         return self._paths[int(index)] if index >= 0 else None
@@ -254,3 +265,13 @@ class Telemetry:
                 skipped=0,
             )
         return None
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """Number the paths that occur twice, as those of bare TensorFlow variables do."""
+    seen: dict[str, int] = {}
+    result = []
+    for path in paths:
+        seen[path] = seen.get(path, 0) + 1
+        result.append(path if seen[path] == 1 else f"{path} ({seen[path]})")
+    return result

@@ -68,8 +68,9 @@ class Context:
         rows: Row indices where a gradient is sparse (its tensor holds just these rows, each once),
             else `None`.
         step: Number of updates applied so far, an integer scalar tensor.
-        learning_rate: Rate of this step, a float scalar tensor.
-        loss: Loss of this step, where the trainer gave it.
+        learning_rate: Rate of this step, a float scalar tensor; `None` where the parts of a
+            `MultiOptimizer` have rates of their own.
+        loss: Loss of this step, where the trainer gave it as a scalar.
         consecutive_skips: Steps skipped in a row just before this one, an integer scalar tensor.
         incoming: Gradients as they came in, reduced, unscaled and not yet transformed.
         outgoing: Gradients after all transforms; the verdict's to read.
@@ -79,7 +80,7 @@ class Context:
     roles: Sequence[VariableRole]
     rows: Sequence[Any]
     step: Any
-    learning_rate: Any
+    learning_rate: Any | None
     loss: Any | None
     consecutive_skips: Any
     incoming: Measured
@@ -171,7 +172,7 @@ class Transform(abc.ABC):
 
     @classmethod
     def _arguments(cls) -> list[str]:
-        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        return list(inspect.signature(cls).parameters)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())

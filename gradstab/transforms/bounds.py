@@ -39,6 +39,13 @@ class Bound:
 
     def __set__(self, instance: Any, value: Any) -> None:
         number = self._check(self.name, value)
+        with np.errstate(over="ignore"):
+            held = np.float32(number)
+        if (np.isinf(held) and not np.isinf(number)) or (held == 0.0 and number != 0.0):
+            raise ValueError(
+                f"`{self.name}` must be a number that float32 can hold, in which the step is "
+                f"computed. Received: {self.name}={value!r}"
+            )
         instance.__dict__[self.name] = number
         variable = instance.bound_variables.get(self.name)
         if variable is not None:
