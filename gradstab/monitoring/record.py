@@ -1,0 +1,311 @@
+"""The run record: what a run leaves on disk, as JSON lines, one schema with a version.
+
+A record is the file `record.jsonl` of a run directory. Every line is one JSON object with a `kind`:
+
+| kind | fields |
+|---|---|
+| `run` | `schema`, `started`, `versions`, `variables` (names, in the order of every per-variable list), `config` |
+| `step` | `step`, `scalars` (name to number), on sampled steps `per_variable` (name to list) |
+| `event` | `step`, `event` (`skip`, `clip`, `stop`, ...), `details` |
+| `finding` | `step`, `finding`, `details` |
+
+The first line is a `run`. A resumed run appends its own; where its steps begin before the end of
+what is there, they replace it from that step on, as the resumed run did. Numbers that JSON lacks
+are the strings `"nan"`, `"inf"` and `"-inf"`. This module imports neither Keras nor TensorFlow, so
+that a record can be read at once and where neither is installed.
+"""  # noqa: E501  a table row can't be broken
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+import numpy as np
+
+from gradstab import __version__
+
+SCHEMA: Final = 1
+FILE_NAME: Final = "record.jsonl"
+_NONFINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+_Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something that happened in a run, or a finding.
+
+    Attributes:
+        name: What: `skip`, `clip`, `stop`, ...
+        step: Number of the step, or `None` where it belongs to none.
+        details: What else the record tells, such as `cause` and `variable`. A number that is not
+            finite stands there as the string that the file holds.
+    """
+
+    name: str
+    step: int | None
+    details: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class PerVariable:
+    """One quantity for each variable on the sampled steps.
+
+    Attributes:
+        steps: Numbers of the sampled steps, shape (samples,).
+        names: Names of the variables.
+        values: Shape (samples, variables); NaN where the run did not have that variable.
+    """
+
+    steps: _Array
+    names: tuple[str, ...]
+    values: _Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A run record that was read.
+
+    Attributes:
+        path: The file.
+        runs: The headers, oldest first; a resumed run has more than one.
+        steps: Numbers of the steps, rising, shape (steps,).
+        columns: The scalars by name, each of shape (steps,), NaN where a step has no such scalar.
+        events: What happened, in the order in which it was written.
+        findings: What a diagnosis found.
+        problems: Lines that could not be read, as `"line 17: not JSON"`.
+    """
+
+    path: Path
+    runs: tuple[dict[str, Any], ...]
+    steps: _Array
+    columns: dict[str, _Array]
+    events: tuple[Event, ...]
+    findings: tuple[Event, ...]
+    problems: tuple[str, ...]
+    _samples: dict[str, PerVariable] = dataclasses.field(repr=False)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """Header of the latest run: `schema`, `started`, `versions`, `variables`, `config`."""
+        return self.runs[-1]
+
+    @property
+    def norms(self) -> PerVariable:
+        """Gradient norm of each variable before the transforms, on the sampled steps."""
+        return self.per_variable("grad_norm")
+
+    def column(self, name: str) -> _Array:
+        """Return a scalar over all steps.
+
+        Raises:
+            ValueError: If no step has it.
+        """
+        if name not in self.columns:
+            raise ValueError(
+                f"`name` must be a column of {self.path}: {', '.join(self.columns) or 'none'}. "
+                f"Received: name={name!r}"
+            )
+        return self.columns[name]
+
+    def per_variable(self, name: str) -> PerVariable:
+        """Return a per-variable quantity; without samples if no step has it."""
+        nothing = PerVariable(np.zeros(0, "int64"), (), np.zeros((0, 0)))
+        return self._samples.get(name, nothing)
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """Read a run record, finished, killed or still growing.
+
+    A line torn by a kill is passed over. Other lines that can't be read are passed over with a
+    warning and listed in `problems`. The file is data and nothing else: nothing in it is executed.
+
+    Args:
+        path: A run directory or the file in it.
+
+    Raises:
+        FileNotFoundError: If there is no record.
+        ValueError: If the file is not a run record, or was written by a newer gradstab.
+
+    Example: see `RecordWriter`.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file /= FILE_NAME
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"`path` must be a run directory with a {FILE_NAME}, or such a file. "
+            f"Received: path={os.fspath(path)!r}"
+        )
+    reader = _Reader(file)
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            reader.take(number, line)
+    record = reader.record()
+    if record.problems:
+        warnings.warn(
+            f"{file} has lines that could not be read: {'; '.join(record.problems[:5])}",
+            stacklevel=2,
+        )
+    return record
+
+
+class _BadLineError(Exception):
+    """A line that is not what the schema says."""
+
+
+class _Reader:
+    """Takes lines, gives a `Record`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._runs: list[dict[str, Any]] = []
+        self._events: dict[str, list[Event]] = {"event": [], "finding": []}
+        self._steps: list[int] = []
+        self._scalars: list[dict[str, float]] = []
+        self._samples: list[tuple[tuple[str, ...], dict[str, _Array]]] = []
+        self._names: tuple[str, ...] = ()
+        self._problems: list[str] = []
+        self._unread: int | None = None
+
+    def take(self, number: int, line: bytes) -> None:
+        try:
+            fields = _parse(line)
+            kind = str(fields.get("kind"))
+            if kind == "run":
+                if self._unread == number - 1:
+                    self._problems.pop()  # torn by a kill, and the run resumed after it
+                self._take_run(fields)
+            elif not self._runs:
+                raise _BadLineError("comes before the header of the run")
+            elif kind == "step":
+                self._take_step(fields)
+            elif kind in self._events:
+                self._take_event(kind, fields)
+            else:
+                raise _BadLineError(f"unknown kind {kind!r}"[:80])
+        except _BadLineError as problem:
+            if line.endswith(b"\n"):
+                self._unread = number
+                self._problems.append(f"line {number}: {problem}")
+
+    def record(self) -> Record:
+        if not self._runs:
+            raise ValueError(
+                f"`path` must be a run record, whose first line is its header. Received: "
+                f"path={str(self._path)!r}, {'; '.join(self._problems[:1]) or 'an empty file'}"
+            )
+        names = dict.fromkeys(name for scalars in self._scalars for name in scalars)
+        columns = {
+            name: np.array([scalars.get(name, math.nan) for scalars in self._scalars], "float64")
+            for name in names
+        }
+        quantities = dict.fromkeys(name for _, sample in self._samples for name in sample)
+        return Record(
+            path=self._path,
+            runs=tuple(self._runs),
+            steps=np.array(self._steps, "int64"),
+            columns=columns,
+            events=tuple(self._events["event"]),
+            findings=tuple(self._events["finding"]),
+            problems=tuple(self._problems),
+            _samples={name: self._per_variable(name) for name in quantities},
+        )
+
+    def _take_run(self, fields: dict[str, Any]) -> None:
+        schema = fields.get("schema")
+        if not _is_int(schema):
+            raise _BadLineError("a header without a schema version")
+        if schema > SCHEMA:
+            raise ValueError(
+                f"{self._path} was written by a newer gradstab: its schema version is {schema}, "
+                f"and gradstab {__version__} reads up to {SCHEMA}. Update gradstab"
+            )
+        variables = fields.get("variables")
+        if not isinstance(variables, list) or not all(isinstance(name, str) for name in variables):
+            raise _BadLineError("a header whose `variables` are not a list of names")
+        self._names = tuple(variables)
+        defaults: dict[str, Any] = {"started": "", "versions": {}, "config": {}}
+        self._runs.append(defaults | {name: fields[name] for name in fields if name != "kind"})
+
+    def _take_step(self, fields: dict[str, Any]) -> None:
+        step = fields.get("step")
+        if not _is_int(step):
+            raise _BadLineError("a step without a number")
+        scalars = {name: _number(value) for name, value in _mapping(fields, "scalars").items()}
+        sample = {
+            name: self._numbers(values) for name, values in _mapping(fields, "per_variable").items()
+        }
+        while self._steps and self._steps[-1] >= step:
+            self._steps.pop()
+            self._scalars.pop()
+            self._samples.pop()
+        self._steps.append(step)
+        self._scalars.append(scalars)
+        self._samples.append((self._names, sample))
+
+    def _take_event(self, kind: str, fields: dict[str, Any]) -> None:
+        name, step = fields.get(kind), fields.get("step")
+        if not isinstance(name, str) or not (step is None or _is_int(step)):
+            raise _BadLineError(f"{kind} needs a name and, if any, a whole number as its step")
+        self._events[kind].append(Event(name, step, _mapping(fields, "details")))
+
+    def _numbers(self, values: Any) -> _Array:
+        if not isinstance(values, list) or len(values) != len(self._names):
+            raise _BadLineError(f"needs lists of {len(self._names)} numbers, one per variable")
+        return np.array([_number(value) for value in values], "float64")
+
+    def _per_variable(self, quantity: str) -> PerVariable:
+        rows = [
+            (step, names, sample[quantity])
+            for step, (names, sample) in zip(self._steps, self._samples, strict=True)
+            if quantity in sample
+        ]
+        # A run that was resumed with other variables has a column for each of all of them.
+        together = tuple(
+            dict.fromkeys(name for names in {row[1]: 0 for row in rows} for name in names)
+        )
+        places = {name: place for place, name in enumerate(together)}
+        values = np.full((len(rows), len(together)), math.nan)
+        for row, (_, names, sample) in enumerate(rows):
+            values[row, [places[name] for name in names]] = sample
+        return PerVariable(np.array([step for step, _, _ in rows], "int64"), together, values)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        fields = json.loads(line.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        raise _BadLineError("not JSON") from None
+    if not isinstance(fields, dict):
+        raise _BadLineError("not a JSON object")
+    return fields
+
+
+def _mapping(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    mapping = fields.get(name, {})
+    if not isinstance(mapping, dict):
+        raise _BadLineError(f"`{name}` is not an object")
+    return mapping
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, float):
+        return value
+    if isinstance(value, str) and value in _NONFINITE:
+        return _NONFINITE[value]
+    if isinstance(value, int) and abs(value) < 2**63:
+        return float(value)
+    raise _BadLineError(f"needs numbers, not {value!r}"[:80])

@@ -1,0 +1,191 @@
+"""Writes a run record (`gradstab.monitoring.record` says what one is) so that no kill spoils it."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import math
+import numbers
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from gradstab import __version__
+from gradstab._validation import check_int
+from gradstab.monitoring.record import FILE_NAME, SCHEMA
+
+_LIBRARIES: Final = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
+
+
+class RecordWriter:
+    """Appends to a run record, one whole line per write.
+
+    Every line goes to the operating system before the call returns, so a run that is killed leaves
+    a readable record. Opening one that exists goes on with it, also after a line torn by a kill.
+
+    Args:
+        path: A run directory, or a file whose name ends in `.jsonl`. Folders are made.
+        variables: Names (paths) of the trainable variables, in the order of per-variable lists.
+        config: What else describes the run; anything that JSON can hold.
+
+    Raises:
+        OSError: If the file can't be made or written.
+        TypeError: If `config` holds what JSON can't.
+
+    Example:
+        >>> import tempfile
+        >>> from gradstab.monitoring import RecordWriter, read_record
+        >>> with tempfile.TemporaryDirectory() as run_dir:
+        ...     with RecordWriter(run_dir, variables=["dense/kernel"]) as writer:
+        ...         writer.step(1, {"loss": 2.3}, per_variable={"grad_norm": [0.25]})
+        ...         writer.step(2, {"loss": float("nan")})
+        ...         writer.event("skip", step=2, cause="nonfinite", variable="dense/kernel")
+        ...     record = read_record(run_dir)
+        >>> record.column("loss")
+        array([2.3, nan])
+        >>> record.events[0].details["cause"]
+        'nonfinite'
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        variables: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".jsonl":
+            self.path /= FILE_NAME
+        self._num_variables = len(variables)
+        header = {
+            "schema": SCHEMA,
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": _versions(),
+            "variables": [str(name) for name in variables],
+            "config": dict(config or {}),
+        }
+        line = _encode_line("run", header)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._torn = _ends_torn(self.path)
+        self._file = self.path.open("ab", buffering=0)
+        self._write(line)
+
+    def step(
+        self,
+        step: int,
+        scalars: Mapping[str, float],
+        per_variable: Mapping[str, Sequence[float] | np.ndarray[Any, Any]] | None = None,
+    ) -> None:
+        """Write one step.
+
+        Args:
+            step: Number of the step, from 1, skipped ones counted.
+            scalars: Numbers of this step by name, kept to 7 digits (integers whole).
+            per_variable: On sampled steps, lists with one number per variable by name, kept to 5
+                digits. `grad_norm` is the gradient norm before the transforms.
+
+        Raises:
+            ValueError: If a per-variable list has not one number for each of `variables`.
+        """
+        fields: dict[str, Any] = {
+            "step": check_int("step", step, minimum=0),
+            "scalars": {name: _round(value, 7) for name, value in scalars.items()},
+        }
+        for name, values in (per_variable or {}).items():
+            if len(values) != self._num_variables:
+                raise ValueError(
+                    f"`per_variable` must hold one number for each of the {self._num_variables} "
+                    f"variables. Received: {len(values)} for {name!r}"
+                )
+            rounded = [_round(value, 5) for value in np.asarray(values).tolist()]
+            fields.setdefault("per_variable", {})[name] = rounded
+        self._write(_encode_line("step", fields))
+
+    def event(self, event: str, *, step: int | None = None, **details: Any) -> None:
+        """Write something that happened.
+
+        Args:
+            event: What: `"skip"`, `"clip"` (a bound changed), `"stop"`, ...
+            step: Number of the step at which it happened.
+            details: What else there is to tell, such as `cause`, `variable`, `message`.
+        """
+        self._write(_encode_line("event", {"step": step, "event": event, "details": details}))
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, line: bytes) -> None:
+        rest = memoryview(b"\n" + line if self._torn else line)
+        # Stays set if the disk is full half-way through, so that the next line begins a new one.
+        self._torn = True
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._torn = False
+
+
+def _versions() -> dict[str, str]:
+    versions = {"gradstab": __version__, "python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _ends_torn(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _encode_line(kind: str, fields: Mapping[str, Any]) -> bytes:
+    encoded = {"kind": kind, **_encode(fields)}
+    return (json.dumps(encoded, allow_nan=False, separators=(",", ":")) + "\n").encode()
+
+
+def _encode(value: Any) -> Any:
+    """Return `value` as strict JSON can hold it."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _encode(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(entry) for entry in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(
+        "a run record must be made of numbers, strings, booleans, None, lists and mappings. "
+        f"Received: {value!r} of type {type(value).__name__}"
+    )
+
+
+def _round(value: Any, digits: int) -> float:
+    if isinstance(value, numbers.Integral | np.bool_):
+        return int(value)
+    return float(f"{float(value):.{digits}g}")

@@ -1,0 +1,103 @@
+"""What all figures share: colours, lines with gaps, marks along the top, an empty plot's words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with any colour vision, each with a dash of its own for print.
+COLORS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: Final = ("-", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", (0, (6, 1)), "-")
+GREY: Final = "#666666"
+BLACK: Final = "#000000"
+# Height of one row of marks, as a share of the panel's.
+_MARK_ROW: Final = 0.06
+
+
+def style(place: int) -> tuple[str, Any]:
+    """Return colour and dash of the line at a place in the legend."""
+    return COLORS[place % len(COLORS)], DASHES[place % len(DASHES)]
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """Return an empty figure, or say which extra brings matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'Figures need matplotlib, which is not installed: pip install "gradstab[report]"'
+        ) from error
+    return Figure(figsize=size, layout="constrained")
+
+
+def axes_or_new(ax: Axes | None) -> Axes:
+    """Return the `ax` that was given, or that of a new figure."""
+    return new_figure((7.2, 4.0)).subplots() if ax is None else ax
+
+
+def line(ax: Axes, x: Any, values: Any, **style: Any) -> bool:
+    """Draw the finite values, with gaps for the others; say whether there were any."""
+    finite = np.isfinite(values)
+    # A value between two gaps is no line: without a marker it could not be seen.
+    alone = finite & ~np.r_[False, finite[:-1]] & ~np.r_[finite[1:], False]
+    (drawn,) = ax.plot(x, np.where(finite, values, math.nan), **style)
+    if alone.any():
+        drawn.set(marker="o", markersize=4, markevery=np.flatnonzero(alone).tolist())
+    return bool(finite.any())
+
+
+def mark_top(ax: Axes, x: Any, *, row: int, marker: str, color: str, label: str = "") -> None:
+    """Mark places along the top, whatever the scale: x in data, y in the panel's height."""
+    if not len(x):
+        return
+    height = np.full(len(x), 1 - _MARK_ROW * (row + 0.5))
+    ax.scatter(
+        x,
+        height,
+        marker=marker,
+        s=24,
+        linewidths=1.4,
+        color=color,
+        transform=ax.get_xaxis_transform(),
+        label=label or None,
+    )
+
+
+def make_room_for_marks(ax: Axes, rows: int) -> None:
+    """Widen the panel upwards, once all lines are drawn, so that marks do not hide them."""
+    low, high = ax.transScale.transform([(1, limit) for limit in ax.get_ylim()])[:, 1]
+    share = _MARK_ROW * (rows + 0.5)
+    top = low + (high - low) / (1 - share)
+    ax.set_ylim(top=ax.transScale.inverted().transform((1, top))[1])
+
+
+def tidy(ax: Axes) -> None:
+    """Take off what does not tell anything, and draw a quiet grid."""
+    ax.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def say_missing(ax: Axes, what: str) -> Axes:
+    """Leave a plot without data, in words."""
+    ax.set_yscale("linear")
+    ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
+    ax.spines[:].set_color("#cccccc")
+    ax.text(0.5, 0.5, what, transform=ax.transAxes, ha="center", va="center", color=GREY)
+    return ax
+
+
+def running_median(values: Any, window: int) -> Any:
+    """Return the median of the finite values around each, NaN where it is not finite itself."""
+    half = window // 2
+    padded = np.pad(np.where(np.isfinite(values), values, math.nan), half, constant_values=math.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    finite = np.isfinite(values)
+    smooth = np.full(len(values), math.nan)
+    smooth[finite] = np.nanmedian(windows[finite], axis=1)
+    return smooth

@@ -1,0 +1,391 @@
+"""Figures of runs: each a function of data and an `ax`, without pyplot and its global state.
+
+Each draws on the `ax` that it is given, or makes a figure of its own (`ax.figure`). One whose data
+is missing says so in its place. They need matplotlib: `pip install "gradstab[report]"`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from gradstab.monitoring.record import Record
+from gradstab.reports._drawing import (
+    BLACK,
+    COLORS,
+    GREY,
+    axes_or_new,
+    line,
+    make_room_for_marks,
+    mark_top,
+    new_figure,
+    running_median,
+    say_missing,
+    style,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS: Final = {"lost": "x", "single": "|"}
+_MANY: Final = 100  # values, from where on a line is drawn faint under its running median
+_DEAD: Final = 0.95  # share of the loss of guessing, above which a run learned nothing
+_ROWS: Final = (("loss", "training loss", "epoch"), ("grad_norm", "global gradient norm", "step"))
+
+
+def plot_gradient_norm(record: Record, ax: Axes | None = None) -> Axes:
+    """Draw the global gradient norm over the steps, before and after the transforms.
+
+    Use it to see whether gradients explode, vanish or spike, and what the clip does about it. The
+    scale is logarithmic; the bound is the column `max_norm`, or that of the run's configuration;
+    skipped steps (events named `skip`) are marked along the top.
+
+    Args:
+        record: A run record with the column `grad_norm`, and `grad_norm_after` if there is one.
+        ax: Where to draw; a new figure if `None`.
+
+    Example:
+        >>> import tempfile
+        >>> from gradstab.monitoring import RecordWriter, read_record
+        >>> from gradstab.reports import plot_gradient_norm
+        >>> with tempfile.TemporaryDirectory() as run_dir:
+        ...     with RecordWriter(run_dir) as writer:
+        ...         writer.step(1, {"grad_norm": 30.0, "grad_norm_after": 1.0})
+        ...         writer.step(2, {"grad_norm": 0.5, "grad_norm_after": 0.5})
+        ...     ax = plot_gradient_norm(read_record(run_dir))
+        >>> ax.get_yscale()
+        'log'
+    """
+    ax = axes_or_new(ax)
+    ax.set(title="Global gradient norm", xlabel="step", ylabel="norm")
+    drawn = [
+        line(ax, record.steps, record.columns[name], color=color, linewidth=1.0, label=label)
+        for name, label, color in (
+            ("grad_norm", "before the transforms", COLORS[0]),
+            ("grad_norm_after", "after the transforms", COLORS[1]),
+        )
+        if name in record.columns
+    ]
+    if not any(drawn):
+        return say_missing(ax, "no gradient norms in this record")
+    ax.set_yscale("log")
+    _draw_bound(ax, record)
+    skips = [event.step for event in record.events if event.name == "skip"]
+    skipped = np.unique([step for step in skips if step is not None])
+    if len(skipped):
+        make_room_for_marks(ax, 1)
+        label = f"skipped steps ({len(skipped)})"
+        mark_top(ax, skipped, row=0, marker="v", color=BLACK, label=label)
+    tidy(ax)
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def plot_loss(record_or_histories: Any, ax: Axes | None = None) -> Axes:
+    """Draw loss curves; a step or epoch whose loss is not finite is marked along the top.
+
+    Args:
+        record_or_histories: A run record (its column `loss`, over steps), a Keras `History` or the
+            mapping in its `history` (every key that is `loss` or ends in `_loss`, over epochs), or
+            a mapping from a label to any of these.
+        ax: Where to draw; a new figure if `None`.
+
+    Example:
+        >>> from gradstab.reports import plot_loss
+        >>> ax = plot_loss({"loss": [2.3, 1.1], "val_loss": [2.2, 1.4]})
+        >>> [line.get_label() for line in ax.get_lines()]
+        ['loss', 'val_loss']
+    """
+    curves = list(_loss_curves(record_or_histories))
+    ax = axes_or_new(ax)
+    units = {unit for *_, unit in curves}
+    ax.set(title="Loss", xlabel=" or ".join(sorted(units)), ylabel="loss")
+    if not any(len(values) for _, _, values, _ in curves):
+        return say_missing(ax, "no loss to draw")
+    for place, (label, x, values, _) in enumerate(curves):
+        color, dash = style(place)
+        line(ax, x, values, color=color, linestyle=dash, linewidth=1.4, label=label)
+    if _spans_decades(ax):
+        ax.set_yscale("log")
+    lost = [(place, x[~np.isfinite(values)]) for place, (_, x, values, _) in enumerate(curves)]
+    lost = [(place, x) for place, x in lost if len(x)]
+    if lost:
+        make_room_for_marks(ax, len(lost))
+    for row, (place, x) in enumerate(lost):
+        label = f"{curves[place][0]} is not finite"
+        mark_top(ax, x, row=row, marker="x", color=style(place)[0], label=label)
+    locator: Any = ax.xaxis.get_major_locator()
+    locator.set_params(integer=True)
+    tidy(ax)
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def plot_comparison(
+    results: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    chance_loss: float | None = None,
+    rows: Sequence[tuple[str, str, str]] = _ROWS,
+    title: str | None = None,
+) -> Figure:
+    """Draw runs of several ways in several settings: a column per setting, a line per way.
+
+    All scales are logarithmic; long series are drawn faint, with their running median on top. At
+    the top of a panel, `×` marks from where on a run's values are NaN or infinite to its end, and
+    `|` single ones that it got over. A ring at the end of a loss curve marks a run that ended no
+    better than guessing.
+
+    Args:
+        results: Setting to way to series: `results[setting][way]["loss"]` is a sequence of numbers.
+            The order of the settings and of the ways is that of the figure.
+        chance_loss: Loss of guessing, log(classes) for a balanced classification; drawn, and the
+            mark of a dead run. `None` leaves both out.
+        rows: Key, axis label and unit of x of each row of panels. A series given as a pair of
+            sequences `(x, values)` is drawn over that x, else over 1, 2, ...
+        title: Title of the figure.
+
+    Raises:
+        ValueError: If `results` or `rows` is empty.
+
+    Example:
+        >>> from gradstab.reports import plot_comparison
+        >>> figure = plot_comparison(
+        ...     {"exploding": {"plain": {"loss": [2.0, float("nan")], "grad_norm": [1e3, 1e9]}}}
+        ... )
+        >>> len(figure.axes)
+        2
+    """
+    if not results or not rows:
+        raise ValueError(
+            "`results` must hold at least one setting, and `rows` one row. "
+            f"Received: results={results!r}, rows={rows!r}"
+        )
+    ways = list(dict.fromkeys(way for setting in results.values() for way in setting))
+    figure = new_figure((max(6.4, 3.4 * len(results)), 0.9 + 2.6 * len(rows)))
+    grid = figure.subplots(len(rows), len(results), squeeze=False)
+    if title:
+        figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    marks: set[str] = set()
+    for across, (setting, by_way) in enumerate(results.items()):
+        for down, (key, label, unit) in enumerate(rows):
+            ax = grid[down][across]
+            chance = chance_loss if key == "loss" else None
+            marks |= _draw_panel(ax, ways, by_way, key, chance)
+            ax.set_xlabel(unit if ax.get_xticks().size else "")
+            if across == 0:
+                ax.set_ylabel(label)
+            if down == 0:
+                ax.set_title(textwrap.fill(setting, 44), fontsize=10)
+    _legend_below(figure, ways, marks)
+    return figure
+
+
+def plot_heatmap(
+    values: Any,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    label: str | None = None,
+    decimals: int = 2,
+) -> Axes:
+    """Draw a table of numbers as coloured cells with the number in each.
+
+    Args:
+        values: Shape (rows, columns). What is not finite is a hatched cell that says so.
+        row_labels: One for each row.
+        column_labels: One for each column.
+        ax: Where to draw; a new figure of fitting size if `None`.
+        title: Title above.
+        label: What the colour means, beside its scale.
+        decimals: Digits after the point in the cells.
+
+    Raises:
+        ValueError: If the labels do not fit the shape of `values`.
+
+    Example:
+        >>> from gradstab.reports import plot_heatmap
+        >>> ax = plot_heatmap([[0.1, 0.97]], ["SGD"], ["random", "He"], title="accuracy")
+        >>> [text.get_text() for text in ax.texts]
+        ['0.10', '0.97']
+    """
+    table = np.asarray(values, "float64")
+    if table.shape != (len(row_labels), len(column_labels)):
+        raise ValueError(
+            "`values` must have one row per row label and one column per column label. Received: "
+            f"values of shape {table.shape}, {len(row_labels)} and {len(column_labels)} labels"
+        )
+    if ax is None:
+        longest = max((len(name) for name in row_labels), default=0)
+        width = 1.6 + 0.09 * longest + 0.62 * len(column_labels)
+        ax = new_figure((width, 1.8 + 0.34 * len(row_labels))).subplots()
+    ax.set_title(title or "")
+    if not table.size:
+        return say_missing(ax, "no values")
+    finite = np.isfinite(table)
+    image: Any = ax.imshow(np.where(finite, table, math.nan), cmap="cividis", aspect="auto")
+    ax.patch.set(facecolor="white", hatch="////", edgecolor="#bbbbbb")  # shows through holes
+    ax.set_xticks(range(len(column_labels)), column_labels, rotation=40, ha="right")
+    ax.set_yticks(range(len(row_labels)), row_labels)
+    ax.tick_params(length=0)
+    for (row, column), value in np.ndenumerate(table):
+        dark = finite[row, column] and float(image.norm(value)) < 0.5
+        text = f"{value:.{decimals}f}" if finite[row, column] else f"{value}"
+        ax.text(column, row, text, ha="center", va="center", fontsize=8,
+                color="white" if dark else "black")  # fmt: skip
+    if finite.any():
+        ax.figure.colorbar(image, ax=ax, label=label or "", shrink=0.8)
+    return ax
+
+
+def save(figure: Figure | Axes, path: str | os.PathLike[str], *, dpi: int = 130) -> Path:
+    """Write a figure as PNG, whole or not at all, and return its path.
+
+    Args:
+        figure: A figure, or an `ax` of one.
+        path: The file; folders are made.
+        dpi: Dots per inch.
+
+    Example: `save(plot_loss(history), "loss.png")`.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    whole: Any = getattr(figure, "figure", None) or figure
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            whole.savefig(file, format="png", dpi=dpi, facecolor="white")
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    return target
+
+
+def _draw_panel(
+    ax: Axes,
+    ways: Sequence[str],
+    by_way: Mapping[str, Mapping[str, Any]],
+    key: str,
+    chance: float | None,
+) -> set[str]:
+    """Draw one panel and return which marks it needs explained."""
+    ax.set_yscale("log")
+    ax.tick_params(labelsize=8)
+    tidy(ax)
+    marks = set()
+    marked: list[tuple[str, Any, str]] = []
+    drawn = False
+    for place, way in enumerate(ways):
+        x, values = _series(by_way.get(way, {}).get(key))
+        if not len(values):
+            continue
+        color, dash = style(place)
+        drawn = True
+        if len(values) > _MANY:
+            line(ax, x, values, color=color, linewidth=0.6, alpha=0.3)
+            values_drawn = running_median(values, len(values) // 40)
+            line(ax, x, values_drawn, color=color, linewidth=1.4, linestyle=dash)
+        else:
+            line(ax, x, values, color=color, linewidth=1.6, linestyle=dash)
+        finite = np.isfinite(values)
+        kept = len(values) - int(np.argmax(finite[::-1])) if finite.any() else 0
+        marked += [("single", x[:kept][~finite[:kept]], color), ("lost", x[kept : kept + 1], color)]
+        if chance is not None and finite[-1]:
+            end = float(np.nanmedian(values[-max(1, len(values) // 4) :]))
+            if end >= _DEAD * chance:
+                marks.add("dead")
+                # Rising sizes keep rings apart that end in one place.
+                ax.plot(x[-1], values[-1], "o", mfc="none", mec=color, mew=1.6, ms=6 + 3 * place)
+    if not drawn:
+        say_missing(ax, f"no {key.replace('_', ' ')} here")
+        return marks
+    if chance is not None:
+        ax.axhline(chance, color=GREY, linewidth=0.9, linestyle=":")
+        marks.add("chance")
+    marked = [mark for mark in marked if len(mark[1])]
+    if marked:
+        make_room_for_marks(ax, len(marked))
+    for row, (mark, places, color) in enumerate(marked):
+        marks.add(mark)
+        mark_top(ax, places, row=row, marker=_MARKERS[mark], color=color)
+    return marks
+
+
+def _legend_below(figure: Figure, ways: Sequence[str], marks: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for place, way in enumerate(ways):
+        color, dash = style(place)
+        handles.append(Line2D([], [], color=color, linestyle=dash, linewidth=2, label=way))
+    plain: dict[str, Any] = {"color": GREY, "linestyle": "none", "markeredgewidth": 1.6}
+    meanings = {
+        "lost": Line2D([], [], marker="x", label="NaN or infinite from here to the end", **plain),
+        "single": Line2D([], [], marker="|", label="a single NaN or infinite value", **plain),
+        "dead": Line2D([], [], marker="o", mfc="none", label="ends at chance", **plain),
+        "chance": Line2D([], [], color=GREY, linestyle=":", label="loss of guessing"),
+    }
+    handles += [handle for mark, handle in meanings.items() if mark in marks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def _loss_curves(source: Any, label: str = "") -> list[tuple[str, Any, Any, str]]:
+    """Return (label, x, values, unit of x) of every loss curve in a record, history or mapping."""
+    if isinstance(source, Record):
+        if "loss" not in source.columns:
+            return []
+        return [(label or "loss", source.steps, source.columns["loss"], "step")]
+    history = getattr(source, "history", source)
+    if not isinstance(history, Mapping):
+        raise TypeError(
+            "`record_or_histories` must be a run record, a Keras History, or a mapping of them. "
+            f"Received: {source!r}"
+        )
+    curves = []
+    for key, entry in history.items():
+        name = f"{label} {key}".strip()
+        if isinstance(entry, Record | Mapping) or hasattr(entry, "history"):
+            curves += _loss_curves(entry, name)
+        elif key == "loss" or key.endswith("_loss"):
+            curves.append((name, *_series(entry), "epoch"))
+    return curves
+
+
+def _series(entry: Any) -> tuple[Any, Any]:
+    if entry is None:
+        return np.zeros(0), np.zeros(0)
+    if isinstance(entry, tuple) and len(entry) == 2 and np.ndim(entry[0]) == 1:
+        return np.asarray(entry[0], "float64"), np.asarray(entry[1], "float64")
+    values = np.asarray(entry, "float64")
+    return np.arange(1, len(values) + 1), values
+
+
+def _draw_bound(ax: Axes, record: Record) -> None:
+    if "max_norm" in record.columns:
+        bound = record.columns["max_norm"]
+        ax.step(record.steps, np.where(np.isfinite(bound), bound, math.nan), where="post",
+                color=GREY, linestyle=":", label="clip bound")  # fmt: skip
+        return
+    bound = record.header["config"].get("max_norm")
+    if isinstance(bound, int | float) and bound > 0:
+        ax.axhline(bound, color=GREY, linestyle=":", label=f"clip bound {bound:g}")
+
+
+def _spans_decades(ax: Axes) -> bool:
+    values = np.concatenate([np.asarray(line.get_ydata(), "float64") for line in ax.get_lines()])
+    values = values[np.isfinite(values)]
+    return bool(values.size and values.min() > 0 and values.max() > 30 * values.min())
