@@ -1,0 +1,156 @@
+"""The run directory: what a run leaves on disk, loadable whenever the run is killed.
+
+`config.json`, `history.json`, `model.keras` (the best so far) and `checkpoints/` (the last epoch).
+Every file is written under a temporary name and renamed. `checkpoints/state.json` names the weights
+that belong to it, so its renaming is the one moment at which an epoch counts as done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_WRITING = ".writing-"
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands after its last completed epoch.
+
+    Attributes:
+        epochs_done: Completed epochs.
+        history: Every log by name, one value per epoch that had it.
+        best_value: The best value of the monitored log; None before there is one.
+        best_epoch: The epoch (from 0) that it comes from.
+        epochs_since_best: Epochs without improvement in a row.
+        stopped: Whether something stopped the run before its last epoch.
+        random_states: The states of the layers' seed generators, which no weights file holds.
+    """
+
+    epochs_done: int = 0
+    history: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    best_value: float | None = None
+    best_epoch: int | None = None
+    epochs_since_best: int = 0
+    stopped: bool = False
+    random_states: list[list[int]] = dataclasses.field(default_factory=list)
+
+
+class RunDirectory:
+    """Reads and writes one run directory.
+
+    Args:
+        path: The directory; made when the run begins.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._config = self.path / "config.json"
+        self._history = self.path / "history.json"
+        self._best = self.path / "model.keras"
+        self._checkpoints = self.path / "checkpoints"
+        self._state = self._checkpoints / "state.json"
+
+    def open(self, *, resume: bool) -> tuple[dict[str, Any], Progress]:
+        """Return the configuration and the progress of the run in here, both empty for a new one.
+
+        Raises:
+            ValueError: If nothing can be written here, or a run is here that is not to be resumed.
+        """
+        self._check_writable()
+        config, state = _read_json(self._config), _read_json(self._state)
+        if (config or state) and not resume:
+            raise ValueError(
+                f"`run_dir` holds a run already. Received: run_dir={os.fspath(self.path)!r}. Pass "
+                "`resume=True` to go on with it, or another `run_dir`"
+            )
+        state.pop("weights", None)
+        return config, Progress(**state)
+
+    def begin(self, config: dict[str, Any], model: Any) -> None:
+        """Write `config.json`, and for a new run the model as it begins."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in [*self.path.glob(f"{_WRITING}*"), *self._checkpoints.glob(f"{_WRITING}*")]:
+            leftover.unlink(missing_ok=True)
+        if not self._best.exists():
+            # Also the earliest moment to learn that a model can't be saved.
+            self.save_best(model)
+        _write_json(self._config, config)
+
+    def restore(self, model: Any, progress: Progress) -> None:
+        """Put the model, its optimizer and its seed generators where `progress` was made."""
+        model.load_weights(self._checkpoints / _read_json(self._state)["weights"])
+        for variable, state in zip(_seed_states(model), progress.random_states, strict=True):
+            variable.assign(np.array(state))
+
+    def save_best(self, model: Any) -> None:
+        """Write `model.keras`."""
+        _replace(self._best, model.save)
+
+    def save_last(self, model: Any, progress: Progress) -> None:
+        """Make `progress` the state that a resumed run goes on from."""
+        self._checkpoints.mkdir(exist_ok=True)
+        progress.random_states = [state.numpy().tolist() for state in _seed_states(model)]
+        weights = self._checkpoints / f"epoch-{progress.epochs_done:06d}.weights.h5"
+        _replace(weights, model.save_weights)
+        _write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
+        _write_json(self._history, progress.history)
+        for other in self._checkpoints.glob("epoch-*.weights.h5"):
+            if other != weights:
+                other.unlink(missing_ok=True)
+
+    def _check_writable(self) -> None:
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        trial = self.path / f"{_WRITING}{os.getpid()}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            trial.write_bytes(b"")
+            trial.unlink()
+        except OSError as error:
+            raise ValueError(
+                "`run_dir` must be a directory that can be written to. Received: "
+                f"run_dir={os.fspath(self.path)!r} ({error.strerror or error})"
+            ) from error
+        finally:
+            for folder in missing:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+def _seed_states(model: Any) -> list[Any]:
+    known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.variables if id(variable) not in known]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`run_dir` holds a file that no run wrote: {os.fspath(path)!r} ({error}). Pass "
+            "another `run_dir`"
+        ) from error
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1, default=lambda value: np.asarray(value).tolist())
+    _replace(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[str], Any]) -> None:
+    # Keras reads a file's kind off its ending, so the temporary name keeps it.
+    temporary = path.with_name(f"{_WRITING}{os.getpid()}-{path.name}")
+    try:
+        write(os.fspath(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

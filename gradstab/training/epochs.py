@@ -1,0 +1,135 @@
+"""One epoch of training or of validation, with the host woken as seldom as can be."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gradstab.training.feeds import Feed
+from gradstab.training.hooks import steps_between_hooks
+from gradstab.training.strategy import StepLoop
+
+# Long enough that waking costs nothing, short enough for a progress bar and for Ctrl-C.
+_SECONDS_PER_CALL = 1.0
+_STEPS_BEFORE_TIMED = 32
+
+
+class Pace:
+    """Decides how many steps run in one call.
+
+    Args:
+        steps: A fixed number, or None for about a second's worth.
+    """
+
+    def __init__(self, steps: int | None) -> None:
+        self._fixed = steps
+        self._next = 1  # the first call compiles; what it takes says nothing about a step
+
+    def steps(self) -> int:
+        """Return how many steps the next call shall run."""
+        return self._fixed or self._next
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Learn from a call that ran `steps` in `seconds`."""
+        if self._next == 1 and steps == 1:
+            self._next = _STEPS_BEFORE_TIMED
+        else:
+            self._next = min(max(2, int(_SECONDS_PER_CALL * steps / seconds)), 1 << 30)
+
+
+class EpochRunner:
+    """Runs epochs of one model in one form of the loop, calling callbacks in `fit`'s order.
+
+    Args:
+        model: A compiled model whose weights exist.
+        callbacks: A `keras.callbacks.CallbackList`.
+        form: The form of the loop.
+        steps_per_call: A fixed number of steps between two looks of the host; None: what the
+            callbacks need.
+    """
+
+    def __init__(self, model: Any, callbacks: Any, form: str, steps_per_call: int | None) -> None:
+        self._model = model
+        self._callbacks = callbacks
+        self._form = form
+        self._paces = {
+            which: Pace(steps_per_call or steps_between_hooks(callbacks.callbacks, which))
+            for which in ("train", "test")
+        }
+        # A DivergenceGuard decides itself what becomes of a run that has diverged.
+        self._guarded = any(hasattr(callback, "on_divergence") for callback in callbacks.callbacks)
+
+    def train(self, feed: Feed, epoch: int) -> dict[str, Any]:
+        """Run the steps of `epoch` and return its logs."""
+        model, callbacks, pace = self._model, self._callbacks, self._paces["train"]
+        model.reset_metrics()
+        callbacks.on_epoch_begin(epoch)
+        loop = loop_of(model, "train_step", self._form)
+        batches = feed.open(epoch)
+        epoch_logs: dict[str, Any] = {}
+        step = 0
+        while feed.steps is None or step < feed.steps:
+            callbacks.on_train_batch_begin(step)
+            start = time.perf_counter()
+            done, logs = batches.run(loop, pace.steps())
+            if done == 0:
+                break
+            pace.took(done, time.perf_counter() - start)
+            step, epoch_logs = step + done, logs
+            callbacks.on_train_batch_end(step - 1, logs)
+            if model.stop_training:
+                break
+            if not self._guarded:
+                _raise_if_diverged(model.optimizer)
+        if step == 0:
+            raise ValueError(f"`train_data` must yield batches. Received: none in epoch {epoch}")
+        return dict(epoch_logs)
+
+    def evaluate(self, feed: Feed) -> dict[str, Any]:
+        """Run the validation data through the model and return its logs, as `evaluate` does."""
+        model, callbacks, pace = self._model, self._callbacks, self._paces["test"]
+        model.stop_evaluating = False
+        callbacks.on_test_begin()
+        model.reset_metrics()
+        loop = loop_of(model, "test_step", self._form)
+        batches = feed.open(0)
+        logs: dict[str, Any] = {}
+        step = 0
+        while feed.steps is None or step < feed.steps:
+            callbacks.on_test_batch_begin(step)
+            start = time.perf_counter()
+            done, new_logs = batches.run(loop, pace.steps())
+            if done == 0:
+                break
+            pace.took(done, time.perf_counter() - start)
+            step, logs = step + done, new_logs
+            callbacks.on_test_batch_end(step - 1, logs)
+            if model.stop_evaluating:
+                break
+        if step == 0:
+            raise ValueError("`validation_data` must yield at least one batch. Received: none")
+        callbacks.on_test_end(logs)
+        return dict(logs)
+
+
+def loop_of(model: Any, step: str, form: str) -> StepLoop:
+    """Return the model's compiled loop, tracing anew wherever `fit` would.
+
+    The loops hang on `model.train_function`: `compile` drops it and `make_train_function` with
+    `force=True`, which callbacks use, replaces it, and the loops go with it.
+    """
+    model.make_train_function()
+    loops = vars(model.train_function).setdefault("gradstab_loops", {})
+    key = (step, form, id(model.optimizer))
+    if key not in loops:
+        loops[key] = StepLoop(model, step, form)
+    return loops[key]
+
+
+def _raise_if_diverged(optimizer: Any) -> None:
+    inner = getattr(optimizer, "inner_optimizer", None)
+    for candidate in (optimizer, inner):
+        check = getattr(candidate, "raise_if_diverged", None)
+        if check is not None:
+            check()
+            return

@@ -1,0 +1,327 @@
+"""`train`: `fit` with the loop on the device, and a run directory that survives a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from gradstab.training.checkpoint import Progress, RunDirectory
+from gradstab.training.epochs import EpochRunner, loop_of
+from gradstab.training.feeds import ArrayFeed, DatasetFeed, make_feed
+from gradstab.training.probe import Choice, choose_form
+from gradstab.training.settings import Settings, check_same_run, describe_run
+
+_STEPS_OF_UNKNOWN_EPOCH = 1000
+
+
+def train(
+    model: Any,
+    train_data: Any,
+    validation_data: Any = None,
+    *,
+    epochs: int,
+    batch_size: int = 32,
+    steps_per_epoch: int | None = None,
+    callbacks: Sequence[Any] | Any = (),
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    seed: int | None = None,
+    jit_compile: bool | str = "auto",
+    steps_per_call: int | str = "auto",
+    monitor: str | None = None,
+    monitor_mode: str = "auto",
+    early_stopping_patience: int | None = None,
+    verbose: int | str = "auto",
+) -> keras.callbacks.History:
+    """Train a compiled Keras model with the whole loop on the device.
+
+    Use it in place of `fit` where steps are short, where a run must survive being killed, or where
+    a diverging run has to end with the cause named. Callbacks, metrics, the progress bar and the
+    history are Keras' own and are called in `fit`'s order; `train_step`, `test_step` and
+    `compute_loss` overrides are honoured.
+
+    Many steps run in one call, about a second's worth, and the host wakes in between for the
+    progress bar and for an interrupt. A callback that overrides a batch hook wakes it after every
+    step, unless it has an attribute `needs_every_batch = False` (and then after every
+    `every_n_steps` of its own, if it has that), or unless `steps_per_call` is given.
+
+    With `run_dir`, a run that was killed at any moment and is started again with the same
+    arguments and `resume=True` goes on after its last completed epoch. On the CPU it ends, bit for
+    bit, where it would have ended undisturbed. What this asks for: data in an order that is a
+    function of the epoch (arrays are, by `seed`; so is a pipeline with a `for_epoch` attribute, as
+    `gradstab.data.load` makes them; of any other pipeline the caller must know); random layers
+    that draw from seed generators of their own, as Keras' do; and callbacks without state of their
+    own: a resumed `EarlyStopping` or `ReduceLROnPlateau` counts its patience from zero, while
+    `early_stopping_patience` here goes on counting. A learning rate that was cut stays cut.
+
+    A directory holds `config.json` (arguments, versions, the form of the loop), `history.json`
+    (after every epoch), `model.keras` (the model at its best `monitor`; until the first epoch ends,
+    as it began) and `checkpoints/` (weights, optimizer and random states after the last epoch).
+
+    Args:
+        model: A compiled `keras.Model`, built or not. One device trains it: the GPU if TensorFlow
+            sees one.
+        train_data: Arrays `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of
+            arrays, which are kept on the device and shuffled by seed and epoch; or a
+            `tf.data.Dataset` of batches.
+        validation_data: The same, for an evaluation after each epoch.
+        epochs: The epoch to train up to, as in `fit`; resumed runs included.
+        batch_size: Examples per step, for arrays.
+        steps_per_epoch: Batches per epoch of a `tf.data.Dataset`, which is repeated as needed.
+        callbacks: Keras callbacks.
+        run_dir: A directory for the run; None writes nothing.
+        resume: Go on with the run in `run_dir`; where there is none, begin.
+        seed: Fixes the order of arrays, and is given to `keras.utils.set_random_seed` at the start.
+            None takes an order at random (kept in `run_dir`) and sets nothing.
+        jit_compile: False is a plain graph; True or `"step"` compiles the step with XLA; `"loop"`
+            the whole loop, for arrays only; `"auto"` times them on real batches, puts everything
+            back that this changed, and takes the fastest. XLA is not tried for a run that is too
+            short to gain from it. Forms differ in the last digits, and dropout may draw other
+            numbers under XLA; a resumed run keeps its form.
+        steps_per_call: How many steps run between two looks of the host, or `"auto"`.
+        monitor: The log by which the best model is kept. Default: `"val_loss"` with validation
+            data, else `"loss"`.
+        monitor_mode: `"min"`, `"max"`, or `"auto"` by the name of the log.
+        early_stopping_patience: Stop after so many epochs without a better `monitor`.
+        verbose: 0 is silent, 1 a progress bar, 2 a line per epoch, `"auto"` is 1.
+
+    Returns:
+        The `History`, as from `fit`; a resumed run's holds all its epochs. Its `params["loop"]`
+        tells the form of the loop, why, and what was timed.
+
+    Raises:
+        ValueError: If an argument can't be right, `run_dir` can't be written, holds a run already
+            (without `resume`) or another run than this (with it), or there is no data.
+        TypeError: If an argument is of the wrong kind.
+        gradstab.DivergenceError: If the optimizer is gradstab's and had to skip too many steps in a
+            row; with a `DivergenceGuard` among the callbacks, what that does instead.
+
+    Example:
+    >>> import keras, numpy as np, gradstab
+    >>> model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", loss="mse")
+    >>> x, y = np.ones((64, 4)), np.ones((64, 1))
+    >>> history = gradstab.training.train(model, (x, y), (x, y), epochs=3, seed=0, verbose=0)
+    >>> sorted(history.history), len(history.history["loss"])
+    (['loss', 'val_loss'], 3)
+    """
+    _check_model(model)
+    watched = monitor or ("loss" if validation_data is None else "val_loss")
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        seed=seed,
+        jit_compile=jit_compile,
+        steps_per_call=steps_per_call,
+        monitor=watched,
+        monitor_mode=monitor_mode,
+        early_stopping_patience=early_stopping_patience,
+        verbose=verbose,
+    )
+    if watched.startswith("val_") and validation_data is None:
+        raise ValueError(f"`monitor` needs `validation_data`. Received: monitor={watched!r}")
+    directory = None if run_dir is None else RunDirectory(run_dir)
+    if directory is not None:
+        config, progress = directory.open(resume=resume)
+    elif resume:
+        raise ValueError("`resume=True` needs the run's directory. Received: run_dir=None")
+    else:
+        config, progress = {}, Progress()
+
+    order_seed = config.get("order_seed", random.randrange(2**31)) if seed is None else seed
+    feed = make_feed(
+        "train_data",
+        train_data,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        seed=order_seed,
+        first_epoch=progress.epochs_done,
+    )
+    validation = None
+    if validation_data is not None:
+        validation = make_feed("validation_data", validation_data, batch_size=batch_size)
+    if settings.form == "xla_loop" and not isinstance(feed, ArrayFeed):
+        raise ValueError(
+            "`jit_compile='loop'` needs arrays as `train_data`. Received: a tf.data.Dataset. Pass "
+            "'step' instead"
+        )
+
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    _build(model, feed)
+    new_config = describe_run(model, settings, steps=feed.steps) | {"order_seed": order_seed}
+    if config:
+        check_same_run(config, new_config)
+    if directory is not None and progress.epochs_done:
+        directory.restore(model, progress)
+    return _run(
+        model, feed, validation, callbacks, settings, directory, progress, config, new_config
+    )
+
+
+def _run(
+    model: Any,
+    feed: ArrayFeed | DatasetFeed,
+    validation: ArrayFeed | DatasetFeed | None,
+    callbacks: Any,
+    settings: Settings,
+    directory: RunDirectory | None,
+    progress: Progress,
+    old_config: dict[str, Any],
+    config: dict[str, Any],
+) -> keras.callbacks.History:
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = keras.callbacks.CallbackList(
+            callbacks,
+            add_history=True,
+            add_progbar=settings.verbose != 0,
+            verbose=settings.verbose,
+            epochs=settings.epochs,
+            steps=feed.steps,
+            model=model,
+        )
+    history = model.history
+    history.history.update(progress.history)
+    model.stop_training = False
+    callbacks.on_train_begin()
+    history.epoch = list(range(progress.epochs_done))
+    first = max(progress.epochs_done, _epoch_of_backup(model))
+    over = progress.stopped and settings.epochs <= old_config["arguments"]["epochs"]
+    logs: dict[str, Any] | None = None
+    if first < settings.epochs and not over:
+        choice = _choose(model, feed, settings, old_config, first)
+        history.params = (history.params or {}) | {"loop": dataclasses.asdict(choice)}
+        if settings.verbose != 0:
+            print(f"{choice}; device: {config['device']}")
+        if directory is not None:
+            directory.begin(config | {"loop": dataclasses.asdict(choice)}, model)
+        runner = EpochRunner(
+            model,
+            callbacks,
+            choice.form,
+            None if settings.steps_per_call == "auto" else int(settings.steps_per_call),
+        )
+        for epoch in range(first, settings.epochs):
+            logs = runner.train(feed, epoch)
+            if validation is not None:
+                logs |= {f"val_{name}": log for name, log in runner.evaluate(validation).items()}
+            callbacks.on_epoch_end(epoch, logs)
+            _keep(model, epoch, history, settings, directory, progress)
+            if model.stop_training:
+                break
+    if isinstance(model.optimizer, keras.optimizers.Optimizer):
+        model.optimizer.finalize_variable_values(model.trainable_weights)
+    callbacks.on_train_end(logs=logs)
+    return history
+
+
+def _keep(
+    model: Any,
+    epoch: int,
+    history: Any,
+    settings: Settings,
+    directory: RunDirectory | None,
+    progress: Progress,
+) -> None:
+    """Take in what an epoch gave: the best model, an early stop, the state to resume from."""
+    if settings.monitor not in history.history:
+        raise ValueError(
+            f"`monitor` must be one of the logs, {', '.join(sorted(history.history))}. Received: "
+            f"monitor={settings.monitor!r}"
+        )
+    value = float(history.history[settings.monitor][-1])
+    if settings.improves(value, progress.best_value):
+        progress.best_value, progress.best_epoch, progress.epochs_since_best = value, epoch, 0
+        if directory is not None:
+            directory.save_best(model)
+    else:
+        progress.epochs_since_best += 1
+    patience = settings.early_stopping_patience
+    if patience is not None and progress.epochs_since_best >= patience:
+        model.stop_training = True
+    progress.epochs_done = epoch + 1
+    progress.history = history.history
+    progress.stopped = bool(model.stop_training)
+    if directory is not None:
+        directory.save_last(model, progress)
+
+
+def _choose(
+    model: Any,
+    feed: ArrayFeed | DatasetFeed,
+    settings: Settings,
+    old_config: dict[str, Any],
+    epoch: int,
+) -> Choice:
+    if model.run_eagerly:
+        return Choice("graph", "run step by step, since the model was compiled with run_eagerly")
+    before = old_config.get("loop")
+    if settings.form is not None:
+        if before is not None and before["form"] != settings.form:
+            raise ValueError(
+                f"`jit_compile` can't change in a resumed run, whose form of the loop is "
+                f"{before['form']!r}. Received: jit_compile={settings.jit_compile!r}. Pass 'auto'"
+            )
+        return Choice(settings.form, "as asked for")
+    if before is not None:
+        return Choice(**before | {"reason": "as the run began"})
+    return choose_form(
+        lambda form: loop_of(model, "train_step", form),
+        feed,
+        epoch=epoch,
+        num_steps=(settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH),
+        over_arrays=isinstance(feed, ArrayFeed),
+    )
+
+
+def _build(model: Any, feed: ArrayFeed | DatasetFeed) -> None:
+    """Make all variables, and let an optimizer of ours know the model, before a step is traced."""
+    batch = feed.signature()
+    # Variables that are made while a step is traced make TensorFlow trace it twice: here it is the
+    # short step without gradients. A model without a loss has none, and may yet train by a step of
+    # its own; whatever is really wrong comes up again in a moment.
+    with contextlib.suppress(Exception):
+        _trace(model.test_step, batch)
+    if not model.built:
+        _trace(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
+    if hasattr(model.optimizer, "bind"):
+        model.optimizer.bind(model)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
+def _trace(function: Any, argument: Any) -> None:
+    tf.function(lambda data: function(data), autograph=False).get_concrete_function(argument)
+
+
+def _check_model(model: Any) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`training.train` needs Keras on TensorFlow. Received: "
+            f"the backend {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow, or use `fit`"
+        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
+    if not model.compiled or model.optimizer is None:
+        raise ValueError(
+            "`model` must be compiled with an optimizer. Call `model.compile(optimizer, loss=...)` "
+            f"first. Received: model={model!r}"
+        )
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "`training.train` trains on one device. Received: a model made under a strategy with "
+            f"{model.distribute_strategy.num_replicas_in_sync} replicas. Use `model.fit`"
+        )
+
+
+def _epoch_of_backup(model: Any) -> int:
+    # Keras' BackupAndRestore says by this private attribute, and no other way, where to go on.
+    return getattr(model, "_initial_epoch", None) or 0

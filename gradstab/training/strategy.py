@@ -1,0 +1,172 @@
+"""The compiled loop: many steps of a model in one call on the device.
+
+Three forms of it, since no one of them is the fastest for every model:
+
+- `"graph"`: a `tf.while_loop` around the step;
+- `"xla_step"`: the same loop with the step compiled by XLA;
+- `"xla_loop"`: loop and step compiled by XLA as one, for arrays that lie on the device. It does
+  away with all cost between steps, but on CPU XLA runs convolutions inside a loop on one thread.
+
+A Python `for batch in dataset` inside `tf.function` is none of them: it turns into a dataset
+reduction, whose body runs several times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+FORMS = ("graph", "xla_step", "xla_loop")
+
+Logs = dict[str, Any]
+
+
+class StepLoop:
+    """Runs `model.train_step` or `model.test_step` many times per call, and returns the logs.
+
+    Logs are the model's metrics after the last step, or, for a step of the user's own that
+    returns something else, what its last step returned: the same that `fit` shows.
+
+    Args:
+        model: A compiled model whose weights exist.
+        step: `"train_step"` or `"test_step"`.
+        form: One of `FORMS`.
+    """
+
+    def __init__(self, model: Any, step: str, form: str) -> None:
+        self.form = form
+        self._model = model
+        self._name = step
+        self._eager = bool(model.run_eagerly)
+        self._returned: Logs | None = None
+        self._inspected = False
+        self._functions: dict[int, Any] = {}
+        self._iterating: Any = None
+        self._variables: dict[int, Any] = {}
+        plain: Callable[[Any], Logs] = getattr(model, step)
+        self._plain_step = plain
+        self._step = _compile(plain, xla=True) if form == "xla_step" else plain
+
+    def run_arrays(self, arrays: Any, order: Any, start: int, count: int, batch_size: int) -> Logs:
+        """Run `count` steps on rows `order[start * batch_size:]` of arrays; return the logs."""
+        if self._eager:
+            logs: Logs = {}
+            for i in range(start, start + count):
+                rows = order[i * batch_size : (i + 1) * batch_size]
+                logs = self._plain_step(_gather(arrays, rows))
+            return self._chosen(logs)
+        if batch_size not in self._functions:
+            self._inspect(
+                keras.tree.map_structure(
+                    lambda array: tf.TensorSpec([batch_size, *array.shape[1:]], array.dtype), arrays
+                )
+            )
+            # A smaller last batch is one step of many: not worth a second compilation by XLA.
+            whole = not self._functions
+            self._functions[batch_size] = self._over_arrays(batch_size, xla=whole)
+            self._trace(self._functions[batch_size], arrays, order, tf.constant(0), tf.constant(0))
+        run = self._functions[batch_size]
+        return dict(run(arrays, order, tf.constant(start), tf.constant(count)))
+
+    def run_iterator(self, iterator: Any, count: int) -> tuple[int, Logs]:
+        """Run up to `count` steps on batches of a `tf.data` iterator; return how many, and logs."""
+        if self._eager:
+            done, logs = 0, {}
+            while done < count and (batch := next(iterator, None)) is not None:
+                logs = self._plain_step(batch)
+                done += 1
+            return done, self._chosen(logs) if done else {}
+        if self._iterating is None:
+            self._inspect(iterator.element_spec)
+            self._iterating = _compile(self._over_iterator, xla=False)
+            self._trace(self._iterating, iterator, tf.constant(0))
+        done, logs = self._iterating(iterator, tf.constant(count))
+        return int(done), dict(logs)
+
+    def num_traces(self) -> int:
+        """Return how often the loop has been traced so far."""
+        functions = [*self._functions.values(), self._iterating]
+        return sum(f.experimental_get_tracing_count() for f in functions if f is not None)
+
+    def variables(self) -> list[Any]:
+        """Return every variable that the traced loop reads or writes."""
+        return list(self._variables.values())
+
+    def _trace(self, function: Any, *arguments: Any) -> None:
+        concrete = function.get_concrete_function(*arguments)
+        self._variables.update((id(variable), variable) for variable in concrete.variables)
+
+    def _over_arrays(self, batch_size: int, *, xla: bool) -> Any:
+        step = self._step if xla else self._plain_step
+
+        def run(arrays: Any, order: Any, start: Any, count: Any) -> Logs:
+            def body(i: Any, _: Logs) -> tuple[Any, Logs]:
+                rows = tf.slice(order, [i * batch_size], [batch_size])
+                return i + 1, self._kept(step(_gather(arrays, rows)))
+
+            end = start + count
+            _, logs = tf.while_loop(lambda i, _: i < end, body, (start, self._no_logs()))
+            return self._logs(logs)
+
+        return _compile(run, xla=xla and self.form == "xla_loop")
+
+    def _over_iterator(self, iterator: Any, count: Any) -> tuple[Any, Logs]:
+        def body(i: Any, _: Any, logs: Logs) -> tuple[Any, Any, Logs]:
+            batch = iterator.get_next_as_optional()
+
+            def step() -> tuple[Any, Logs]:
+                return i + 1, self._kept(self._step(batch.get_value()))
+
+            more = batch.has_value()
+            i, logs = tf.cond(more, step, lambda: (i, logs))
+            return i, more, logs
+
+        done, _, logs = tf.while_loop(
+            lambda i, more, _: tf.logical_and(i < count, more),
+            body,
+            (tf.constant(0), tf.constant(True), self._no_logs()),
+        )
+        return done, self._logs(logs)
+
+    def _inspect(self, batch: Any) -> None:
+        """Find out whether the step returns the model's metrics, or logs of its own to carry."""
+        if self._inspected:
+            return
+        self._inspected = True
+        if not any(_overridden(self._model, name) for name in (self._name, "compute_metrics")):
+            return
+        traced = _compile(self._plain_step, xla=False).get_concrete_function(batch)
+        logs = traced.structured_outputs
+        if isinstance(logs, dict) and set(logs) != set(self._model.get_metrics_result()):
+            self._returned = logs
+
+    def _no_logs(self) -> Logs:
+        if self._returned is None:
+            return {}
+        return {name: tf.zeros(log.shape, log.dtype) for name, log in self._returned.items()}
+
+    def _kept(self, logs: Logs) -> Logs:
+        return {} if self._returned is None else logs
+
+    def _logs(self, carried: Logs) -> Logs:
+        return carried if self._returned is not None else self._model.get_metrics_result()
+
+    def _chosen(self, logs: Logs) -> Logs:
+        metrics = self._model.get_metrics_result()
+        own = isinstance(logs, dict) and set(logs) != set(metrics)
+        return logs if own else metrics
+
+
+def _compile(function: Callable[..., Any], *, xla: bool) -> Any:
+    return tf.function(function, autograph=False, jit_compile=True if xla else None)
+
+
+def _gather(arrays: Any, rows: Any) -> Any:
+    return keras.tree.map_structure(lambda array: tf.gather(array, rows), arrays)
+
+
+def _overridden(model: Any, name: str) -> bool:
+    return name in vars(model) or getattr(type(model), name) is not getattr(keras.Model, name)

@@ -1,0 +1,187 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gradstab.training import train
+
+
+class Killed(BaseException):
+    """Ends a run where a kill would: nothing that a run catches or cleans up comes after it."""
+
+
+def test_what_a_run_leaves_on_disk(make_model, data, tmp_path):
+    directory = tmp_path / "runs" / "first"
+    model = make_model()
+    history = train(model, data, data, epochs=3, seed=4, run_dir=directory, verbose=0)
+    files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    assert files == {
+        "config.json", "history.json", "model.keras",
+        "checkpoints/state.json", "checkpoints/epoch-000003.weights.h5",
+    }  # fmt: skip
+    assert json.loads((directory / "history.json").read_text()) == history.history
+    config = json.loads((directory / "config.json").read_text())
+    assert config["arguments"]["seed"] == 4
+    assert config["loop"]["form"] == "graph"
+    assert config["loop"] == history.params["loop"]
+    assert config["versions"]["keras"] == keras.__version__
+
+
+def test_model_file_is_the_best(make_model, data, tmp_path):
+    model = make_model(keras.optimizers.SGD(0.5))
+
+    def spoil(epoch, logs):
+        if epoch == 1:
+            model.optimizer.learning_rate = 50.0
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=spoil)
+    history = train(
+        model, data, data, epochs=4, callbacks=[callback], run_dir=tmp_path, jit_compile=False,
+        verbose=0,
+    )  # fmt: skip
+    losses = history.history["val_loss"]
+    assert np.argmin(losses) == 1
+    best = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(best.evaluate(*data, verbose=0)[0], losses[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kept", ["config", "progress"])
+def test_resumed_is_uninterrupted_wherever_the_kill_falls(
+    make_model, data, tmp_path, monkeypatch, same_state, kept
+):
+    arguments = {"epochs": 3, "seed": 2, "early_stopping_patience": 50, "verbose": 0}
+    whole = make_model(noisy=True)
+    expected = train(whole, data, data, run_dir=tmp_path / "whole", **arguments)
+
+    rename, unlink = os.replace, os.unlink
+    kills = {"config": (1, 2, 3, 4), "progress": (5, 6, 7, 8)}[kept]
+    for kill_at in kills:
+        writes = 0
+
+        def die(source, target, kill_at=kill_at):
+            nonlocal writes
+            writes += 1
+            if writes == kill_at:
+                monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+                raise Killed
+            rename(source, target)
+
+        monkeypatch.setattr("gradstab.training.checkpoint.os.replace", die)
+        directory = tmp_path / f"killed-{kill_at}"
+        with pytest.raises(Killed):
+            train(make_model(noisy=True), data, data, run_dir=directory, **arguments)
+        monkeypatch.undo()
+        assert any(directory.rglob(".writing-*"))
+
+        model = make_model(noisy=True)
+        history = train(model, data, data, run_dir=directory, resume=True, **arguments)
+        assert history.history == expected.history
+        assert history.epoch == [0, 1, 2]
+        assert same_state(model, whole)
+        assert not any(directory.rglob(".writing-*"))
+        states = [
+            json.loads((path / "checkpoints" / "state.json").read_text())
+            for path in (directory, tmp_path / "whole")
+        ]
+        assert states[0] == states[1]
+    assert os.unlink is unlink
+
+
+_SCRIPT = """
+import os, signal, sys
+import keras, numpy as np
+from gradstab.training import train
+
+keras.utils.set_random_seed(7)
+model = keras.Sequential([
+    keras.layers.Input((4,)), keras.layers.Dense(8), keras.layers.Dropout(0.5),
+    keras.layers.Dense(1),
+])
+model.compile(keras.optimizers.Adam(0.01), "mse")
+x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+def kill(batch, logs):
+    if sys.argv[2] == "killed" and model.optimizer.iterations == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(
+    model, (x, x[:, :1]), epochs=4, batch_size=8, run_dir=sys.argv[1], seed=3, verbose=0,
+    resume=sys.argv[2] == "resumed", jit_compile=False,
+    callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=kill)],
+)
+np.savez(sys.argv[1] + "/end.npz", *[v.numpy() for v in model.variables + model.optimizer.variables])
+"""
+
+
+def test_a_process_that_is_killed_in_an_epoch_resumes_bit_for_bit(tmp_path):
+    def start(name, how):
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _SCRIPT, str(tmp_path / name), how],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    whole, killed = start("whole", "whole"), start("other", "killed")
+    assert killed.wait(300) == -signal.SIGKILL
+    assert whole.wait(300) == 0
+    assert start("other", "resumed").wait(300) == 0
+    ends = [np.load(tmp_path / name / "end.npz") for name in ("whole", "other")]
+    for name in ends[0].files:
+        assert ends[0][name].tobytes() == ends[1][name].tobytes()
+
+
+def test_resuming_a_longer_run_and_where_nothing_is_there(make_model, data, tmp_path, same_state):
+    whole, first, second = (make_model(noisy=True) for _ in range(3))
+    arguments = {"seed": 0, "jit_compile": False, "verbose": 0}
+    train(whole, data, epochs=4, **arguments)
+    train(first, data, epochs=2, run_dir=tmp_path, resume=True, **arguments)
+    history = train(second, data, epochs=4, run_dir=tmp_path, resume=True, **arguments)
+    assert len(history.history["loss"]) == 4
+    assert same_state(whole, second)
+
+
+def test_order_of_arrays_without_a_seed_is_kept(make_model, data, tmp_path, same_state):
+    models = [make_model() for _ in range(3)]
+    train(models[0], data, epochs=2, run_dir=tmp_path / "a", verbose=0)
+    train(models[1], data, epochs=1, run_dir=tmp_path / "b", verbose=0)
+    config = tmp_path / "b" / "config.json"
+    taken = json.loads((tmp_path / "a" / "config.json").read_text())["order_seed"]
+    assert taken != json.loads(config.read_text())["order_seed"]
+    train(models[2], data, epochs=2, run_dir=tmp_path / "a", resume=True, verbose=0)
+    assert same_state(models[0], models[2])
+
+
+def test_early_stop_counts_on_after_a_kill_and_stays_stopped(make_model, data, tmp_path):
+    arguments = {
+        "epochs": 20, "early_stopping_patience": 3, "run_dir": tmp_path, "jit_compile": False,
+        "verbose": 0,
+    }  # fmt: skip
+
+    def die(epoch, logs):
+        if epoch == 2:
+            raise Killed
+
+    never = keras.optimizers.SGD(0.0)
+    with pytest.raises(Killed):
+        train(
+            make_model(never), data, data, **arguments,
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=die)],
+        )  # fmt: skip
+    for _ in range(2):
+        model = make_model(keras.optimizers.SGD(0.0))
+        history = train(model, data, data, resume=True, **arguments)
+        assert len(history.history["loss"]) == 4
+        assert int(model.optimizer.iterations) == 12
+
+
+def test_endless_pipeline_goes_on_where_it_was(make_model, data, tmp_path, same_state):
+    endless = tf.data.Dataset.from_tensor_slices(data).repeat().batch(10)
+    arguments = {"steps_per_epoch": 4, "jit_compile": False, "verbose": 0}
+    whole, model = make_model(), make_model()
+    train(whole, endless, epochs=3, **arguments)
+    train(make_model(), endless, epochs=1, run_dir=tmp_path, **arguments)
+    train(model, endless, epochs=3, run_dir=tmp_path, resume=True, **arguments)
+    assert same_state(whole, model)
