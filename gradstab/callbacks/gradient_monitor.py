@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +19,9 @@ from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.optimizers.telemetry import CAPACITY
 from gradstab.transforms.clipping import ClipByGlobalNorm
 
+# Where Keras makes the logs of an epoch; see `_feed_epoch_logs`.
+_LOGS_HOOK = "_get_metrics_result_or_logs"
+
 
 @final
 class GradientMonitor(keras.callbacks.Callback):
@@ -26,7 +29,7 @@ class GradientMonitor(keras.callbacks.Callback):
 
     It reads what a `StabilizedOptimizer` measured inside the compiled step, so it costs a look at
     most every `every_n_steps` steps and no second backward pass. The epoch's logs get, for History,
-    CSVLogger and all callbacks that stand after it in the list:
+    CSVLogger, the progress bar and every other callback, wherever it stands in the list:
 
     | key | meaning, over the epoch's steps |
     |---|---|
@@ -69,6 +72,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._cursor = 0
         self._batches = 0
         self._epoch: list[Reading] = []
+        self._logs_are_due = False
 
     def on_train_begin(self, logs: MutableMapping[str, Any] | None = None) -> None:
         """Bind the model and open the record."""
@@ -88,10 +92,12 @@ class GradientMonitor(keras.callbacks.Callback):
             )
         self._cursor = optimizer.telemetry.peek().cursor
         self._batches = 0
+        _feed_epoch_logs(self.model, self._logs_once)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Begin a new count."""
         self._epoch = []
+        self._logs_are_due = True
 
     def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Look every n-th time."""
@@ -100,25 +106,38 @@ class GradientMonitor(keras.callbacks.Callback):
             self._look()
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
-        """Sum the epoch up in its logs."""
+        """Sum the epoch up in its logs, if nothing did before."""
+        if logs is not None and "grad_norm" not in logs:
+            logs.update(self.epoch_logs())
+
+    def epoch_logs(self) -> dict[str, float]:
+        """Return what this epoch's steps add to its logs, up to now."""
         self._look()
-        if logs is None:
-            return
         norms = np.concatenate([reading.grad_norm for reading in self._epoch])
         finite = norms[np.isfinite(norms)]
-        logs["grad_norm"] = float(finite.mean()) if len(finite) else float("nan")
-        logs["grad_norm_max"] = float(finite.max()) if len(finite) else float("nan")
-        logs["clipped"] = int(sum(reading.clipped.sum() for reading in self._epoch))
-        logs["skipped"] = int(sum(reading.skipped.sum() for reading in self._epoch))
+        return {
+            "grad_norm": float(finite.mean()) if len(finite) else float("nan"),
+            "grad_norm_max": float(finite.max()) if len(finite) else float("nan"),
+            "clipped": int(sum(reading.clipped.sum() for reading in self._epoch)),
+            "skipped": int(sum(reading.skipped.sum() for reading in self._epoch)),
+        }
 
     def on_train_end(self, logs: MutableMapping[str, Any] | None = None) -> None:
         """Close the record and draw it."""
+        _stop_feeding(self.model)
         if self._writer is None or self.run_dir is None:
             return
         self._look()
         self._writer.close()
         self._writer = None
         _draw(self.run_dir)
+
+    def _logs_once(self) -> dict[str, float]:
+        """Return the scalars when they are asked for first: for the epoch, not an evaluation."""
+        if not self._logs_are_due:
+            return {}
+        self._logs_are_due = False
+        return self.epoch_logs()
 
     def _optimizer(self) -> StabilizedOptimizer:
         optimizer = stabilized_optimizer(self.model)
@@ -162,6 +181,34 @@ class GradientMonitor(keras.callbacks.Callback):
                     },
                     {"grad_norm": list(reading.norms.values())} if last else None,
                 )
+
+
+def _feed_epoch_logs(model: Any, scalars: Callable[[], dict[str, float]]) -> None:
+    """Have `fit` put scalars into an epoch's logs before any callback gets them.
+
+    A callback can add to the logs for those after it only, and Keras has no public place before the
+    first. Its private `_get_metrics_result_or_logs` makes the logs of an epoch and of an
+    evaluation; it is replaced on this one model, for this one run: `History` is another in the
+    next.
+    """
+    _stop_feeding(model)
+    original = getattr(model, _LOGS_HOOK, None)
+    if original is None:
+        return  # Another version of Keras: callbacks after the monitor see the scalars.
+    history = model.history
+
+    def with_scalars(logs: Any) -> Any:
+        result = original(logs)
+        if model.history is not history:
+            _stop_feeding(model)
+            return result
+        return {**result, **scalars()}
+
+    setattr(model, _LOGS_HOOK, with_scalars)
+
+
+def _stop_feeding(model: Any) -> None:
+    vars(model).pop(_LOGS_HOOK, None)
 
 
 def _bound(optimizer: StabilizedOptimizer) -> float | None:

@@ -1,0 +1,131 @@
+"""What the monitor adds to logs and writes to the run record."""
+
+import keras
+import numpy as np
+import pytest
+
+import gradstab
+from gradstab.callbacks import GradientMonitor
+from gradstab.monitoring import read_record
+
+
+def make_model(optimizer, **arguments):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile(optimizer, "mse", **arguments)
+    return model
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(64, 6)).astype("float32"), rng.normal(size=(64, 1)).astype("float32")
+
+
+def gradient_norms(model, x, y, batch_size, rate):
+    """Norms of plain gradient descent on the mean squared error, in float64."""
+    kernel, bias = (w.astype("float64") for w in model.get_weights())
+    norms = []
+    for start in range(0, len(x), batch_size):
+        features, target = x[start : start + batch_size], y[start : start + batch_size]
+        error = features @ kernel + bias - target
+        d_kernel = 2 * features.T @ error / len(features)
+        d_bias = 2 * error.mean(axis=0)
+        norms.append(np.sqrt((d_kernel**2).sum() + (d_bias**2).sum()))
+        kernel, bias = kernel - rate * d_kernel, bias - rate * d_bias
+    return np.array(norms)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4, 16])
+def test_logs_and_record_hold_the_true_norms(data, tmp_path, steps_per_execution):
+    optimizer = gradstab.stabilize("sgd", clip=100.0, learning_rate=0.01)
+    model = make_model(optimizer, steps_per_execution=steps_per_execution)
+    expected = gradient_norms(model, *data, batch_size=4, rate=0.01)
+    monitor = GradientMonitor(tmp_path / "run", every_n_steps=4)
+    history = model.fit(*data, batch_size=4, verbose=0, shuffle=False, callbacks=[monitor])
+    assert history.history["grad_norm"] == pytest.approx([expected.mean()], rel=1e-5)
+    assert history.history["grad_norm_max"] == pytest.approx([expected.max()], rel=1e-5)
+    assert (history.history["clipped"], history.history["skipped"]) == ([0], [0])
+    record = read_record(tmp_path / "run")
+    np.testing.assert_array_equal(record.steps, [4, 8, 12, 16])
+    np.testing.assert_allclose(record.column("grad_norm"), expected[3::4], rtol=1e-5)
+    last = record.norms.values[-1]
+    assert np.sqrt((last**2).sum()) == pytest.approx(expected[-1], rel=1e-4)
+    assert record.norms.names == tuple(v.path for v in model.trainable_variables)
+
+
+def test_a_skipped_step_is_an_event_with_its_cause(data, tmp_path):
+    x, y = data
+    x = x.copy()
+    x[9] = np.nan
+    model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
+    monitor = GradientMonitor(tmp_path / "run", every_n_steps=100)
+    history = model.fit(x, y, batch_size=4, verbose=0, shuffle=False, callbacks=[monitor])
+    assert history.history["skipped"] == [1]
+    assert np.isfinite(history.history["grad_norm"][0])
+    (event,) = read_record(tmp_path / "run").events
+    assert (event.name, event.step) == ("skip", 3)
+    assert event.details == {"cause": "nonfinite", "variable": model.trainable_variables[0].path}
+
+
+def test_a_second_fit_goes_on_in_the_same_record(data, tmp_path):
+    model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
+    monitor = GradientMonitor(tmp_path / "run", every_n_steps=8)
+    for _ in range(2):
+        model.fit(*data, batch_size=4, verbose=0, callbacks=[monitor])
+    np.testing.assert_array_equal(read_record(tmp_path / "run").steps, [8, 16, 24, 32])
+
+
+def test_the_model_is_left_as_it_was(data):
+    model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
+    before = set(vars(model))
+    model.fit(*data, verbose=0)
+    attributes = set(vars(model)) - before
+    model.fit(*data, verbose=0, callbacks=[GradientMonitor()])
+    assert set(vars(model)) - before == attributes
+    assert "grad_norm" not in model.fit(*data, verbose=0).history
+    assert "grad_norm" not in model.evaluate(*data, verbose=0, return_dict=True)
+
+
+def test_after_an_exception_the_next_run_has_no_columns_of_ours(data):
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise RuntimeError("broken")
+
+    model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
+    with pytest.raises(RuntimeError, match="broken"):
+        model.fit(*data, verbose=0, callbacks=[GradientMonitor(), Break()])
+    assert set(model.fit(*data, verbose=0).history) == {"loss"}
+
+
+def test_evaluation_inside_an_epoch_has_no_columns_of_ours(data):
+    seen = []
+
+    class Evaluate(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(self.model.evaluate(*data, verbose=0, return_dict=True))
+
+    model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
+    history = model.fit(*data, verbose=0, callbacks=[Evaluate(), GradientMonitor()])
+    assert set(seen[0]) == {"loss"}
+    assert "grad_norm" in history.history
+
+
+def test_an_optimizer_of_keras_is_refused_with_the_fix(data):
+    model = make_model("sgd")
+    with pytest.raises(ValueError, match=r"with SGD.*stabilize\(optimizer, clip=None\)"):
+        model.fit(*data, verbose=0, callbacks=[GradientMonitor()])
+
+
+@pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (1.5, TypeError)])
+def test_every_n_steps_is_a_positive_integer(value, kind):
+    with pytest.raises(kind, match="`every_n_steps` must be a positive integer"):
+        GradientMonitor(every_n_steps=value)
+
+
+def test_a_file_in_place_of_the_run_directory_is_refused(data, tmp_path):
+    path = tmp_path / "run"
+    path.write_text("something else")
+    model = make_model(gradstab.stabilize("sgd"))
+    with pytest.raises(OSError, match="run"):
+        model.fit(*data, verbose=0, callbacks=[GradientMonitor(path)])
+    assert path.read_text() == "something else"
