@@ -1,0 +1,47 @@
+"""What every test begins with: the same seeds, Keras' defaults, and plots that need no screen."""
+
+import os
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["MPLBACKEND"] = "agg"
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _isolated():
+    """Seed all generators, and leave nothing of one test's Keras to the next."""
+    np.random.seed(0)  # noqa: NPY002  code that draws from NumPy's global generator is seeded too
+    # Tests of what works without Keras must not load it, nor wait for it.
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.utils.set_random_seed(0)
+    yield
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.utils.clear_session(free_memory=False)
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_floatx("float32")
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run code in a fresh interpreter, outside the checkout, and return what it prints."""
+
+    def run(code, *arguments):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
