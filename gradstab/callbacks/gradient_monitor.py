@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.reading import Reading
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.optimizers.telemetry import CAPACITY
+from gradstab.reports.figures import plot_gradient_norm, save
 from gradstab.transforms.clipping import ClipByGlobalNorm
 
 # Where Keras makes the logs of an epoch; see `_feed_epoch_logs`.
@@ -80,16 +82,7 @@ class GradientMonitor(keras.callbacks.Callback):
         if self.model.built:
             optimizer.bind(self.model)
             optimizer.build(self.model.trainable_variables)
-        if self.run_dir is not None:
-            self._writer = RecordWriter(
-                self.run_dir,
-                variables=optimizer.telemetry.paths,
-                config={
-                    "optimizer": repr(optimizer),
-                    "every_n_steps": self.every_n_steps,
-                    "max_norm": _bound(optimizer),
-                },
-            )
+            self._open(optimizer)
         self._cursor = optimizer.telemetry.peek().cursor
         self._batches = 0
         _feed_epoch_logs(self.model, self._logs_once)
@@ -151,11 +144,26 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def _look(self) -> None:
         self._batches = 0
-        reading = self._optimizer().telemetry.peek(since=self._cursor)
+        optimizer = self._optimizer()
+        reading = optimizer.telemetry.peek(since=self._cursor)
         self._cursor = reading.cursor
         self._epoch.append(reading)
+        self._open(optimizer)
         if self._writer is not None:
             self._write(self._writer, reading)
+
+    def _open(self, optimizer: StabilizedOptimizer) -> None:
+        """Open the record, once the optimizer knows its variables."""
+        if self.run_dir is not None and self._writer is None:
+            self._writer = RecordWriter(
+                self.run_dir,
+                variables=optimizer.telemetry.paths,
+                config={
+                    "optimizer": repr(optimizer),
+                    "every_n_steps": self.every_n_steps,
+                    "max_norm": _bound(optimizer),
+                },
+            )
 
     def _write(self, writer: RecordWriter, reading: Reading) -> None:
         if reading.missed:
@@ -219,10 +227,9 @@ def _bound(optimizer: StabilizedOptimizer) -> float | None:
 
 def _draw(run_dir: Path) -> None:
     """Draw the record, if matplotlib is there and something was recorded."""
-    try:
-        from gradstab.reports.figures import plot_gradient_norm, save
-    except ImportError:
-        return
     record = read_record(run_dir)
-    if len(record.steps):
+    if not len(record.steps):
+        return
+    # A run must not fail at its end for want of an extra.
+    with contextlib.suppress(ImportError):
         save(plot_gradient_norm(record), run_dir / "gradient_norm.png")

@@ -26,7 +26,7 @@ def current_rate(optimizer: Any) -> Any | None:
 
 
 def adjustable_parts(optimizer: Any) -> list[Any]:
-    """Return every `schedules.Adjustable` in an optimizer's schedule, each once, the outermost first."""
+    """Return every `schedules.Adjustable` in an optimizer's schedule once, the outermost first."""
     found: list[Any] = []
     pending = [learning_rate_source(part) for part in parts(optimizer)]
     while pending:

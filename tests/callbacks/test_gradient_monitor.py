@@ -1,5 +1,7 @@
 """What the monitor adds to logs and writes to the run record."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -129,3 +131,22 @@ def test_a_file_in_place_of_the_run_directory_is_refused(data, tmp_path):
     with pytest.raises(OSError, match="run"):
         model.fit(*data, verbose=0, callbacks=[GradientMonitor(path)])
     assert path.read_text() == "something else"
+
+
+def test_a_model_that_fit_builds_is_recorded_too(data, tmp_path):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(gradstab.stabilize("sgd", learning_rate=0.01), "mse")
+    model.fit(*data, batch_size=4, verbose=0, callbacks=[GradientMonitor(tmp_path / "run", 8)])
+    record = read_record(tmp_path / "run")
+    np.testing.assert_array_equal(record.steps, [8, 16])
+    assert record.norms.names == tuple(v.path for v in model.trainable_variables)
+
+
+def test_without_matplotlib_the_record_is_written_and_the_plot_left_out(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
+    model.fit(*data, batch_size=4, verbose=0, callbacks=[GradientMonitor(tmp_path / "run", 8)])
+    assert len(read_record(tmp_path / "run").steps) == 2
+    assert not (tmp_path / "run" / "gradient_norm.png").exists()
