@@ -1,1 +1,1 @@
-
+"""The command line: `main` and a module per command. Keras is imported when a command runs."""

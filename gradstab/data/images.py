@@ -67,8 +67,7 @@ def _images_by_class(folder: Path) -> dict[str, list[Path]]:
     if {name.lower() for name in names} <= _SPLIT_NAMES:
         raise DataError(
             f"{folder} holds splits ({', '.join(names)}), not classes, and splitting is done here. "
-            f"Pass a folder with one folder of images for each class, such as "
-            f"{class_folders[-1]}"
+            f"Pass a folder with one folder of images for each class, such as {class_folders[-1]}"
         )
     files_of = {
         entry.name: sorted(
@@ -122,8 +121,7 @@ def _decode_all(paths: Sequence[Path], decode: Any) -> tuple[Any, tuple[int, ...
         smallest, largest = min(sizes), max(sizes)
         raise DataError(
             f"The images have {len(sizes)} different sizes, from {smallest} to {largest} (height, "
-            f"width). Pass a size for all of "
-            "them, such as image_size=(64, 64)"
+            "width). Pass a size for all of them, such as image_size=(64, 64)"
         )
     return images, shape or ()
 

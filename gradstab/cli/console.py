@@ -1,0 +1,128 @@
+"""What the commands share: refusing in one line, checked arguments, a quiet TensorFlow, tables."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+class InputError(Exception):
+    """What a person gave can't be used; `main` prints it in one line and exits with 2."""
+
+
+class RunFailedError(Exception):
+    """Training could not go on; `main` prints why in one line and exits with 1."""
+
+
+def one_line(message: str) -> str:
+    """Return a message without line breaks."""
+    return " ".join(message.split())
+
+
+@contextlib.contextmanager
+def refusing_bad_input() -> Iterator[None]:
+    """Turn what gradstab and Keras raise about bad arguments and data into an `InputError`.
+
+    For loading and building only. An error of these types in training is a fault of the program,
+    and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise InputError(str(error) or type(error).__name__) from error
+
+
+def writable_folder(path: Path) -> Path:
+    """Make a folder, try to write into it, and return it, before hours of work depend on it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"--output {path} can't be written: {error.strerror or error}") from error
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def whole_number(minimum: int, maximum: float = math.inf) -> Callable[[str], int]:
+    """Return an argument's type: an integer of at least `minimum`, at most `maximum`."""
+
+    def parse(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if minimum <= int(text) <= maximum:
+                return int(text)
+        limit = "" if maximum == math.inf else f" and at most {maximum}"
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of at least {minimum}{limit}. Received: {text}"
+        )
+
+    return parse
+
+
+seed_number = whole_number(0, 2**32 - 1)  # NumPy takes no larger seed
+
+
+def positive_number(text: str) -> float:
+    """An argument's type: a positive, finite number."""
+    with contextlib.suppress(ValueError):
+        if 0.0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a positive number. Received: {text}")
+
+
+def quiet_tensorflow() -> None:
+    """Import TensorFlow and Keras without the C++ log lines of a start, nor those that follow.
+
+    Some are written before TensorFlow has read its log level, so stderr is kept aside meanwhile,
+    and shown if the import fails. `TF_CPP_MIN_LOG_LEVEL`, where a person has set it, is respected.
+    """
+    if _LOG_LEVEL in os.environ or "tensorflow" in sys.modules:
+        importlib.import_module("keras")
+        return
+    os.environ[_LOG_LEVEL] = "3"
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            importlib.import_module("keras")
+            # Looking for devices logs as well.
+            tensorflow = importlib.import_module("tensorflow")
+            tensorflow.config.list_physical_devices()
+            tensorflow.get_logger().setLevel("ERROR")
+        except BaseException:
+            aside.seek(0)
+            os.write(original, aside.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            os.close(original)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a table as text; the first `left` columns flush left, the others flush right."""
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
+    lines = [list(header), ["-" * width for width in widths], *map(list, rows)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
