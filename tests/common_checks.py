@@ -1,0 +1,222 @@
+"""What every public transform must pass as it is, and the tools that the checks share.
+
+A new transform goes into `TRANSFORMS`, with arguments at which it acts on gradients of norm 1 and
+more. `tests/transforms/test_transforms_common.py` runs the checks and fails if a public transform is missing.
+"""
+
+import inspect
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gradstab import transforms
+from gradstab.optimizers import StabilizedOptimizer
+
+MODES = ("eager", "graph", "xla")
+
+TRANSFORMS = {
+    "ClipByValue": lambda: transforms.ClipByValue(0.1),
+    "ClipByNorm": lambda: transforms.ClipByNorm(0.1),
+    "ClipByGlobalNorm": lambda: transforms.ClipByGlobalNorm(max_norm=0.1),
+    "SkipNonFinite": lambda: transforms.SkipNonFinite(max_consecutive=3),
+    "LimitUpdateRatio": lambda: transforms.LimitUpdateRatio(0.01, epsilon=0.1),
+}
+
+
+def public_transforms():
+    """Names of all classes in `gradstab.transforms` that a person can list in an optimizer."""
+    return [
+        name
+        for name in transforms.__all__
+        if inspect.isclass(getattr(transforms, name))
+        and issubclass(getattr(transforms, name), transforms.Transform)
+        and getattr(transforms, name) is not transforms.Transform
+    ]
+
+
+# Tools ------------------------------------------------------------------------------------------
+
+
+def compiled(function, mode):
+    """Return a function as it runs eagerly, in a graph, or compiled by XLA."""
+    if mode == "eager":
+        return function
+    return tf.function(function, jit_compile=mode == "xla", reduce_retracing=False)
+
+
+def make_variables(dtype="float32", seed=0):
+    """A small set of weights: an embedding, a kernel, a bias."""
+    draw = np.random.default_rng(seed)
+    return [
+        keras.Variable(draw.normal(size=shape), dtype=dtype, name=name)
+        for shape, name in (((5, 2), "embeddings"), ((3, 2), "kernel"), ((4,), "bias"))
+    ]
+
+
+def make_gradients(seed=1, dtype="float32", scale=1.0):
+    """Dense gradients for `make_variables`."""
+    draw = np.random.default_rng(seed)
+    return [tf.constant(scale * draw.normal(size=shape), dtype) for shape in ((5, 2), (3, 2), (4,))]
+
+
+def sparse(rows, values, dense_shape, dtype="float32"):
+    return tf.IndexedSlices(
+        tf.constant(values, dtype), tf.constant(rows, "int32"), tf.constant(dense_shape, "int32")
+    )
+
+
+def stepper(optimizer, variables, mode="eager"):
+    """Return a function that takes one step, in the given mode, and the list of its traces."""
+    traces = []
+
+    def step(*gradients):
+        traces.append(1)
+        optimizer.apply(list(gradients), variables)
+
+    return compiled(step, mode), traces
+
+
+def values_of(variables):
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def contents(variables):
+    """Every variable by its place and path, as bytes: NaN equals NaN, -0.0 differs from 0.0."""
+    return {
+        f"{place}: {getattr(v, 'path', v.name)}": value.tobytes()
+        for place, (v, value) in enumerate(zip(variables, values_of(variables), strict=True))
+    }
+
+
+def lasting_state(optimizer):
+    """All that a skipped step must leave as it was: what is neither telemetry nor a random seed."""
+    wrapper = optimizer
+    while not isinstance(wrapper, StabilizedOptimizer):
+        wrapper = wrapper.inner_optimizer
+    counter = wrapper.variables[0]  # Keras' own, which counts skipped steps too
+    assert counter.path.endswith("iteration")
+    return [
+        variable
+        for variable in optimizer.variables
+        if variable is not counter
+        and not variable.name.startswith("telemetry_")
+        and "seed_generator" not in variable.path
+    ]
+
+
+def differences(before, after):
+    """Names of the variables whose bytes changed."""
+    assert before.keys() == after.keys()
+    return [name for name in before if before[name] != after[name]]
+
+
+# The checks -------------------------------------------------------------------------------------
+
+
+def _built(name, dtype="float32", inner=None, skip=False):
+    inner = inner or keras.optimizers.SGD(1.0, momentum=0.5)
+    chain = [TRANSFORMS[name]()]
+    if skip and name != "SkipNonFinite":
+        chain.insert(0, transforms.SkipNonFinite())
+    variables = make_variables(dtype)
+    return StabilizedOptimizer(inner, chain), variables
+
+
+def config_round_trip(name):
+    transform = TRANSFORMS[name]()
+    arguments = list(inspect.signature(type(transform)).parameters)
+    config = transform.get_config()
+    assert list(config) == arguments
+    assert config == {argument: getattr(transform, argument) for argument in arguments}
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(transform))
+    assert type(again) is type(transform)
+    assert again.get_config() == config
+    assert repr(again) == repr(transform) == transform.__repr__()
+    assert repr(transform).startswith(f"{name}(")
+    registered = keras.saving.get_registered_name(type(transform))
+    assert registered == f"gradstab>{name}"
+    assert getattr(type(transform), "__final__", False), "variation comes from wrapping"
+    assert transform.stage == "gradient" or transform.cause is None, "an update can't be vetoed"
+
+
+def dtypes(name, dtype):
+    """In half precision a step gives what float32 gives, rounded; in float64 it is as exact."""
+    reference, exact = _built(name)
+    optimizer, variables = _built(name, dtype)
+    for seed in (1, 2):
+        reference.apply(make_gradients(seed), exact)
+        optimizer.apply(make_gradients(seed, dtype), variables)
+    tolerance = {"float16": 4e-3, "bfloat16": 4e-2, "float64": 1e-6}.get(dtype, 0)
+    for variable, other in zip(variables, exact, strict=True):
+        assert keras.backend.standardize_dtype(variable.dtype) == dtype
+        got = np.asarray(keras.ops.convert_to_numpy(variable), "float64")
+        np.testing.assert_allclose(got, values_of([other])[0], atol=tolerance, rtol=tolerance)
+
+
+def none_gradients(name):
+    """A variable without a gradient stays, and counts for nothing."""
+    optimizer, variables = _built(name)
+    alone, part = _built(name)
+    before = contents(variables[1:2])
+    optimizer.build(variables)
+    first, _, last = make_gradients()
+    optimizer.apply([first, last], [variables[0], variables[2]])
+    alone.apply([first, last], [part[0], part[2]])
+    assert not differences(before, contents(variables[1:2]))
+    for variable, other in zip(variables[::2], part[::2], strict=True):
+        np.testing.assert_array_equal(variable.numpy(), other.numpy())
+
+
+def zero_gradients(name):
+    """Zero stays zero: nothing is divided by a norm of 0."""
+    optimizer, variables = _built(name)
+    before = contents(variables)
+    for _ in range(2):
+        optimizer.apply([tf.zeros(v.shape) for v in variables], variables)
+    assert not differences(before, contents(variables))
+    assert int(optimizer.iterations) == 2
+
+
+def every_mode(name):
+    """Eager, graph and XLA agree over all that a run may meet, and only the first step traces.
+
+    Eagerly a sparse gradient with duplicate rows stands for the dense one beside it. A NaN step is
+    skipped whole, and the next good step is as if it had not been.
+    """
+    runs = [_built(name, inner=keras.optimizers.Adagrad(0.1), skip=True) for _ in range(3)]
+    (eager, expected), (graph, in_graph), (xla, in_xla) = runs
+    graph_step, graph_traces = stepper(graph, in_graph, "graph")
+    xla_step, xla_traces = stepper(xla, in_xla, "xla")
+    for seed, scale in enumerate((1.0, 10.0, np.nan, 0.0, 0.01)):
+        gradients = make_gradients(seed, scale=scale)
+        rows = np.array([[1.0, -2.0], [0.5, 3.0], [1.0, 1.0]], "float32") * scale
+        summed = np.zeros((5, 2), "float32")
+        np.add.at(summed, [3, 1, 3], rows)
+        states = [[*variables, *lasting_state(optimizer)] for optimizer, variables in runs]
+        before = [contents(state) for state in states]
+        eager.apply([sparse([3, 1, 3], rows, (5, 2)), *gradients[1:]], expected)
+        for step in (graph_step, xla_step):
+            step(tf.constant(summed), *gradients[1:])
+        if np.isnan(scale):
+            for old, state in zip(before, states, strict=True):
+                assert not differences(old, contents(state))
+            assert [optimizer.telemetry.peek().total_skipped for optimizer, _ in runs] == [1] * 3
+        if seed == 0:
+            first = len(graph_traces), len(xla_traces)
+        for variables in (in_graph, in_xla):
+            for got, other in zip(values_of(variables), values_of(expected), strict=True):
+                np.testing.assert_allclose(got, other, rtol=1e-6, atol=1e-6)
+    assert (len(graph_traces), len(xla_traces)) == first
+
+
+def acts(name):
+    """The arguments in the table are such that the transform does something."""
+    optimizer, variables = _built(name)
+    plain, untouched = keras.optimizers.SGD(1.0, momentum=0.5), make_variables()
+    gradients = make_gradients()
+    if TRANSFORMS[name]().cause is not None:
+        gradients[0] = tf.fill((5, 2), np.inf)
+    optimizer.apply(gradients, variables)
+    plain.apply(gradients, untouched)
+    assert differences(contents(variables), contents(untouched))
