@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gradstab.training.strategy import StepLoop
+from gradstab.training.strategy import StepLoop, batch_spec
 
 _HOW_TO_FEED = (
     "Pass a tf.data.Dataset of batches, or a tuple of arrays (x, y) or (x, y, sample_weight); "
@@ -44,7 +44,7 @@ class Feed(Protocol):
         """Return the pass over the data that belongs to `epoch`."""
         ...
 
-    def rehearsal(self, epoch: int) -> tuple[Epoch, int]:
+    def rehearsal(self) -> tuple[Epoch, int]:
         """Return batches to time steps on, without using up any, and how many in a row."""
         ...
 
@@ -119,18 +119,15 @@ class ArrayFeed:
             order = np.random.default_rng([self._seed, epoch]).permutation(self.num_examples)
         return _ArrayEpoch(self._arrays, tf.constant(order, tf.int32), self.batch_size)
 
-    def rehearsal(self, epoch: int) -> tuple[Epoch, int]:
-        """Return whole batches of `epoch` in a pass that starts again when it is through."""
+    def rehearsal(self) -> tuple[Epoch, int]:
+        """Return whole batches in a pass that starts again when it is through."""
         whole = self.num_examples // self.batch_size
         order = tf.range(self.num_examples)
         return _ArrayEpoch(self._arrays, order, self.batch_size, again=True), whole
 
     def signature(self) -> Any:
         """Return the structure of one whole batch."""
-        return keras.tree.map_structure(
-            lambda array: tf.TensorSpec([self.batch_size, *array.shape[1:]], array.dtype),
-            self._arrays,
-        )
+        return batch_spec(self._arrays, self.batch_size)
 
 
 class _ArrayEpoch:
@@ -143,7 +140,7 @@ class _ArrayEpoch:
         self._again = again
 
     def trace(self, loop: StepLoop) -> None:
-        loop.run_arrays(self._arrays, self._order, 0, 0, self._batch_size)
+        loop.run_arrays(self._arrays, self._order, 0, 0, self._batch_size, last=False)
 
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
         if self._again and self._position + count > self._whole:
@@ -152,14 +149,14 @@ class _ArrayEpoch:
         whole = min(count, self._whole - self._position)
         if whole > 0:
             logs = loop.run_arrays(
-                self._arrays, self._order, self._position, whole, self._batch_size
+                self._arrays, self._order, self._position, whole, self._batch_size, last=False
             )
             done = whole
         # The last, smaller batch has a shape of its own, and so a function of its own: all the
         # others keep a shape that is known when the step is compiled.
         if done < count and self._rest and self._position + done == self._whole:
             rest = self._order[self._whole * self._batch_size :]
-            logs = loop.run_arrays(self._arrays, rest, 0, 1, self._rest)
+            logs = loop.run_arrays(self._arrays, rest, 0, 1, self._rest, last=True)
             done += 1
         self._position += done
         return done, logs
@@ -187,7 +184,7 @@ class DatasetFeed:
             fix = (
                 "Pass `steps_per_epoch`" if name == "train_data" else "Cut it with `.take(batches)`"
             )
-            raise ValueError(f"`{name}` never ends. {fix}")
+            raise ValueError(f"`{name}` must end. Received: an endless pipeline. {fix}")
         self.steps: int | None = steps_per_epoch or (cardinality if cardinality > 0 else None)
         self._endless: Any = None
         self._waiting: Any = None
@@ -210,7 +207,7 @@ class DatasetFeed:
             return _DatasetEpoch([self._of_first_batch(repeat=False), iterator], self.steps)
         return _DatasetEpoch([self._iterator(epoch)], self.steps)
 
-    def rehearsal(self, epoch: int) -> tuple[Epoch, int]:
+    def rehearsal(self) -> tuple[Epoch, int]:
         """Return the first batch again and again."""
         return _DatasetEpoch([self._of_first_batch(repeat=True)], None), 1 << 30
 

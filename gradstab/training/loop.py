@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -29,7 +28,7 @@ def train(
     epochs: int,
     batch_size: int = 32,
     steps_per_epoch: int | None = None,
-    callbacks: Sequence[Any] | Any = (),
+    callbacks: Any = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     seed: int | None = None,
@@ -217,6 +216,8 @@ def _run(
             _keep(model, epoch, history, settings, directory, progress)
             if model.stop_training:
                 break
+    elif settings.verbose != 0:
+        print(f"Nothing left to train: {progress.epochs_done} epochs are done. Ask for more epochs")
     if isinstance(model.optimizer, keras.optimizers.Optimizer):
         model.optimizer.finalize_variable_values(model.trainable_weights)
     callbacks.on_train_end(logs=logs)
@@ -276,7 +277,6 @@ def _choose(
     return choose_form(
         lambda form: loop_of(model, "train_step", form),
         feed,
-        epoch=epoch,
         num_steps=(settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH),
         over_arrays=isinstance(feed, ArrayFeed),
     )

@@ -53,7 +53,6 @@ def choose_form(
     loop_in: Callable[[str], StepLoop],
     feed: Feed,
     *,
-    epoch: int,
     num_steps: float,
     over_arrays: bool,
 ) -> Choice:
@@ -62,14 +61,11 @@ def choose_form(
     Args:
         loop_in: Gives the loop in a form.
         feed: The training data; none of it is used up.
-        epoch: The epoch that comes next.
         num_steps: How many steps are to come: XLA is not compiled for a run too short to gain.
         over_arrays: Whether the data are arrays, which the form `"xla_loop"` needs.
     """
     start = time.perf_counter()
-    batches, most = feed.rehearsal(epoch)
-    if most == 0:
-        return Choice("graph", "all examples fit in one batch")
+    batches, most = feed.rehearsal()
     plain = loop_in("graph")
     batches.trace(plain)
     seconds_to_trace = time.perf_counter() - start

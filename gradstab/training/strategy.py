@@ -43,33 +43,32 @@ class StepLoop:
         self._eager = bool(model.run_eagerly)
         self._returned: Logs | None = None
         self._inspected = False
-        self._functions: dict[int, Any] = {}
+        self._functions: dict[tuple[int, bool], Any] = {}
         self._iterating: Any = None
         self._variables: dict[int, Any] = {}
         plain: Callable[[Any], Logs] = getattr(model, step)
         self._plain_step = plain
         self._step = _compile(plain, xla=True) if form == "xla_step" else plain
 
-    def run_arrays(self, arrays: Any, order: Any, start: int, count: int, batch_size: int) -> Logs:
-        """Run `count` steps on rows `order[start * batch_size:]` of arrays; return the logs."""
+    def run_arrays(
+        self, arrays: Any, order: Any, start: int, count: int, batch_size: int, *, last: bool
+    ) -> Logs:
+        """Run `count` steps on rows `order[start * batch_size:]` of arrays; return the logs.
+
+        `last` says that this is the smaller batch at the end of an epoch.
+        """
         if self._eager:
             logs: Logs = {}
             for i in range(start, start + count):
                 rows = order[i * batch_size : (i + 1) * batch_size]
                 logs = self._plain_step(_gather(arrays, rows))
             return self._chosen(logs)
-        if batch_size not in self._functions:
-            self._inspect(
-                keras.tree.map_structure(
-                    lambda array: tf.TensorSpec([batch_size, *array.shape[1:]], array.dtype), arrays
-                )
-            )
-            # A smaller last batch is one step of many: not worth a second compilation by XLA.
-            whole = not self._functions
-            self._functions[batch_size] = self._over_arrays(batch_size, xla=whole)
-            self._trace(self._functions[batch_size], arrays, order, tf.constant(0), tf.constant(0))
-        run = self._functions[batch_size]
-        return dict(run(arrays, order, tf.constant(start), tf.constant(count)))
+        bounds = tf.constant(start), tf.constant(count)
+        if (batch_size, last) not in self._functions:
+            self._inspect(batch_spec(arrays, batch_size))
+            run = self._over_arrays(batch_size, last=last)
+            self._functions[batch_size, last] = self._traced(run, arrays, order, *bounds)
+        return dict(self._functions[batch_size, last](arrays, order, *bounds))
 
     def run_iterator(self, iterator: Any, count: int) -> tuple[int, Logs]:
         """Run up to `count` steps on batches of a `tf.data` iterator; return how many, and logs."""
@@ -81,8 +80,8 @@ class StepLoop:
             return done, self._chosen(logs) if done else {}
         if self._iterating is None:
             self._inspect(iterator.element_spec)
-            self._iterating = _compile(self._over_iterator, xla=False)
-            self._trace(self._iterating, iterator, tf.constant(0))
+            run = _compile(self._over_iterator, xla=False)
+            self._iterating = self._traced(run, iterator, tf.constant(0))
         done, logs = self._iterating(iterator, tf.constant(count))
         return int(done), dict(logs)
 
@@ -95,12 +94,14 @@ class StepLoop:
         """Return every variable that the traced loop reads or writes."""
         return list(self._variables.values())
 
-    def _trace(self, function: Any, *arguments: Any) -> None:
+    def _traced(self, function: Any, *arguments: Any) -> Any:
         concrete = function.get_concrete_function(*arguments)
         self._variables.update((id(variable), variable) for variable in concrete.variables)
+        return function
 
-    def _over_arrays(self, batch_size: int, *, xla: bool) -> Any:
-        step = self._step if xla else self._plain_step
+    def _over_arrays(self, batch_size: int, *, last: bool) -> Any:
+        # The last, smaller batch is one step of many: not worth a second compilation by XLA.
+        step = self._plain_step if last else self._step
 
         def run(arrays: Any, order: Any, start: Any, count: Any) -> Logs:
             def body(i: Any, _: Logs) -> tuple[Any, Logs]:
@@ -111,7 +112,7 @@ class StepLoop:
             _, logs = tf.while_loop(lambda i, _: i < end, body, (start, self._no_logs()))
             return self._logs(logs)
 
-        return _compile(run, xla=xla and self.form == "xla_loop")
+        return _compile(run, xla=self.form == "xla_loop" and not last)
 
     def _over_iterator(self, iterator: Any, count: Any) -> tuple[Any, Logs]:
         def body(i: Any, _: Any, logs: Logs) -> tuple[Any, Any, Logs]:
@@ -158,6 +159,13 @@ class StepLoop:
         metrics = self._model.get_metrics_result()
         own = isinstance(logs, dict) and set(logs) != set(metrics)
         return logs if own else metrics
+
+
+def batch_spec(arrays: Any, batch_size: int) -> Any:
+    """Return the structure of one batch of arrays."""
+    return keras.tree.map_structure(
+        lambda array: tf.TensorSpec([batch_size, *array.shape[1:]], array.dtype), arrays
+    )
 
 
 def _compile(function: Callable[..., Any], *, xla: bool) -> Any:

@@ -42,9 +42,9 @@ def same_state():
         pairs = [(first.variables, second.variables)]
         pairs += [(first.optimizer.variables, second.optimizer.variables)]
         return all(
-            len(a) == len(b)
-            and all(v.numpy().tobytes() == w.numpy().tobytes() for v, w in zip(a, b))
+            v.numpy().tobytes() == w.numpy().tobytes()
             for a, b in pairs
+            for v, w in zip(a, b, strict=True)
         )
 
     return same

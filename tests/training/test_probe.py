@@ -15,6 +15,7 @@ def xla_is_always_tried(monkeypatch):
 
 def pipeline(data):
     # Opening this one anew changes the order that comes next.
+    keras.utils.set_random_seed(3)
     return tf.data.Dataset.from_tensor_slices(data).shuffle(70, seed=3).batch(32)
 
 
@@ -25,8 +26,8 @@ def test_leaves_no_trace(make_model, data, monkeypatch, same_state, form):
     probed, plain = (make_model(keras.optimizers.Adam(0.01), noisy=True) for _ in range(2))
     histories = [
         train(
-            model, data if form == "arrays" else pipeline(data), epochs=2, seed=6,
-            jit_compile=jit_compile, verbose=0,
+            model, data if form == "arrays" else pipeline(data), epochs=2,
+            seed=6 if form == "arrays" else None, jit_compile=jit_compile, verbose=0,
         )
         for model, jit_compile in ((probed, "auto"), (plain, False))
     ]  # fmt: skip

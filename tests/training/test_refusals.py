@@ -27,8 +27,8 @@ ARRAYS = (np.ones((8, 4)), np.ones(8))
         ({"resume": True, "run_dir": None}, ValueError, "needs the run's directory"),
         ({"steps_per_epoch": 2}, ValueError, "`steps_per_epoch` goes with a tf.data.Dataset"),
         ({"train_data": EMPTY}, ValueError, "`train_data` must yield at least one batch"),
-        ({"train_data": ENDLESS}, ValueError, "`train_data` never ends. Pass `steps_per_epoch`"),
-        ({"validation_data": ENDLESS}, ValueError, "`validation_data` never ends. Cut it"),
+        ({"train_data": ENDLESS}, ValueError, "Pass `steps_per_epoch`"),
+        ({"validation_data": ENDLESS}, ValueError, "`validation_data` must end"),
         ({"train_data": (np.ones((3, 4)), np.ones(2))}, ValueError, "lengths 2, 3"),
         ({"train_data": (np.ones((0, 4)), np.ones(0))}, ValueError, "at least one example"),
         ({"train_data": ([[1.0]], [1.0])}, TypeError, "NumPy arrays or tensors"),
@@ -79,11 +79,11 @@ def test_refuses_to_resume_another_run(make_model, tmp_path):
     train(make_model(), ARRAYS, seed=1, **arguments)
     arguments |= {"resume": True, "epochs": 2}
     other = keras.optimizers.SGD(0.1, momentum=0.5)
-    with pytest.raises(ValueError, match="momentum': 0.9.*momentum': 0.5"):
+    with pytest.raises(ValueError, match=r"momentum': 0\.9.*momentum': 0\.5"):
         train(make_model(other), ARRAYS, seed=1, **arguments)
     with pytest.raises(ValueError, match="seed was 1, is 2; batches per epoch was 1, is 4"):
         train(make_model(), ARRAYS, seed=2, batch_size=2, **arguments | {"monitor": "loss"})
-    with pytest.raises(ValueError, match="weights was .* is "):
+    with pytest.raises(ValueError, match=r"weights was .* is "):
         train(make_model(noisy=True), ARRAYS, seed=1, **arguments)
     with pytest.raises(ValueError, match="`jit_compile` can't change"):
         train(make_model(), ARRAYS, seed=1, jit_compile=True, **arguments)
