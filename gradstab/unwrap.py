@@ -124,11 +124,9 @@ def _set_optimizer(model: Any, optimizer: Any) -> None:
     Raises:
         AttributeError: If this version of Keras keeps its compile arguments elsewhere.
     """
-    loss_scale = keras.optimizers.LossScaleOptimizer
-    arguments = model._compile_config.config
-    # `compile` adds a loss scale to what it was given, and would add a second to what it made.
-    added = isinstance(optimizer, loss_scale) and not isinstance(arguments["optimizer"], loss_scale)
-    arguments["optimizer"] = optimizer.inner_optimizer if added else optimizer
+    # With the loss scale that `compile` added, if it did: it adds none to what has one, and a file
+    # that holds it loads where no mixed precision is set as well.
+    model._compile_config.config["optimizer"] = optimizer
     model.optimizer = optimizer
     model.train_function = None
 

@@ -1,7 +1,7 @@
 """What every public transform must pass as it is, and the tools that the checks share.
 
 A new transform goes into `TRANSFORMS`, with arguments at which it acts on gradients of norm 1 and
-more. `tests/transforms/test_transforms_common.py` runs the checks and fails if a public transform is missing.
+more. `tests/transforms/test_transforms_common.py` runs the checks, and fails if one is missing.
 """
 
 import inspect

@@ -74,9 +74,6 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         taken_over: Clipping arguments that a wrapping function moved from the inner optimizer into
             `transforms`; `unwrap` gives them back.
 
-    Attributes:
-        telemetry: What the steps measured; `telemetry.read(since=cursor)`.
-
     Raises:
         TypeError: If the inner optimizer or a transform is of another kind.
         ValueError: If they can't work together; the message says why and what to do.
@@ -115,7 +112,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         self.taken_over = dict(taken_over or {})
         self._plan = _Plan()
         self._chain = Chain(transforms)
-        self.telemetry = Telemetry(self._chain.causes, lambda: self.max_consecutive)
+        self._telemetry = Telemetry(self._chain.causes, lambda: self.max_consecutive)
         # Assigning tracks them: the cut of a scheduled rate is saved with the optimizer.
         self._rate_factors = [part.factor_variable for part in adjustable_parts(inner_optimizer)]
 
@@ -316,6 +313,11 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         ]
 
     # What it tells --------------------------------------------------------------------------------
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """What the steps measured: `telemetry.read(since=cursor)`."""
+        return self._telemetry
 
     def raise_if_diverged(self) -> None:
         """Raise if more steps in a row were skipped than allowed, or a bad one was applied.

@@ -1,6 +1,7 @@
 """State survives every way of saving, is stored once, and the run goes on as if not interrupted."""
 
 import io
+import warnings
 import zipfile
 
 import common_checks as checks
@@ -128,14 +129,16 @@ def test_each_variable_is_stored_once(tmp_path):
 
 def test_weights_load_where_the_saved_optimizer_does_not_fit(tmp_path):
     """Keras warns there; raising kept people from loading weights for inference."""
-    plain = _fit(_model(keras.optimizers.SGD(0.1)), 0)
+    plain = _model(keras.optimizers.SGD(0.1))
     plain.optimizer.build(plain.trainable_variables)
     plain.save_weights(tmp_path / "plain.weights.h5")
-    ours = _fit(_model(), 1)
+    ours = _model()
+    ours.optimizer.build(ours.trainable_variables)
     ours.save_weights(tmp_path / "ours.weights.h5")
     for name, source in (("plain", plain), ("ours", ours)):
         model = _model()  # its optimizer is not built
-        with pytest.warns(UserWarning) as caught:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             model.load_weights(tmp_path / f"{name}.weights.h5")
         assert any(
             "The saved state of optimizer" in str(w.message)
@@ -144,7 +147,6 @@ def test_weights_load_where_the_saved_optimizer_does_not_fit(tmp_path):
         )
         for got, value in zip(model.get_weights(), source.get_weights(), strict=True):
             np.testing.assert_array_equal(got, value)
-        _fit(model, 1)
 
 
 def test_a_model_loads_with_nothing_but_import_gradstab(tmp_path, run_python):

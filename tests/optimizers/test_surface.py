@@ -49,7 +49,7 @@ def test_apply_without_variables_needs_a_built_optimizer():
     other.apply(checks.make_gradients(), expected)
     for got, value in zip(checks.values_of(weights), checks.values_of(expected), strict=True):
         np.testing.assert_array_equal(got, value)
-    with pytest.raises(ValueError, match="one gradient per variable. Received: 2 gradients for 3"):
+    with pytest.raises(ValueError, match=r"one gradient per variable.*2 gradients for 3"):
         optimizer.apply(checks.make_gradients()[:2])
     optimizer.apply([])  # as in Keras: nothing to do
     assert int(optimizer.iterations) == 1
