@@ -71,6 +71,11 @@ class RunDirectory:
                 f"`run_dir` holds a run already. Received: run_dir={os.fspath(self.path)!r}. Pass "
                 "`resume=True` to go on with it, or another `run_dir`"
             )
+        if config and "arguments" not in config:
+            raise ValueError(
+                f"`run_dir` holds a file that no run wrote: {os.fspath(self._config)!r}. Pass "
+                "another `run_dir`"
+            )
         state.pop("weights", None)
         return config, Progress(**state)
 

@@ -119,11 +119,12 @@ def loop_of(model: Any, step: str, form: str) -> StepLoop:
     `force=True`, which callbacks use, replaces it, and the loops go with it.
     """
     model.make_train_function()
-    loops = vars(model.train_function).setdefault("gradstab_loops", {})
-    key = (step, form, id(model.optimizer))
-    if key not in loops:
-        loops[key] = StepLoop(model, step, form)
-    return loops[key]
+    attributes = vars(model.train_function)
+    loops: dict[tuple[str, str], StepLoop] = attributes.setdefault("gradstab_loops", {})
+    loop = loops.get((step, form))
+    if loop is None or loop.optimizer is not model.optimizer:
+        loop = loops[step, form] = StepLoop(model, step, form)
+    return loop
 
 
 def _raise_if_diverged(optimizer: Any) -> None:

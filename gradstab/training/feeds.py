@@ -145,19 +145,18 @@ class _ArrayEpoch:
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
         if self._again and self._position + count > self._whole:
             self._position = 0
-        done, logs = 0, {}
+        done, logs = 0, dict[str, Any]()
         whole = min(count, self._whole - self._position)
         if whole > 0:
-            logs = loop.run_arrays(
+            done, logs = loop.run_arrays(
                 self._arrays, self._order, self._position, whole, self._batch_size, last=False
             )
-            done = whole
         # The last, smaller batch has a shape of its own, and so a function of its own: all the
         # others keep a shape that is known when the step is compiled.
         if done < count and self._rest and self._position + done == self._whole:
             rest = self._order[self._whole * self._batch_size :]
-            logs = loop.run_arrays(self._arrays, rest, 0, 1, self._rest, last=True)
-            done += 1
+            one, logs = loop.run_arrays(self._arrays, rest, 0, 1, self._rest, last=True)
+            done += one
         self._position += done
         return done, logs
 

@@ -201,7 +201,9 @@ def _run(
         if settings.verbose != 0:
             print(f"{choice}; device: {config['device']}")
         if directory is not None:
-            directory.begin(config | {"loop": dataclasses.asdict(choice)}, model)
+            directory.begin(
+                config | {"loop": old_config.get("loop", dataclasses.asdict(choice))}, model
+            )
         runner = EpochRunner(
             model,
             callbacks,
@@ -273,7 +275,7 @@ def _choose(
             )
         return Choice(settings.form, "as asked for")
     if before is not None:
-        return Choice(**before | {"reason": "as the run began"})
+        return Choice(before["form"], "as when the run began")
     return choose_form(
         lambda form: loop_of(model, "train_step", form),
         feed,

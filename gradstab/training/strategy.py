@@ -38,6 +38,7 @@ class StepLoop:
 
     def __init__(self, model: Any, step: str, form: str) -> None:
         self.form = form
+        self.optimizer = model.optimizer
         self._model = model
         self._name = step
         self._eager = bool(model.run_eagerly)
@@ -52,8 +53,8 @@ class StepLoop:
 
     def run_arrays(
         self, arrays: Any, order: Any, start: int, count: int, batch_size: int, *, last: bool
-    ) -> Logs:
-        """Run `count` steps on rows `order[start * batch_size:]` of arrays; return the logs.
+    ) -> tuple[int, Logs]:
+        """Run `count` steps on rows `order[start * batch_size:]`; return how many, and the logs.
 
         `last` says that this is the smaller batch at the end of an epoch.
         """
@@ -62,13 +63,14 @@ class StepLoop:
             for i in range(start, start + count):
                 rows = order[i * batch_size : (i + 1) * batch_size]
                 logs = self._plain_step(_gather(arrays, rows))
-            return self._chosen(logs)
+            return count, self._chosen(logs)
         bounds = tf.constant(start), tf.constant(count)
         if (batch_size, last) not in self._functions:
             self._inspect(batch_spec(arrays, batch_size))
             run = self._over_arrays(batch_size, last=last)
             self._functions[batch_size, last] = self._traced(run, arrays, order, *bounds)
-        return dict(self._functions[batch_size, last](arrays, order, *bounds))
+        end, logs = self._functions[batch_size, last](arrays, order, *bounds)
+        return int(end) - start, dict(logs)
 
     def run_iterator(self, iterator: Any, count: int) -> tuple[int, Logs]:
         """Run up to `count` steps on batches of a `tf.data` iterator; return how many, and logs."""
@@ -103,14 +105,15 @@ class StepLoop:
         # The last, smaller batch is one step of many: not worth a second compilation by XLA.
         step = self._plain_step if last else self._step
 
-        def run(arrays: Any, order: Any, start: Any, count: Any) -> Logs:
+        def run(arrays: Any, order: Any, start: Any, count: Any) -> tuple[Any, Logs]:
             def body(i: Any, _: Logs) -> tuple[Any, Logs]:
                 rows = tf.slice(order, [i * batch_size], [batch_size])
                 return i + 1, self._kept(step(_gather(arrays, rows)))
 
-            end = start + count
-            _, logs = tf.while_loop(lambda i, _: i < end, body, (start, self._no_logs()))
-            return self._logs(logs)
+            end, logs = tf.while_loop(
+                lambda i, _: i < start + count, body, (start, self._no_logs())
+            )
+            return end, self._logs(logs)
 
         return _compile(run, xla=self.form == "xla_loop" and not last)
 

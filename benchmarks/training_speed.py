@@ -1,0 +1,296 @@
+"""Examples per second of `gradstab.training.train` against `fit` at its best.
+
+    python benchmarks/training_speed.py [--quick] [--output FILE]
+
+Two models, an MLP (64-128-64-10) and the corrected CNN, on scikit-learn's digits, batches of 32,
+Adam 1e-3. `fit` runs in every combination of `steps_per_execution` in {1, 8, 32}, XLA off and on,
+and data given as NumPy arrays and as a `tf.data` pipeline; the fastest of these is what `train` is
+held against, once with the same plain Adam and once with `gradstab.stabilize("adam")`. All run in
+one process, one whole epoch each in turn, every contender inside one single long call; the first
+epochs, which compile, are not counted, and what the probe of `train` took is shown apart. A ratio
+is the median over rounds of the two epochs of the same round, with a bootstrapped 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import sklearn
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+import gradstab
+
+FLOOR, AIM = 0.97, 1.1
+NUM_TRAINING = 1257
+BATCH_SIZE = 32
+MANY_EPOCHS = 100_000
+WARM_UP_EPOCHS = 3
+
+
+def mlp() -> keras.Model:
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input((8, 8, 1)),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+
+
+def cnn() -> keras.Model:
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((8, 8, 1))])
+    for filters in (32, 64, 64, 256):
+        model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+        model.add(layers.MaxPooling2D(2, padding="same"))
+    model.add(layers.Flatten())
+    model.add(layers.Dense(128, activation="relu"))
+    model.add(layers.Dense(10))
+    return model
+
+
+def compiled(build: Callable[[], Any], optimizer: Any = None, **arguments: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    model = build()
+    model.compile(
+        optimizer or keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **arguments,
+    )
+    return model
+
+
+class Turnstile(keras.callbacks.Callback):
+    """Lets its run through one epoch at a time, and times each from one gate to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._go = threading.Semaphore(0)
+        self._arrived = threading.Semaphore(0)
+        self._started: float | None = None
+        self._seconds = 0.0
+        self._closing = False
+        self.failure: BaseException | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Stop the clock of the last epoch, and wait for the next one's turn."""
+        if self._started is not None:
+            self._seconds = time.perf_counter() - self._started
+        self._arrived.release()
+        self._go.acquire()
+        if self._closing:
+            self.model.stop_training = True
+        self._started = time.perf_counter()
+
+    def epoch(self) -> float:
+        """Let one epoch pass and return its seconds."""
+        self._go.release()
+        self._arrived.acquire()
+        if self.failure is not None:
+            raise RuntimeError("a contender failed") from self.failure
+        return self._seconds
+
+    def close(self) -> None:
+        """Let the run end after one more epoch."""
+        self._closing = True
+        self._go.release()
+
+    def run(self, train: Callable[[Turnstile], Any]) -> None:
+        """Run a call that trains, in a thread of its own, up to its first epoch."""
+
+        def work() -> None:
+            try:
+                train(self)
+            except BaseException as error:
+                self.failure = error
+            self._arrived.release()
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+        self._arrived.acquire()
+        if self.failure is not None:
+            raise RuntimeError("a contender failed") from self.failure
+
+
+def contenders(
+    build: Callable[[], Any], grid: list[tuple[int, bool, str]], x: Any, y: Any, found: dict
+) -> dict[str, Callable[[Turnstile], Any]]:
+    def fit(steps: int, xla: bool, data: str) -> Callable[[Turnstile], Any]:
+        def run(turnstile: Turnstile) -> Any:
+            model = compiled(build, steps_per_execution=steps, jit_compile=xla)
+            if data == "arrays":
+                inputs: dict[str, Any] = {"x": x, "y": y, "batch_size": BATCH_SIZE}
+            else:
+                pipeline = tf.data.Dataset.from_tensor_slices((x, y)).cache().shuffle(len(x))
+                pipeline = pipeline.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+                inputs = {"x": pipeline, "shuffle": False}
+            return model.fit(**inputs, epochs=MANY_EPOCHS, callbacks=[turnstile], verbose=0)
+
+        return run
+
+    def train(name: str, optimizer: Callable[[], Any]) -> Callable[[Turnstile], Any]:
+        def run(turnstile: Turnstile) -> Any:
+            model = compiled(build, optimizer())
+            history = gradstab.training.train(
+                model, (x, y), epochs=MANY_EPOCHS, batch_size=BATCH_SIZE, seed=0,
+                callbacks=[turnstile], verbose=0,
+            )  # fmt: skip
+            found[name] = history.params["loop"]
+
+        return run
+
+    runs = {
+        f"fit({data}, steps_per_execution={steps}, jit_compile={xla})": fit(steps, xla, data)
+        for steps, xla, data in grid
+    }
+    runs["train"] = train("train", lambda: keras.optimizers.Adam(1e-3))
+    runs["train + stabilize"] = train(
+        "train + stabilize", lambda: gradstab.stabilize(keras.optimizers.Adam(1e-3))
+    )
+    return runs
+
+
+def measure(
+    runs: dict[str, Callable[[Turnstile], Any]], num_rounds: int, generator: np.random.Generator
+) -> dict[str, list[float]]:
+    turnstiles = {}
+    for name, run in runs.items():
+        turnstiles[name] = Turnstile()
+        turnstiles[name].run(run)
+        for _ in range(WARM_UP_EPOCHS):
+            turnstiles[name].epoch()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(num_rounds):
+        for name in generator.permutation(list(runs)):
+            seconds[name].append(turnstiles[name].epoch())
+    for turnstile in turnstiles.values():
+        turnstile.close()
+        turnstile.thread.join()
+    return seconds
+
+
+def ratio(baseline: list[float], ours: list[float], generator: np.random.Generator) -> list[float]:
+    """Return the median speed-up over `baseline` and its 95 % interval."""
+    pairs = np.array(baseline) / np.array(ours)
+    draws = generator.integers(0, len(pairs), size=(4000, len(pairs)))
+    low, high = np.percentile(np.median(pairs[draws], axis=1), [2.5, 97.5])
+    return [float(np.median(pairs)), float(low), float(high)]
+
+
+def machine() -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {
+        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "gradstab": gradstab.__version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "devices": [device.name for device in tf.config.list_logical_devices()],
+        },
+    }
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few rounds of a smaller grid")
+    parser.add_argument("--output", type=Path, help="write the results as JSON to this file")
+    parser.add_argument("--rounds", type=int, help="rounds to measure (default: 30)")
+    arguments = parser.parse_args()
+
+    generator = np.random.default_rng(0)
+    images, labels = load_digits(return_X_y=True)
+    order = generator.permutation(len(images))[:NUM_TRAINING]
+    x = (images[order] / 16).astype("float32").reshape(-1, 8, 8, 1)
+    y = labels[order].astype("int32")
+    if arguments.quick:
+        grid = [(32, False, "arrays")]
+    else:
+        grid = [
+            (steps, xla, data)
+            for data in ("arrays", "tf.data")
+            for steps in (1, 8, 32)
+            for xla in (False, True)
+        ]
+    num_rounds = arguments.rounds or (3 if arguments.quick else 30)
+    results: dict[str, Any] = {**machine(), "rounds": num_rounds, "models": {}}
+    models = {"MLP": mlp} if arguments.quick else {"MLP": mlp, "CNN": cnn}
+    for name, build in models.items():
+        found: dict[str, Any] = {}
+        seconds = measure(contenders(build, grid, x, y, found), num_rounds, generator)
+        medians = {run: float(np.median(times)) for run, times in seconds.items()}
+        best = min((run for run in medians if run.startswith("fit")), key=lambda run: medians[run])
+        results["models"][name] = {
+            "examples_per_second": {run: NUM_TRAINING / median for run, median in medians.items()},
+            "best_fit": best,
+            "ratio": {run: ratio(seconds[best], seconds[run], generator) for run in found},
+            "loop": found,
+            "seconds": seconds,
+        }
+        report(name, results["models"][name])
+        if arguments.output:
+            arguments.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+def report(name: str, result: dict[str, Any]) -> None:
+    print(f"\n{name}: {NUM_TRAINING} digits, batches of {BATCH_SIZE}, Adam")
+    print(f"{'':58}{'examples/s':>12}{'times best fit':>16}{'95 % interval':>18}")
+    for run, speed in result["examples_per_second"].items():
+        row = f"{run:58}{speed:12,.0f}"
+        if run in result["ratio"]:
+            median, low, high = result["ratio"][run]
+            goal, bound = ("floor", FLOOR) if run == "train" else ("aim", AIM)
+            verdict = "reached" if median >= bound else "missed"
+            row += f"{median:16.2f}{f'{low:.2f} .. {high:.2f}':>18}  {goal} {bound}: {verdict}"
+        elif run == result["best_fit"]:
+            row += f"{1:16.2f}"
+        print(row)
+    for run, loop in result["loop"].items():
+        times = ", ".join(f"{form} {ms:.3g}" for form, ms in loop["milliseconds_per_step"].items())
+        print(
+            f"{run}: form {loop['form']!r} ({loop['reason']}; ms per step: {times}); the probe, "
+            f"compilation included, took {loop['seconds']:.1f} s and is not counted"
+        )
+
+
+if __name__ == "__main__":
+    main()
