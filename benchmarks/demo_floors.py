@@ -115,6 +115,8 @@ def _measure(wanted: list[tuple[Any, ...]], epochs: int, rows_file: Path) -> lis
         row = json.loads(line)
         kept[row["seed"], row["setting"], row["way"]] = row
     missing = [each for each in wanted if (each[0], each[1].name, each[2].name) not in kept]
+    # The ways that have floors come first, should the campaign be cut short.
+    missing.sort(key=lambda each: each[2] == WAYS[-1])
     distinct = len({(seed, run_key(setting, way)) for seed, setting, way in missing})
     projected = distinct * SECONDS_PER_RUN * max(epochs, 4) / EPOCHS / 60
     print(f"{len(wanted)} results, {len(kept)} there already; {distinct} runs to do, about "
