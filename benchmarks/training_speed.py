@@ -1,6 +1,6 @@
 """Examples per second of `gradstab.training.train` against `fit` at its best.
 
-    python benchmarks/training_speed.py [--quick] [--output FILE]
+    python benchmarks/training_speed.py [--quick] [--output FILE] [--models MLP CNN] [--rounds N]
 
 Two models, an MLP (64-128-64-10) and the corrected CNN, on scikit-learn's digits, batches of 32,
 Adam 1e-3. `fit` runs in every combination of `steps_per_execution` in {1, 8, 32}, XLA off and on,
@@ -65,6 +65,9 @@ def cnn() -> keras.Model:
     model.add(layers.Dense(128, activation="relu"))
     model.add(layers.Dense(10))
     return model
+
+
+MODELS = {"MLP": mlp, "CNN": cnn}
 
 
 def compiled(build: Callable[[], Any], optimizer: Any = None, **arguments: Any) -> Any:
@@ -234,6 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few rounds of a smaller grid")
     parser.add_argument("--output", type=Path, help="write the results as JSON to this file")
+    parser.add_argument("--models", nargs="+", choices=MODELS, help="default: all")
     parser.add_argument("--rounds", type=int, help="rounds to measure (default: 30)")
     arguments = parser.parse_args()
 
@@ -253,8 +257,8 @@ def main() -> None:
         ]
     num_rounds = arguments.rounds or (3 if arguments.quick else 30)
     results: dict[str, Any] = {**machine(), "rounds": num_rounds, "models": {}}
-    models = {"MLP": mlp} if arguments.quick else {"MLP": mlp, "CNN": cnn}
-    for name, build in models.items():
+    for name in arguments.models or (["MLP"] if arguments.quick else MODELS):
+        build = MODELS[name]
         found: dict[str, Any] = {}
         seconds = measure(contenders(build, grid, x, y, found), num_rounds, generator)
         medians = {run: float(np.median(times)) for run, times in seconds.items()}
