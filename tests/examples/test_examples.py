@@ -62,9 +62,7 @@ def test_ablation_goes_on_where_it_was(run_example, tmp_path):
     records = tmp_path / "runs" / "ablation.jsonl"
     lines = records.read_text().splitlines(keepends=True)
     records.write_text("".join(lines[:-1]) + lines[-1][:40])  # killed in the middle of a write
-    page.write_text(
-        "# A page\n\nText.\n\n<!-- results -->\nold\n<!-- end of results -->\n\nMore.\n"
-    )
+    page.write_text("# A page\n\n<!-- results -->\nold\n<!-- end of results -->\n\nMore.\n")
     code, output = run_example("ablation", "--output", tmp_path)
     assert code == 0
     assert "8 runs, 8 of them done before" in output
