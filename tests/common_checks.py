@@ -4,6 +4,7 @@ A new transform goes into `TRANSFORMS`, with arguments at which it acts on gradi
 more. `tests/transforms/test_transforms_common.py` runs the checks, and fails if one is missing.
 """
 
+import functools
 import inspect
 
 import keras
@@ -75,6 +76,49 @@ def stepper(optimizer, variables, mode="eager"):
         optimizer.apply(list(gradients), variables)
 
     return compiled(step, mode), traces
+
+
+@functools.cache
+def mirrored(num_replicas):
+    """A strategy with so many replicas, on logical CPUs (see conftest.py).
+
+    TensorFlow's collective operations take groups of one size only in a process: two, as Keras'
+    users have them. Other numbers of replicas are reduced without them.
+    """
+    devices = [f"/cpu:{place}" for place in range(num_replicas)]
+    reduction = None if num_replicas == 2 else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+
+
+def replicated(strategy, optimizer, variables, mode="graph"):
+    """Return a function that takes one step from the shares of all replicas.
+
+    It takes one list of gradients per replica, each as `optimizer.apply` takes it.
+    """
+    with strategy.scope():
+        optimizer.build(variables)
+
+    def step(*shares):
+        def on_replica():
+            place = tf.get_static_value(
+                tf.distribute.get_replica_context().replica_id_in_sync_group
+            )
+            optimizer.apply(list(shares[place]), variables)
+
+        strategy.run(on_replica)
+
+    return compiled(step, mode)
+
+
+def shares_of(gradients, num_replicas, seed=5):
+    """Split dense gradients at random into as many addends, one list per replica."""
+    draw = np.random.default_rng(seed)
+    shares = [
+        [tf.constant(draw.normal(size=g.shape), g.dtype) for g in gradients]
+        for _ in range(num_replicas - 1)
+    ]
+    rest = [g - sum(parts) for g, *parts in zip(gradients, *shares, strict=True)]
+    return [*shares, rest]
 
 
 def values_of(variables):

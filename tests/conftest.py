@@ -11,6 +11,14 @@ import numpy as np
 import pytest
 
 
+def pytest_configure(config):
+    """Split the CPU into four logical devices, for as many replicas: it can't be done later."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+
+
 @pytest.fixture(autouse=True)
 def _isolated():
     """Seed all generators, and leave nothing of one test's Keras to the next."""

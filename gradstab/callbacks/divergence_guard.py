@@ -11,7 +11,7 @@ import numpy as np
 
 from gradstab._errors import DivergenceError
 from gradstab._validation import check_choice
-from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.find import bind, stabilized_optimizer
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 
 
@@ -83,9 +83,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._batches = 0
         self._state = None
         if self.model.built:
-            optimizer = stabilized_optimizer(self.model)
-            if optimizer is not None:
-                optimizer.bind(self.model)
+            bind(self.model)
             # Moments have to be there to be copied; Keras makes them in the first step only.
             self.model.optimizer.build(self.model.trainable_variables)
             self._state = self._copy()

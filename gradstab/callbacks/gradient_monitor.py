@@ -14,7 +14,7 @@ import numpy as np
 from gradstab._validation import check_int
 from gradstab.monitoring.record import read_record
 from gradstab.monitoring.writer import RecordWriter
-from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.find import bind, stabilized_optimizer
 from gradstab.optimizers.reading import Reading
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.optimizers.telemetry import CAPACITY
@@ -80,7 +80,7 @@ class GradientMonitor(keras.callbacks.Callback):
         """Bind the model and open the record."""
         optimizer = self._optimizer()
         if self.model.built:
-            optimizer.bind(self.model)
+            bind(self.model)
             optimizer.build(self.model.trainable_variables)
             self._open(optimizer)
         self._cursor = optimizer.telemetry.peek().cursor

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from gradstab.optimizers.accumulation import window_size
 from gradstab.transforms.base import Transform
 
 # Keras' clipping arguments and the transforms of the same meaning.
@@ -45,7 +46,8 @@ def check_inner_optimizer(optimizer: Any) -> None:
 
     Raises:
         TypeError: If it is no Keras optimizer.
-        ValueError: If it is wrapped already, scales the loss, clips or accumulates.
+        ValueError: If it is wrapped already, scales the loss or clips, or if its parts accumulate
+            over different windows.
     """
     check_optimizer(optimizer)
     name = type(optimizer).__name__
@@ -71,12 +73,7 @@ def check_inner_optimizer(optimizer: Any) -> None:
                     f"Remove it and list gradstab.transforms.{transform}"
                     f"({getattr(each, argument)}), or use `gradstab.stabilize`, which takes it over"
                 )
-        if getattr(each, "gradient_accumulation_steps", None):
-            raise ValueError(
-                "Gradient accumulation is not supported yet: each micro-batch would be clipped in "
-                f"place of their mean. Received: {type(each).__name__} with "
-                f"gradient_accumulation_steps={each.gradient_accumulation_steps}. Remove it"
-            )
+    window_size(optimizer)
 
 
 def check_transforms(transforms: Any) -> tuple[Transform, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from gradstab.optimizers.forward_state import changed_by_forward_pass
 from gradstab.transforms.base import VariableRole
 
 
@@ -22,11 +23,11 @@ class Binding:
 
     Attributes:
         roles: Role of each trainable variable, by the variable's `id`.
-        non_trainable: Variables that a forward pass may change, such as BatchNorm's statistics.
+        forward_variables: What a forward pass may change, such as BatchNorm's statistics.
     """
 
     roles: dict[int, VariableRole]
-    non_trainable: tuple[Any, ...]
+    forward_variables: tuple[Any, ...]
 
 
 def bind(model: Any) -> Binding:
@@ -44,8 +45,9 @@ def bind(model: Any) -> Binding:
             "no weights yet. Call it on a batch, or give its first layer an input shape"
         )
     outputs = _output_layers(model)
+    layers = list(all_layers(model))
     roles: dict[int, VariableRole] = {}
-    for layer in all_layers(model):
+    for layer in layers:
         inner = {id(v) for child in _children(layer) for v in child.trainable_variables}
         for variable in layer.trainable_variables:
             if id(variable) not in inner:
@@ -56,7 +58,7 @@ def bind(model: Any) -> Binding:
                     unit_axes=_unit_axes(variable, layer),
                     is_output=layer in outputs,
                 )
-    return Binding(roles=roles, non_trainable=tuple(model.non_trainable_variables))
+    return Binding(roles=roles, forward_variables=tuple(changed_by_forward_pass(layers)))
 
 
 def unbound_role(variable: Any) -> VariableRole:

@@ -51,10 +51,9 @@ class Chain:
         for transform in self.transforms:
             prefix = type(transform).__name__
 
+            # Aggregation "none": every replica writes its own copy, and all write the same.
             def add(name: str, prefix: str = prefix, **arguments: Any) -> Any:
-                return add_variable(
-                    aggregation="only_first_replica", name=f"{prefix}_{name}", **arguments
-                )
+                return add_variable(aggregation="none", name=f"{prefix}_{name}", **arguments)
 
             bounds = {
                 name: add(

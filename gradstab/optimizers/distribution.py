@@ -1,30 +1,50 @@
-"""What needs TensorFlow: conditional application, sparse rows, where a tensor may be used.
+"""What needs TensorFlow: reducing over replicas, and applying under a condition on all of them.
 
-Strategies with more than one replica, and accumulation, come to this room when they are supported.
-Until then they are refused here, rather than clipped wrongly as each replica's own share.
+Keras clips each replica's share of the gradient and sums afterwards, so that the bound grows with
+the number of replicas. Here the sum comes first. Everything between it and the verdict is computed
+on every replica from the same numbers, and so comes out the same on all; the verdict of the first
+then decides, outside the replicas, whether all of them apply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from gradstab.optimizers import substitute
+from gradstab.optimizers.sparse import is_sparse, map_values
 
-def refuse_several_replicas() -> None:
-    """Raise if a strategy with more than one replica is in scope.
+# Keras' optimizers sum the gradients over the replicas in this private method, once more after us.
+_INNER_REDUCTION = "_all_reduce_sum_gradients"
+
+
+def num_replicas() -> int:
+    """Return the number of replicas that train together in the present scope."""
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def replica_index() -> int:
+    """Return which replica of this process is being traced or run, from 0."""
+    context = tf.distribute.get_replica_context()
+    index = None if context is None else tf.get_static_value(context.replica_id_in_sync_group)
+    return 0 if index is None else int(index)
+
+
+def check_strategy() -> None:
+    """Raise under a strategy whose replicas do not step together.
 
     Raises:
-        ValueError: If so. Clipping before the gradients are summed over the replicas would bound
-            each replica's share in place of the gradient.
+        ValueError: Names the strategy.
     """
     strategy = tf.distribute.get_strategy()
-    if strategy.num_replicas_in_sync > 1:
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
         raise ValueError(
-            "StabilizedOptimizer trains on one replica in this version. Received: "
-            f"{type(strategy).__name__} with {strategy.num_replicas_in_sync} replicas. Train "
-            "without the strategy, or use the inner optimizer alone under it"
+            "StabilizedOptimizer needs replicas that step together, so that one verdict holds for "
+            f"all. Received: {type(strategy).__name__}, whose workers step on their own. Use "
+            "tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy"
         )
 
 
@@ -37,64 +57,175 @@ def as_written(function: Callable[..., Any]) -> Callable[..., Any]:
     return converted
 
 
-def apply_if(accept: Any | None, apply: Callable[[], None]) -> None:
-    """Run `apply` where `accept` is true, and nothing at all where it is false.
+# Reducing ---------------------------------------------------------------------------------------
+
+
+def sum_over_replicas(
+    gradients: Sequence[Any], shapes: Sequence[Any], scalar: Any | None
+) -> tuple[list[Any], Any | None]:
+    """Sum gradients, and one scalar with them, over all replicas.
+
+    All that is dense goes in one all-reduce. What is `None` on some replicas counts as zero there.
 
     Args:
-        accept: Boolean scalar tensor, or `None` for "always".
-        apply: Writes variables, returns nothing.
-    """
-    if accept is None:
-        apply()
-    else:
-        tf.cond(accept, apply, lambda: None)
-
-
-def split_sparse(gradients: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Split gradients into tensors and, for sparse ones, the rows that they hold.
-
-    A row that occurs several times is summed into its first occurrence, as the dense gradient would
-    have it; Keras squares the parts. The shape stays as it is, so that XLA can compile it: the
-    slots left over hold zeros and name a row that is there anyway.
-
-    Args:
-        gradients: Tensors, `tf.IndexedSlices` or `None`.
+        gradients: Tensors, `tf.IndexedSlices` or `None`: this replica's share.
+        shapes: Shapes of their variables.
+        scalar: A float32 scalar tensor, such as this replica's share of the loss, or `None`.
 
     Returns:
-        The tensors (of sparse gradients the rows' values), and row indices or `None`, one each.
+        The sums, and the sum of the scalars, in the dtypes in which they came.
+
+    Raises:
+        ValueError: If it is called outside the replicas.
     """
-    values: list[Any] = []
-    rows: list[Any] = []
-    for gradient in gradients:
-        if isinstance(gradient, tf.IndexedSlices):
-            summed, index = _sum_equal_rows(gradient)
-            values.append(summed)
-            rows.append(index)
-        else:
-            values.append(None if gradient is None else tf.convert_to_tensor(gradient))
-            rows.append(None)
-    return values, rows
+    if num_replicas() == 1:
+        return list(gradients), scalar
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise ValueError(
+            "`apply` must be called in a replica context, where each replica has its share of the "
+            "gradient. Call it in a function that is passed to `strategy.run`"
+        )
+    tensors = [g if g is None or is_sparse(g) else tf.convert_to_tensor(g) for g in gradients]
+    shares = _same_kinds(tensors, shapes, context)
+    # Half precision is summed in float32: the sum may need its range, and one dtype travels as one.
+    sent = [map_values(_widen, share) for share in shares if share is not None]
+    if scalar is not None:
+        sent.append(tf.identity(scalar))
+    received = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, sent) if sent else [])
+    sums = [
+        None if share is None else map_values(_to(share.dtype), next(received)) for share in shares
+    ]
+    return sums, None if scalar is None else next(received)
 
 
-def join_sparse(values: list[Any], rows: list[Any], gradients: list[Any]) -> list[Any]:
-    """Put the rows back beside their values: the inverse of `split_sparse`."""
+def _widen(values: Any) -> Any:
+    # Identity, since TensorFlow takes one tensor on two replicas for a single share.
+    return tf.cast(values, tf.float32) if values.dtype.size < 4 else tf.identity(values)
+
+
+def _to(dtype: Any) -> Callable[[Any], Any]:
+    return lambda values: tf.cast(values, dtype)
+
+
+def _same_kinds(gradients: Sequence[Any], shapes: Sequence[Any], context: Any) -> list[Any]:
+    """Fill in zeros where another replica has a gradient, and make dense what is dense elsewhere.
+
+    Each replica is traced by itself, and a reduction needs the same structure on all. What kinds
+    the others have is found out while tracing; nothing of it enters the graph.
+    """
+    if tf.__internal__.distribute.strategy_supports_no_merge_call():
+        return list(gradients)  # XLA on several GPUs, where the replicas can't meet while tracing.
+    of_all = context.merge_call(_of_all_replicas, args=(tuple(map(_kind, gradients)),))
+    return [_of_kind(*each) for each in zip(gradients, shapes, of_all, strict=True)]
+
+
+def _kind(gradient: Any) -> str:
+    """Name what a gradient is; of the names on several replicas, the last in order serves all."""
+    if gradient is None:
+        return ""
+    if is_sparse(gradient):
+        return f"sparse {gradient.values.dtype.name} {gradient.indices.dtype.name}"
+    return f"tensor {gradient.dtype.name}"
+
+
+def _of_all_replicas(strategy: Any, kinds: Any) -> tuple[str, ...]:
+    return tuple(max(strategy.experimental_local_results(kind)) for kind in kinds)
+
+
+def _of_kind(gradient: Any, shape: Any, name: str) -> Any:
+    if not name:
+        return None
+    kind, dtype, *of_indices = name.split()
+    if gradient is not None:
+        return tf.convert_to_tensor(gradient) if kind == "tensor" else gradient
+    if kind == "tensor":
+        return tf.zeros(shape, dtype)
+    row = tf.zeros((1, *shape[1:]), dtype)
+    return tf.IndexedSlices(row, tf.zeros((1,), of_indices[0]), tf.constant(shape, of_indices[0]))
+
+
+@contextlib.contextmanager
+def without_reduction(optimizers: Iterable[Any]) -> Iterator[None]:
+    """Keep Keras' optimizers from summing over the replicas what is summed already."""
+    with contextlib.ExitStack() as stack:
+        for optimizer in optimizers:
+            stack.enter_context(substitute.method(optimizer, _INNER_REDUCTION, list))
+        yield
+
+
+def reduces_once(optimizers: Iterable[Any]) -> bool:
+    """Whether the reduction inside the optimizers can be switched off in this version of Keras."""
+    return all(hasattr(type(optimizer), _INNER_REDUCTION) for optimizer in optimizers)
+
+
+def as_shares(gradients: Sequence[Any]) -> list[Any]:
+    """Divide what was summed by the number of replicas, for optimizers that will sum it again."""
+    count = num_replicas()
     return [
-        value if index is None else tf.IndexedSlices(value, index, dense_shape=gradient.dense_shape)
-        for value, index, gradient in zip(values, rows, gradients, strict=True)
+        None if gradient is None else map_values(lambda values: values / count, gradient)
+        for gradient in gradients
     ]
 
 
-def _sum_equal_rows(gradient: tf.IndexedSlices) -> tuple[Any, Any]:
-    order = tf.argsort(gradient.indices, stable=True)
-    rows = tf.gather(gradient.indices, order)
-    is_new = tf.concat([rows[:1] == rows[:1], rows[1:] != rows[:-1]], axis=0)
-    slot = tf.cumsum(tf.cast(is_new, tf.int32)) - 1
-    count = tf.shape(rows)[0]
-    wide = tf.cast(gradient.values, tf.float32) if gradient.dtype.size < 4 else gradient.values
-    summed = tf.math.unsorted_segment_sum(tf.gather(wide, order), slot, count)
-    # Slots beyond the last distinct row hold zeros; the largest row serves as their index.
-    first = tf.math.unsorted_segment_min(rows, slot, count)
-    return tf.cast(summed, gradient.dtype), tf.minimum(first, tf.reduce_max(rows))
+# Applying ---------------------------------------------------------------------------------------
+
+
+def either(
+    condition: Any | None,
+    if_true: Callable[[], None],
+    if_false: Callable[[], None],
+    around: contextlib.AbstractContextManager[Any] | None = None,
+) -> None:
+    """Run one of two functions that write variables, the same one on all replicas.
+
+    Args:
+        condition: Boolean scalar tensor, the same on every replica, or `None` for "true".
+        if_true: Writes variables, returns nothing.
+        if_false: The same.
+        around: Held while they are traced. It is entered once, outside the replicas, whose threads
+            would collide where it changes what they share.
+    """
+    around = around or contextlib.nullcontext()
+    if (
+        num_replicas() == 1
+        # So it is where XLA compiles for several GPUs; the replicas need not meet there.
+        or tf.__internal__.distribute.strategy_supports_no_merge_call()
+    ):
+        with around:
+            _branch(condition, if_true, if_false)
+        return
+
+    def outside(strategy: Any, condition: Any, if_true: Any, if_false: Any, around: Any) -> None:
+        # A condition inside the replicas must not hold what lets them meet, as every optimizer's
+        # update does; outside it may.
+        first = strategy.experimental_local_results(condition)[0]
+
+        def on_all(function: Any) -> Callable[[], None]:
+            def run() -> None:
+                strategy.extended.call_for_each_replica(_call, args=(function,))
+
+            return run
+
+        with strategy.experimental_local_results(around)[0]:
+            _branch(first, on_all(if_true), on_all(if_false))
+
+    tf.distribute.get_replica_context().merge_call(
+        outside, args=(condition, if_true, if_false, around)
+    )
+
+
+def _branch(
+    condition: Any | None, if_true: Callable[[], None], if_false: Callable[[], None]
+) -> None:
+    if condition is None:
+        if_true()
+    else:
+        tf.cond(condition, if_true, if_false)
+
+
+def _call(function: Callable[[], None]) -> None:
+    function()
 
 
 def usable_here(tensor: Any | None) -> Any | None:

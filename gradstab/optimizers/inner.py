@@ -1,23 +1,28 @@
 """Lets the inner optimizer apply, and transforms the change that it made.
 
-Keras unscales inside `apply`, averages weights (EMA) and applies constraints at its end. Gradients
-have to be unscaled before they are measured, and update transforms act before averages and
-constraints. So these three are switched off while the inner optimizer applies, and done here.
+Keras unscales and accumulates inside `apply`, averages weights (EMA) and applies constraints at its
+end. Gradients have to be unscaled and accumulated before they are measured, and update transforms
+act before averages and constraints. So these are switched off while the inner optimizer applies,
+and done here, or before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from gradstab.optimizers import substitute
 from gradstab.optimizers.chain import Chain
 from gradstab.transforms.base import Context
 from gradstab.transforms.measured import Measured
+
+# Where Keras accumulates, clips and applies; see `_applying_windows`.
+_APPLY_GRADIENTS = "_backend_apply_gradients"
 
 
 def parts(optimizer: Any) -> list[Any]:
@@ -30,30 +35,97 @@ def is_overwritten(variable: Any) -> bool:
     return bool(getattr(variable, "overwrite_with_gradient", False))
 
 
-def apply_inner(
-    optimizer: Any,
-    chain: Chain,
-    gradients: Sequence[Any],
-    variables: Sequence[Any],
-    context: Context,
-) -> None:
-    """Let an optimizer change the weights, then run the update transforms on the change.
+def resource(variable: Any) -> Any:
+    """Return the TensorFlow variable that holds a Keras variable's value, or a bare one itself."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+class Afterwards:
+    """What Keras does at the end of `apply`: average the weights (EMA), and constrain them.
+
+    Read from the optimizer and the variables when it is made, before `only_updating` switches it
+    off.
 
     Args:
         optimizer: The inner optimizer, built.
+        variables: All variables that it trains.
+    """
+
+    def __init__(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        self._averaging = [
+            (part, part.gradient_accumulation_steps or 1)
+            for part in parts(optimizer)
+            if part.use_ema and part.built
+        ]
+        self._constraints = {
+            id(variable): variable.constraint
+            for variable in variables
+            if isinstance(variable, keras.Variable) and variable.constraint is not None
+        }
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether weights are overwritten by their averages during training."""
+        return any(part.ema_overwrite_frequency for part, _ in self._averaging)
+
+    def run(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        """Average and constrain, once the step, or the micro-batch, is counted."""
+        for part, window in self._averaging:
+            _average(part, window)
+        for gradient, variable in zip(gradients, variables, strict=True):
+            constraint = self._constraints.get(id(variable))
+            if gradient is not None and constraint is not None and not is_overwritten(variable):
+                variable.assign(constraint(variable))
+
+
+@contextlib.contextmanager
+def only_updating(optimizer: Any, variables: Sequence[Any], *, afterwards: bool) -> Iterator[None]:
+    """Keep Keras from unscaling, from accumulating, and from what comes afterwards if asked to.
+
+    Args:
+        optimizer: The inner optimizer. Its attributes are read while its step is traced, so that
+            changing them around the call is enough.
+        variables: All variables that it trains.
+        afterwards: Whether averages and constraints are left to `Afterwards`.
+    """
+    with contextlib.ExitStack() as stack:
+        for each in {id(part): part for part in (optimizer, *parts(optimizer))}.values():
+            stack.enter_context(substitute.attribute(each, "loss_scale_factor", None))
+            if each.gradient_accumulation_steps:
+                apply = _applying_windows(each)
+                stack.enter_context(substitute.method(each, _APPLY_GRADIENTS, apply))
+            if afterwards:
+                stack.enter_context(substitute.attribute(each, "use_ema", False))
+        for variable in variables if afterwards else ():
+            if isinstance(variable, keras.Variable) and variable.constraint is not None:
+                stack.enter_context(substitute.attribute(variable, "constraint", None))
+        yield
+
+
+def _applying_windows(part: Any) -> Callable[[Any, Any], None]:
+    """Return what stands in for Keras' private `_backend_apply_gradients` at the end of a window.
+
+    That adds the gradient to its accumulators and applies inside a condition. Here the mean over
+    the window comes in, and is applied; the setting itself has to stay, for the steps that Adam's
+    bias correction counts depend on it. Averages are left to `Afterwards`.
+    """
+
+    def apply(gradients: Any, variables: Any) -> None:
+        part._apply_weight_decay(variables)
+        part._backend_update_step(gradients, variables, part.learning_rate)
+
+    return apply
+
+
+def bound_updates(chain: Chain, before: Sequence[Any], context: Context) -> None:
+    """Run the update transforms on what has changed since `before`, and write what they keep.
+
+    Args:
         chain: The transforms.
-        gradients: Unscaled gradients, one per entry of `variables`.
-        variables: The variables that have gradients to be applied.
+        before: Copies of the variables as they were before the inner optimizer's update.
         context: What the transforms may read; its variables are all that the optimizer trains.
     """
-    if not chain.changes_updates:
-        with _deferred(optimizer, variables, until_updated=False):
-            optimizer.apply(gradients, variables)
-        return
     updated = context.variables
-    before = [ops.copy(variable) for variable in updated]
-    with _deferred(optimizer, updated, until_updated=True):
-        optimizer.apply(gradients, variables)
     change = Measured(
         [
             None if is_overwritten(new) else new - old
@@ -71,78 +143,42 @@ def apply_inner(
             same = ops.all(made == kept)
             variable.assign(ops.where(same, variable, old + kept))
     chain.store(new_states)
-    _average(optimizer)
-    _constrain(
-        variable
-        for gradient, variable in zip(gradients, variables, strict=True)
-        if gradient is not None and not is_overwritten(variable)
-    )
 
 
-@contextlib.contextmanager
-def _deferred(optimizer: Any, variables: Sequence[Any], *, until_updated: bool) -> Iterator[None]:
-    """Keep Keras from unscaling and, with `until_updated`, from averaging and constraining.
+def counter(optimizer: Any) -> Any:
+    """Return the variable that counts an optimizer's calls, micro-batches one by one.
 
-    Args:
-        optimizer: The inner optimizer. Its attributes are read while its step is traced, so that
-            changing them around the call is enough.
-        variables: The variables to be updated.
-        until_updated: Whether averages and constraints wait for update transforms.
+    Under accumulation the public `iterations` is this count divided by the size of the window, so
+    the private attribute is read.
+
+    Raises:
+        AttributeError: If this version of Keras keeps its count elsewhere.
     """
-    with contextlib.ExitStack() as stack:
-        for each in {id(part): part for part in (optimizer, *parts(optimizer))}.values():
-            stack.enter_context(_replaced(each, "loss_scale_factor", None))
-            if until_updated:
-                stack.enter_context(_replaced(each, "use_ema", False))
-        if until_updated:
-            for variable in variables:
-                if isinstance(variable, keras.Variable) and variable.constraint is not None:
-                    stack.enter_context(_replaced(variable, "constraint", None))
-        yield
+    return optimizer._iterations
 
 
-def _average(optimizer: Any) -> None:
-    """Advance the inner optimizer's weight averages, and overwrite the weights when it is due.
+def _average(part: Any, window: int) -> None:
+    """Advance the averages of one optimizer, and overwrite the weights when it is due.
 
     Keras has no public call for it, so the list of averages is read from the private
-    `_model_variables_moving_average`. Called after the inner `apply`, which counted the step.
+    `_model_variables_moving_average`. It asks for the number of windows before this call.
 
     Raises:
         AttributeError: If this version of Keras keeps its averages elsewhere.
     """
-    for part in parts(optimizer):
-        if not part.use_ema:
-            continue
-        step = ops.convert_to_tensor(part.iterations)
-        pairs = [
-            (variable, mean)
-            for variable, mean in zip(
-                part._trainable_variables, part._model_variables_moving_average, strict=True
-            )
-            if mean is not None
-        ]
+    windows = (ops.convert_to_tensor(counter(part)) - 1) // window
+    pairs = [
+        (variable, mean)
+        for variable, mean in zip(
+            part._trainable_variables, part._model_variables_moving_average, strict=True
+        )
+        if mean is not None
+    ]
+    for variable, mean in pairs:
+        momentum = ops.cast(windows > 0, mean.dtype) * part.ema_momentum
+        mean.assign(momentum * mean + (1 - momentum) * variable)
+    frequency = part.ema_overwrite_frequency
+    if frequency:
+        due = (windows + 1) % frequency == 0
         for variable, mean in pairs:
-            momentum = ops.cast(step > 1, mean.dtype) * part.ema_momentum
-            mean.assign(momentum * mean + (1 - momentum) * variable)
-        frequency = part.ema_overwrite_frequency
-        if frequency:
-            due = step % frequency == 0
-            for variable, mean in pairs:
-                variable.assign(ops.where(due, mean, variable))
-
-
-def _constrain(variables: Iterable[Any]) -> None:
-    """Apply the constraints of the variables that have one."""
-    for variable in variables:
-        if isinstance(variable, keras.Variable) and variable.constraint is not None:
-            variable.assign(variable.constraint(variable))
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
+            variable.assign(ops.where(due, mean, variable))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
@@ -12,25 +11,18 @@ from keras import ops
 
 from gradstab._errors import DivergenceError
 from gradstab._serialization import register
-from gradstab.optimizers import binding, distribution
+from gradstab.optimizers import distribution
 from gradstab.optimizers.accepted import check_inner_optimizer, check_transforms
+from gradstab.optimizers.accumulation import window_size
+from gradstab.optimizers.binding import variable_path
 from gradstab.optimizers.chain import Chain
-from gradstab.optimizers.inner import apply_inner, is_overwritten
-from gradstab.optimizers.learning_rate import adjustable_parts, current_rate, set_learning_rate
+from gradstab.optimizers.learning_rate import adjustable_parts, set_learning_rate
+from gradstab.optimizers.loss_scaling import LossScale, hand_over_to
+from gradstab.optimizers.plan import Plan
+from gradstab.optimizers.step import Step
 from gradstab.optimizers.telemetry import Telemetry
-from gradstab.transforms.base import Context, Transform, VariableRole
-from gradstab.transforms.measured import Measured
+from gradstab.transforms.base import Transform
 from gradstab.transforms.skipping import SkipNonFinite
-
-
-@dataclasses.dataclass
-class _Plan:
-    """What the optimizer knows of the model. A plain object: Keras tracks what lists hold."""
-
-    variables: list[Any] = dataclasses.field(default_factory=list)
-    index: dict[int, int] = dataclasses.field(default_factory=dict)
-    binding: binding.Binding | None = None
-    loss: Any | None = None
 
 
 def _of_inner(name: str) -> property:
@@ -53,19 +45,23 @@ def _of_inner(name: str) -> property:
 class StabilizedOptimizer(keras.optimizers.Optimizer):
     """Runs transforms round any Keras optimizer, and applies each step whole or not at all.
 
-    Within one step: unscale, sum duplicate sparse rows, measure in float32, run the gradient
-    transforms in the order of the list, judge; then apply the inner optimizer once, run the update
-    transforms, average and constrain, or leave everything as it was; record. A skipped step moves
-    neither weights nor slots, iterations, weight decay, averages or the state of transforms, only
-    telemetry and the counts of skips.
+    Within one step: unscale, sum over the replicas, accumulate, sum duplicate sparse rows, measure
+    in float32, run the gradient transforms in the order of the list, judge; then apply the inner
+    optimizer once, run the update transforms, average and constrain, or leave everything as it was;
+    record. A skipped step moves neither weights nor slots, iterations, weight decay, averages, the
+    state of transforms or, once `bind` has shown it the model, BatchNorm's moving statistics; only
+    telemetry, a loss scale and random seeds.
+
+    - Under a `tf.distribute` strategy every replica passes its share of the gradient, as it does to
+      Keras' optimizers, and the sum is what is measured and clipped.
+    - With `gradient_accumulation_steps` of the inner optimizer the mean over the window is, and the
+      window counts as one step: one micro-batch that is not finite has the whole window skipped.
+      Iterations, schedules and averages advance with every micro-batch, as in Keras.
+    - A `LossScaleOptimizer` round it (`mixed_float16`) leaves the step to it: an overflow on any
+      replica is skipped on all and counted, and the scale stays within [1, 2^24].
 
     This constructor is strict. `gradstab.stabilize` and the `clip_by_*` functions take optimizers
     as they come: names, configs, wrapped ones, and those with clipping of their own.
-
-    Limits of this version: one replica, no `gradient_accumulation_steps`; both are refused. Under a
-    `LossScaleOptimizer` (`mixed_float16`) an overflow is skipped by Keras before it gets here, and
-    so is not counted. BatchNorm's moving statistics change in the forward pass, before an optimizer
-    can veto, and are not put back.
 
     Args:
         inner_optimizer: A `keras.optimizers.Optimizer` without clipping of its own.
@@ -110,9 +106,10 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self.transforms = transforms
         self.taken_over = dict(taken_over or {})
-        self._plan = _Plan()
+        self._plan = Plan()
         self._chain = Chain(transforms)
         self._telemetry = Telemetry(self._chain.causes, lambda: self.max_consecutive)
+        self._step = Step(inner_optimizer, self._chain, self._telemetry, self._plan)
         # Assigning tracks them: the cut of a scheduled rate is saved with the optimizer.
         self._rate_factors = [part.factor_variable for part in adjustable_parts(inner_optimizer)]
 
@@ -152,8 +149,12 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
 
     def scale_loss(self, loss: Any) -> Any:
         """Scale the loss as the inner optimizer does, and note it for the transforms."""
-        self._plan.loss = loss
+        self.note_loss(loss)
         return self.inner_optimizer.scale_loss(loss)
+
+    def note_loss(self, loss: Any) -> None:
+        """Note the loss of the step for the transforms; a loss scale round this one calls it."""
+        self._plan.note_loss(loss)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Set the final values of the weights as the inner optimizer does (EMA)."""
@@ -169,34 +170,36 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         """Make all variables, the inner optimizer's too. Calling it again changes nothing."""
         if self.built:
             return
-        distribution.refuse_several_replicas()
+        distribution.check_strategy()
         variables = list(variables)
         self.inner_optimizer.build(variables)
+        window_size(self.inner_optimizer)  # A MultiOptimizer may know its parts only now.
         self._chain.build(self.add_variable, self._track_variable, variables)
-        paths = [binding.variable_path(variable) for variable in variables]
+        paths = [variable_path(variable) for variable in variables]
         # Keras' own counter, which the inner optimizer's makes superfluous, counts skips as well.
         self.telemetry.build(self.add_variable, self._iterations, paths)
-        plan = self._plan
-        plan.variables = variables
-        for position, variable in enumerate(variables):
-            plan.index[id(variable)] = position
-            plan.index.setdefault(id(_resource(variable)), position)
+        self._plan.take_in(variables)
         self.built = True
 
-    def bind(self, model: Any) -> None:
-        """Tell the transforms which layer each variable belongs to. Acts from the next trace on.
+    def bind(self, model: Any) -> bool:
+        """Show the optimizer its model. Acts from the next trace on.
 
-        `training.train` and gradstab's callbacks call it; in a loop of your own, call it before the
-        first step.
+        The transforms learn which layer each variable belongs to, and a skipped step puts back what
+        its forward pass changed: BatchNorm's moving statistics. `training.train` and gradstab's
+        callbacks call it; in a loop of your own, call it before the first step, and again after
+        weights were loaded.
 
         Args:
             model: The built `keras.Model` that this optimizer trains.
+
+        Returns:
+            Whether a step that was traced before has to be traced anew to know all this.
 
         Raises:
             TypeError: If it is no Keras model.
             ValueError: If it is not built.
         """
-        self._plan.binding = binding.bind(model)
+        return self._plan.bind(model)
 
     # The step -------------------------------------------------------------------------------------
 
@@ -219,6 +222,21 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
             ValueError: If the optimizer is not built and no variables are given, if the numbers do
                 not match, or if a variable is unknown.
         """
+        self._apply(grads, trainable_variables)
+
+    def apply_scaled(
+        self, loss_scale_optimizer: Any, grads: Sequence[Any], trainable_variables: Any = None
+    ) -> None:
+        """Take one step with gradients that carry a dynamic loss scale, and update the scale.
+
+        Keras' `LossScaleOptimizer` calls it when it stands round this optimizer. A step that
+        overflows on any replica is skipped on all and counted.
+        """
+        self._apply(grads, trainable_variables, loss_scale_optimizer)
+
+    def _apply(
+        self, grads: Sequence[Any], trainable_variables: Any, loss_scale_optimizer: Any = None
+    ) -> None:
         grads = list(grads)
         if not grads:
             return
@@ -238,79 +256,8 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
                 f"{len(grads)} gradients for {len(trainable_variables)} variables"
             )
         with keras.name_scope(self.name):
-            self._step(grads, trainable_variables)
-
-    def _step(self, gradients: list[Any], variables: list[Any]) -> None:
-        plan = self._plan
-        places = [self._position(variable) for variable in variables]
-        unscaled = self._unscale(gradients, variables)
-        tensors, rows = distribution.split_sparse(
-            [None if is_overwritten(v) else g for g, v in zip(unscaled, variables, strict=True)]
-        )
-        incoming = Measured(_placed(tensors, places, len(plan.variables)))
-        context = Context(
-            variables=plan.variables,
-            roles=self._roles(),
-            rows=_placed(rows, places, len(plan.variables)),
-            step=ops.convert_to_tensor(self.inner_optimizer.iterations),
-            learning_rate=current_rate(self.inner_optimizer),
-            loss=distribution.usable_here(plan.loss),
-            consecutive_skips=self.telemetry.consecutive_skips,
-            incoming=incoming,
-        )
-        plan.loss = None
-
-        outgoing, new_states = self._chain.run("gradient", incoming, context)
-        context.outgoing = outgoing
-        vetoes = self._chain.vetoes(context)
-        # Measured here, not inside the branch that applies, since the record needs them too.
-        _ = incoming.global_norm, outgoing.global_norm
-
-        transformed = distribution.join_sparse(
-            [outgoing.values[place] for place in places], rows, unscaled
-        )
-        final = [
-            gradient if is_overwritten(variable) else value
-            for gradient, value, variable in zip(unscaled, transformed, variables, strict=True)
-        ]
-
-        def apply() -> None:
-            apply_inner(self.inner_optimizer, self._chain, final, variables, context)
-            self._chain.store(new_states)
-
-        accept = ops.logical_not(ops.any(ops.stack(vetoes))) if vetoes else None
-        distribution.apply_if(accept, apply)
-        self.telemetry.record(incoming, outgoing, context.loss, vetoes)
-
-    def _unscale(self, gradients: list[Any], variables: list[Any]) -> list[Any]:
-        factor = self.inner_optimizer.loss_scale_factor
-        if factor is None:
-            return gradients
-        return [
-            gradient
-            if gradient is None or is_overwritten(variable)
-            else ops.divide(gradient, factor)
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
-
-    def _position(self, variable: Any) -> int:
-        position = self._plan.index.get(id(variable))
-        if position is None:
-            position = self._plan.index.get(id(_resource(variable)))
-        if position is None:
-            raise ValueError(
-                f"Unknown variable: {binding.variable_path(variable)}. The optimizer was built for "
-                f"{len(self._plan.variables)} others. Make a new optimizer for a new set of "
-                "variables"
-            )
-        return position
-
-    def _roles(self) -> list[VariableRole]:
-        known = self._plan.binding.roles if self._plan.binding is not None else {}
-        return [
-            known.get(id(variable)) or binding.unbound_role(variable)
-            for variable in self._plan.variables
-        ]
+            scale = None if loss_scale_optimizer is None else LossScale(loss_scale_optimizer)
+            self._step.take(grads, trainable_variables, scale)
 
     # What it tells --------------------------------------------------------------------------------
 
@@ -399,14 +346,4 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         return cls(**config)
 
 
-def _resource(variable: Any) -> Any:
-    """Return the TensorFlow variable that holds a Keras variable's value, or a bare one itself."""
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _placed(values: Sequence[Any], places: Sequence[int], size: int) -> list[Any]:
-    """Return a list of `size` entries with each value at its place, and `None` elsewhere."""
-    result: list[Any] = [None] * size
-    for value, place in zip(values, places, strict=True):
-        result[place] = value
-    return result
+hand_over_to(StabilizedOptimizer)

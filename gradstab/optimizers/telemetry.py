@@ -15,6 +15,8 @@ from gradstab.transforms.measured import Measured
 
 # Rows of the ring: the steps that a reader can be late without losing one.
 CAPACITY = 2048
+# Cause of the skips that a dynamic loss scale makes; it comes before the causes of transforms.
+OVERFLOW = "overflow"
 _ROW = ("grad_norm", "grad_norm_after", "loss", "clipped", "cause", "bad_variable")
 _COUNTS = (
     "skipped",
@@ -43,7 +45,7 @@ class Telemetry:
     """
 
     def __init__(self, causes: Sequence[str], max_consecutive: Callable[[], int | None]) -> None:
-        self._causes = tuple(causes)
+        self._causes = (OVERFLOW, *causes)
         self._max_consecutive = max_consecutive
         self._paths: tuple[str, ...] = ()
         self._variables: dict[str, Any] = {}
@@ -70,7 +72,7 @@ class Telemetry:
                 shape=shape,
                 dtype=dtype,
                 initializer="zeros",
-                aggregation="only_first_replica",
+                aggregation="none",  # Every replica writes its own copy, and all write the same.
                 name=f"telemetry_{name}",
             )
             for name, (shape, dtype) in specs.items()
@@ -87,7 +89,13 @@ class Telemetry:
         return ops.convert_to_tensor(self._variables["counts"])[_COUNTS.index("consecutive_skips")]
 
     def record(
-        self, incoming: Measured, outgoing: Measured, loss: Any | None, vetoes: Sequence[Any]
+        self,
+        incoming: Measured,
+        outgoing: Measured,
+        loss: Any | None,
+        vetoes: Sequence[Any],
+        overflow: Any | None = None,
+        at_floor: Any | None = None,
     ) -> None:
         """Write one step, inside the compiled step, whether it was applied or skipped.
 
@@ -96,24 +104,31 @@ class Telemetry:
             outgoing: Gradients after all transforms.
             loss: Loss of the step, a scalar tensor, or `None`.
             vetoes: Boolean scalar tensors, one per cause.
+            overflow: Whether a dynamic loss scale was too large, or `None` where there is none.
+            at_floor: Whether that scale can't be halved. Until then it is expected to overflow, and
+                no such skip counts towards the budget.
         """
         counts = ops.convert_to_tensor(self._variables["counts"])
         integer = counts.dtype
         old = dict(zip(_COUNTS, ops.unstack(counts[: len(_COUNTS)]), strict=True))
         bad = ops.cast(first_false(ops.isfinite(incoming.norms)), integer)
-        if vetoes:
-            flags = ops.cast(ops.stack(list(vetoes)), integer)
-            skip = ops.max(flags)
-            first = ops.cast(ops.argmax(flags), integer)
-            causes = flags * ops.cast(ops.arange(len(vetoes), dtype=integer) == first, integer)
-        else:
-            skip, first, causes = ops.cast(0, integer), ops.cast(0, integer), None
+        flags = ops.cast(ops.stack([False if overflow is None else overflow, *vetoes]), integer)
+        skip = ops.max(flags)
+        first = ops.cast(ops.argmax(flags), integer)
+        causes = flags * ops.cast(ops.arange(len(self._causes), dtype=integer) == first, integer)
+        # 1 unless the scale is still being found.
+        counts_in_a_row = ops.cast(1, integer)
+        if overflow is not None:
+            expected = ops.logical_and(overflow, ops.logical_not(at_floor))
+            counts_in_a_row = 1 - ops.cast(expected, integer)
         clip = ops.cast(outgoing.clipped, integer) * (1 - skip)
 
         self._steps.assign_add(1)
         step = ops.cast(self._steps, integer)
-        run = (old["consecutive_skips"] + 1) * skip
-        begins = run == 1
+        run = ops.where(
+            counts_in_a_row == 1, (old["consecutive_skips"] + 1) * skip, old["consecutive_skips"]
+        )
+        begins = ops.logical_and(run == 1, counts_in_a_row == 1)
         run_variable = ops.where(begins, bad, old["run_variable"])
         run_step = ops.where(begins, step, old["run_step"])
         record_run = run > old["longest_skips"]
@@ -133,8 +148,7 @@ class Telemetry:
             "applied_step": ops.where(first_applied, step, old["applied_step"]),
         }
         head = ops.stack([ops.cast(new[name], integer) for name in _COUNTS])
-        if causes is not None:
-            head = ops.concatenate([head, counts[len(_COUNTS) :] + causes])
+        head = ops.concatenate([head, counts[len(_COUNTS) :] + causes])
         self._variables["counts"].assign(head)
 
         row = ops.stack(
@@ -208,7 +222,9 @@ class Telemetry:
                     for name, of in zip(self._cause_counts(), self._causes, strict=True)
                     if of == cause
                 )
+                # A loss scale counts where there is one.
                 for cause in self._causes
+                if cause != OVERFLOW or counts["cause_0"]
             },
             consecutive_skips=counts["consecutive_skips"],
             divergence=self._divergence(counts),

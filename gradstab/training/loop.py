@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gradstab.optimizers.find import bind
 from gradstab.training.checkpoint import Progress, RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
 from gradstab.training.feeds import ArrayFeed, DatasetFeed, make_feed
@@ -266,6 +267,13 @@ def _choose(
 ) -> Choice:
     if model.run_eagerly:
         return Choice("graph", "run step by step, since the model was compiled with run_eagerly")
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        if settings.form not in (None, "graph"):
+            raise ValueError(
+                "`jit_compile` must be False or 'auto' under a strategy with several replicas, "
+                f"whose step XLA can't compile. Received: jit_compile={settings.jit_compile!r}"
+            )
+        return Choice("graph", "the one form under a strategy with several replicas")
     before = old_config.get("loop")
     if settings.form is not None:
         if before is not None and before["form"] != settings.form:
@@ -294,8 +302,7 @@ def _build(model: Any, feed: ArrayFeed | DatasetFeed) -> None:
         _trace(model.test_step, batch)
     if not model.built:
         _trace(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
-    if hasattr(model.optimizer, "bind"):
-        model.optimizer.bind(model)
+    bind(model)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 
@@ -316,11 +323,6 @@ def _check_model(model: Any) -> None:
         raise ValueError(
             "`model` must be compiled with an optimizer. Call `model.compile(optimizer, loss=...)` "
             f"first. Received: model={model!r}"
-        )
-    if model.distribute_strategy.num_replicas_in_sync > 1:
-        raise ValueError(
-            "`training.train` trains on one device. Received: a model made under a strategy with "
-            f"{model.distribute_strategy.num_replicas_in_sync} replicas. Use `model.fit`"
         )
 
 

@@ -7,6 +7,9 @@ Three forms of it, since no one of them is the fastest for every model:
 - `"xla_loop"`: loop and step compiled by XLA as one, for arrays that lie on the device. It does
   away with all cost between steps, but on CPU XLA runs convolutions inside a loop on one thread.
 
+Under a strategy with several replicas each step gives every replica its share of the batch, which
+XLA does not compile on CPU, so only the plain graph serves there.
+
 A Python `for batch in dataset` inside `tf.function` is none of them: it turns into a dataset
 reduction, whose body runs several times slower.
 """
@@ -18,6 +21,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+from gradstab.training.replicas import mean_over_replicas, on_all_replicas
 
 FORMS = ("graph", "xla_step", "xla_loop")
 
@@ -47,7 +52,11 @@ class StepLoop:
         self._functions: dict[tuple[int, bool], Any] = {}
         self._iterating: Any = None
         self._variables: dict[int, Any] = {}
-        plain: Callable[[Any], Logs] = getattr(model, step)
+        plain = on_all_replicas(
+            model.distribute_strategy,
+            getattr(model, step),
+            model.optimizer if step == "train_step" else None,
+        )
         self._plain_step = plain
         self._step = _compile(plain, xla=True) if form == "xla_step" else plain
 
@@ -142,7 +151,9 @@ class StepLoop:
         self._inspected = True
         if not any(_overridden(self._model, name) for name in (self._name, "compute_metrics")):
             return
-        traced = _compile(self._plain_step, xla=False).get_concrete_function(batch)
+        step = self._plain_step
+        traced = _compile(lambda data: self._merged(step(data)), xla=False)
+        traced = traced.get_concrete_function(batch)
         logs = traced.structured_outputs
         if isinstance(logs, dict) and set(logs) != set(self._model.get_metrics_result()):
             self._returned = logs
@@ -153,7 +164,10 @@ class StepLoop:
         return {name: tf.zeros(log.shape, log.dtype) for name, log in self._returned.items()}
 
     def _kept(self, logs: Logs) -> Logs:
-        return {} if self._returned is None else logs
+        return {} if self._returned is None else self._merged(logs)
+
+    def _merged(self, logs: Logs) -> Logs:
+        return mean_over_replicas(self._model.distribute_strategy, logs)
 
     def _logs(self, carried: Logs) -> Logs:
         return carried if self._returned is not None else self._model.get_metrics_result()
@@ -161,7 +175,7 @@ class StepLoop:
     def _chosen(self, logs: Logs) -> Logs:
         metrics = self._model.get_metrics_result()
         own = isinstance(logs, dict) and set(logs) != set(metrics)
-        return logs if own else metrics
+        return self._merged(logs) if own else metrics
 
 
 def batch_spec(arrays: Any, batch_size: int) -> Any:

@@ -76,8 +76,8 @@ def test_roles_of_all_kinds_of_layers():
         assert role.is_output == variable.path.startswith("head/")
         found[role.path] = (tuple(variable.shape), role.unit_axes, role.layer_class)
     assert found == ROLES
-    statistics = {v.path for v in bound.non_trainable}
-    assert {"norm/moving_mean", "norm/moving_variance"} <= statistics
+    changed = {v.path for v in bound.forward_variables}
+    assert changed == {"norm/moving_mean", "norm/moving_variance"}
 
 
 def test_the_rule_for_unbound_variables():
@@ -165,6 +165,8 @@ def test_binding_reaches_the_optimizer():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1, name="only")])
     optimizer = stabilize("sgd")
     optimizer.build(model.trainable_variables)
-    assert {role.layer for role in optimizer._roles()} == {None}
+    assert {role.layer for role in optimizer._plan.roles()} == {None}
     optimizer.bind(model)
-    assert [(role.layer, role.is_output) for role in optimizer._roles()] == [("only", True)] * 2
+    assert [(role.layer, role.is_output) for role in optimizer._plan.roles()] == [
+        ("only", True)
+    ] * 2

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from gradstab import transforms
 from gradstab.optimizers import StabilizedOptimizer, stabilize
-from gradstab.optimizers.distribution import split_sparse
+from gradstab.optimizers.sparse import split_sparse
 
 OPTIMIZERS = [
     keras.optimizers.SGD,

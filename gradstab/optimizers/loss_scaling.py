@@ -1,0 +1,88 @@
+"""Dynamic loss scaling of float16 training, judged on the sum over all replicas.
+
+Keras' `LossScaleOptimizer` asks the first replica alone whether its share is finite, has neither
+floor nor ceiling, and does not call the optimizer inside it on an overflow, which then can neither
+count the skip nor put anything back. So round an optimizer of gradstab's it leaves the whole step
+to that.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+from keras import ops
+
+from gradstab.optimizers.distribution import as_written
+
+FLOOR = 1.0
+CEILING = 2.0**24
+
+
+class LossScale:
+    """The scale that the gradients of one step carry.
+
+    Args:
+        optimizer: The `keras.optimizers.LossScaleOptimizer`, built.
+
+    Attributes:
+        value: The scale, a float32 scalar tensor.
+        at_floor: Whether it can't be halved any more, a boolean scalar tensor.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self.value = ops.convert_to_tensor(optimizer.dynamic_scale)
+        self.at_floor = self.value <= FLOOR
+
+    def update(self, overflow: Any) -> None:
+        """Halve the scale after an overflow; double it after enough steps without.
+
+        Args:
+            overflow: Whether a gradient of this step was not finite on any replica.
+        """
+        optimizer = self._optimizer
+        steps = ops.convert_to_tensor(optimizer.step_counter)
+        grows = steps >= optimizer.dynamic_growth_steps - 1
+        factor = ops.where(overflow, 0.5, ops.where(grows, 2.0, 1.0))
+        optimizer.dynamic_scale.assign(ops.clip(self.value * factor, FLOOR, CEILING))
+        starts_anew = ops.logical_or(overflow, grows)
+        optimizer.step_counter.assign(ops.where(starts_anew, ops.zeros_like(steps), steps + 1))
+
+
+def hand_over_to(ours: type[Any]) -> None:
+    """Have every `LossScaleOptimizer` that stands round one of `ours` leave the step to it.
+
+    `compile` builds the pair, or a person does, and nothing tells the inner optimizer what stands
+    round it: Keras has no hook for that. So `apply` and `scale_loss` of Keras' class are replaced,
+    once, by functions that do what they did for every other optimizer.
+
+    Args:
+        ours: A class with `apply_scaled(loss_scale_optimizer, gradients, variables)` and
+            `note_loss(loss)`.
+
+    Raises:
+        AttributeError: If this version of Keras has no such methods.
+    """
+    of_keras = keras.optimizers.LossScaleOptimizer
+    apply, scale_loss = of_keras.apply, of_keras.scale_loss
+
+    @functools.wraps(apply)
+    @as_written
+    def apply_or_hand_over(self: Any, grads: Any, trainable_variables: Any = None) -> None:
+        if not isinstance(self.inner_optimizer, ours):
+            apply(self, grads, trainable_variables)
+            return
+        if not self.built:
+            self.build(trainable_variables)
+            self.built = True
+        self.inner_optimizer.apply_scaled(self, grads, trainable_variables)
+
+    @functools.wraps(scale_loss)
+    def scale_and_show_loss(self: Any, loss: Any) -> Any:
+        if isinstance(self.inner_optimizer, ours):
+            self.inner_optimizer.note_loss(loss)
+        return scale_loss(self, loss)
+
+    of_keras.apply, of_keras.scale_loss = apply_or_hand_over, scale_and_show_loss

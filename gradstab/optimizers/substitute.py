@@ -1,0 +1,37 @@
+"""What an object of Keras' does differently while a block runs, and then no more.
+
+For steps that Keras has no argument for. Keras reads attributes while it traces, so that a change
+around the call is enough; what one replica's thread must not see goes outside the replicas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def method(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Have a method of this one object do something else.
+
+    Raises:
+        AttributeError: If it has no such method.
+    """
+    getattr(owner, name)
+    vars(owner)[name] = function
+    try:
+        yield
+    finally:
+        vars(owner).pop(name, None)
