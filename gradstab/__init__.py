@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         training,
         transforms,
     )
-    from gradstab._errors import DivergenceError
+    from gradstab._errors import DivergenceError, WorkerLostError
     from gradstab.optimizers import stabilize
     from gradstab.unwrap import unwrap
 
@@ -59,12 +59,14 @@ _SUBPACKAGES = (
 )
 _NAMES = {
     "DivergenceError": "gradstab._errors",
+    "WorkerLostError": "gradstab._errors",
     "stabilize": "gradstab.optimizers",
     "unwrap": "gradstab.unwrap",
 }
 
 __all__ = [
     "DivergenceError",
+    "WorkerLostError",
     "__version__",
     "callbacks",
     "data",

@@ -8,3 +8,10 @@ class DivergenceError(RuntimeError):
 
     The message names the first variable whose gradient was not finite, the step, and what to try.
     """
+
+
+class WorkerLostError(RuntimeError):
+    """Training on several workers can't go on: another worker crashed, or does not answer.
+
+    The message says where the last complete epoch is. Start all workers again to go on from there.
+    """

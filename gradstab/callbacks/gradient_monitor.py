@@ -14,6 +14,7 @@ import numpy as np
 from gradstab._validation import check_int
 from gradstab.monitoring.record import read_record
 from gradstab.monitoring.writer import RecordWriter
+from gradstab.optimizers.distribution import is_chief
 from gradstab.optimizers.find import bind, stabilized_optimizer
 from gradstab.optimizers.reading import Reading
 from gradstab.optimizers.stabilized import StabilizedOptimizer
@@ -154,7 +155,9 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def _open(self, optimizer: StabilizedOptimizer) -> None:
         """Open the record, once the optimizer knows its variables."""
-        if self.run_dir is not None and self._writer is None:
+        # Of several workers one writes.
+        chief = is_chief(self.model.distribute_strategy)
+        if self.run_dir is not None and self._writer is None and chief:
             self._writer = RecordWriter(
                 self.run_dir,
                 variables=optimizer.telemetry.paths,

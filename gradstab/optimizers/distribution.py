@@ -33,6 +33,15 @@ def replica_index() -> int:
     return 0 if index is None else int(index)
 
 
+def is_chief(strategy: Any) -> bool:
+    """Whether this process is the one of its workers that writes files."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
+    if resolver is None or not tasks:
+        return True
+    return bool(resolver.task_type == "chief" or ("chief" not in tasks and resolver.task_id == 0))
+
+
 def check_strategy() -> None:
     """Raise under a strategy whose replicas do not step together.
 

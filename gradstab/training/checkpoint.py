@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,14 @@ class RunDirectory:
 
     Args:
         path: The directory; made when the run begins.
+        writes: Whether this process writes it. Of several workers one does; the others save too,
+            since reading some variables takes all of them, and throw away what they saved.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], writes: bool = True) -> None:
         self.path = Path(path)
+        self._writes = writes
+        self._is_new = True
         self._config = self.path / "config.json"
         self._history = self.path / "history.json"
         self._best = self.path / "model.keras"
@@ -64,7 +69,8 @@ class RunDirectory:
         Raises:
             ValueError: If nothing can be written here, or a run is here that is not to be resumed.
         """
-        self._check_writable()
+        if self._writes:
+            self._check_writable()
         config, state = _read_json(self._config), _read_json(self._state)
         if (config or state) and not resume:
             raise ValueError(
@@ -76,18 +82,21 @@ class RunDirectory:
                 f"`run_dir` holds a file that no run wrote: {os.fspath(self._config)!r}. Pass "
                 "another `run_dir`"
             )
+        self._is_new = not self._best.exists()
         state.pop("weights", None)
         return config, Progress(**state)
 
     def begin(self, config: dict[str, Any], model: Any) -> None:
         """Write `config.json`, and for a new run the model as it begins."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in [*self.path.glob(f"{_WRITING}*"), *self._checkpoints.glob(f"{_WRITING}*")]:
-            leftover.unlink(missing_ok=True)
-        if not self._best.exists():
+        if self._writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self._checkpoints):
+                for leftover in folder.glob(f"{_WRITING}*"):
+                    leftover.unlink(missing_ok=True)
+        if self._is_new:
             # Also the earliest moment to learn that a model can't be saved.
             self.save_best(model)
-        _write_json(self._config, config)
+        self._write_json(self._config, config)
 
     def restore(self, model: Any, progress: Progress) -> None:
         """Put the model, its optimizer and its seed generators where `progress` was made."""
@@ -97,19 +106,33 @@ class RunDirectory:
 
     def save_best(self, model: Any) -> None:
         """Write `model.keras`."""
-        _replace(self._best, model.save)
+        self._replace(self._best, model.save)
 
     def save_last(self, model: Any, progress: Progress) -> None:
         """Make `progress` the state that a resumed run goes on from."""
-        self._checkpoints.mkdir(exist_ok=True)
+        if self._writes:
+            self._checkpoints.mkdir(exist_ok=True)
         progress.random_states = [state.numpy().tolist() for state in _seed_states(model)]
         weights = self._checkpoints / f"epoch-{progress.epochs_done:06d}.weights.h5"
-        _replace(weights, model.save_weights)
-        _write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
-        _write_json(self._history, progress.history)
+        self._replace(weights, model.save_weights)
+        self._write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
+        self._write_json(self._history, progress.history)
+        if not self._writes:
+            return
         for other in self._checkpoints.glob("epoch-*.weights.h5"):
             if other != weights:
                 other.unlink(missing_ok=True)
+
+    def _replace(self, path: Path, write: Callable[[str], Any]) -> None:
+        if self._writes:
+            _replace(path, write)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            write(os.path.join(folder, path.name))
+
+    def _write_json(self, path: Path, content: dict[str, Any]) -> None:
+        if self._writes:
+            _write_json(path, content)
 
     def _check_writable(self) -> None:
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]

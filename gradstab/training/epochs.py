@@ -8,6 +8,7 @@ from typing import Any
 from gradstab.training.feeds import Feed
 from gradstab.training.hooks import steps_between_hooks
 from gradstab.training.strategy import StepLoop
+from gradstab.training.workers import STEPS_PER_CALL, Workers
 
 # Long enough that waking costs nothing, short enough for a progress bar and for Ctrl-C.
 _SECONDS_PER_CALL = 1.0
@@ -46,10 +47,16 @@ class EpochRunner:
         form: The form of the loop.
         steps_per_call: A fixed number of steps between two looks of the host; None: what the
             callbacks need.
+        workers: The processes that run these epochs together.
     """
 
-    def __init__(self, model: Any, callbacks: Any, form: str, steps_per_call: int | None) -> None:
+    def __init__(
+        self, model: Any, callbacks: Any, form: str, steps_per_call: int | None, workers: Workers
+    ) -> None:
         self._model = model
+        self._workers = workers
+        if workers.count > 1:
+            steps_per_call = steps_per_call or STEPS_PER_CALL
         self._callbacks = callbacks
         self._form = form
         self._paces = {
@@ -62,7 +69,8 @@ class EpochRunner:
     def train(self, feed: Feed, epoch: int) -> dict[str, Any]:
         """Run the steps of `epoch` and return its logs."""
         model, callbacks, pace = self._model, self._callbacks, self._paces["train"]
-        model.reset_metrics()
+        with self._workers.call():
+            model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
         loop = loop_of(model, "train_step", self._form)
         batches = feed.open(epoch)
@@ -71,7 +79,7 @@ class EpochRunner:
         while feed.steps is None or step < feed.steps:
             callbacks.on_train_batch_begin(step)
             start = time.perf_counter()
-            done, logs = batches.run(loop, pace.steps())
+            done, logs = self._call(batches, loop, pace.steps())
             if done == 0:
                 break
             pace.took(done, time.perf_counter() - start)
@@ -90,7 +98,8 @@ class EpochRunner:
         model, callbacks, pace = self._model, self._callbacks, self._paces["test"]
         model.stop_evaluating = False
         callbacks.on_test_begin()
-        model.reset_metrics()
+        with self._workers.call():
+            model.reset_metrics()
         loop = loop_of(model, "test_step", self._form)
         batches = feed.open(0)
         logs: dict[str, Any] = {}
@@ -98,7 +107,7 @@ class EpochRunner:
         while feed.steps is None or step < feed.steps:
             callbacks.on_test_batch_begin(step)
             start = time.perf_counter()
-            done, new_logs = batches.run(loop, pace.steps())
+            done, new_logs = self._call(batches, loop, pace.steps())
             if done == 0:
                 break
             pace.took(done, time.perf_counter() - start)
@@ -110,6 +119,11 @@ class EpochRunner:
             raise ValueError("`validation_data` must yield at least one batch. Received: none")
         callbacks.on_test_end(logs)
         return dict(logs)
+
+    def _call(self, batches: Any, loop: StepLoop, steps: int) -> tuple[int, dict[str, Any]]:
+        with self._workers.call():
+            done, logs = batches.run(loop, steps)
+        return int(done), logs
 
 
 def loop_of(model: Any, step: str, form: str) -> StepLoop:

@@ -11,12 +11,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gradstab._validation import check_float
 from gradstab.optimizers.find import bind
 from gradstab.training.checkpoint import Progress, RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
 from gradstab.training.feeds import ArrayFeed, DatasetFeed, make_feed
 from gradstab.training.probe import Choice, choose_form
+from gradstab.training.replicas import synchronize
 from gradstab.training.settings import Settings, check_same_run, describe_run
+from gradstab.training.workers import Workers
 
 _STEPS_OF_UNKNOWN_EPOCH = 1000
 
@@ -38,6 +41,7 @@ def train(
     monitor: str | None = None,
     monitor_mode: str = "auto",
     early_stopping_patience: int | None = None,
+    worker_timeout: float = 600.0,
     verbose: int | str = "auto",
 ) -> keras.callbacks.History:
     """Train a compiled Keras model with the whole loop on the device.
@@ -61,13 +65,22 @@ def train(
     own: a resumed `EarlyStopping` or `ReduceLROnPlateau` counts its patience from zero, while
     `early_stopping_patience` here goes on counting. A learning rate that was cut stays cut.
 
+    Under a `tf.distribute` strategy each step splits its batch of `batch_size` over the replicas
+    and weighs their losses by the examples they got, so that the update is that of one replica
+    however uneven the split. (With the reduction `"mean_with_sample_weight"` too, where the weights
+    should count; batches smaller than the number of replicas go whole to each.) BatchNorm's
+    statistics are averaged over the replicas after every epoch. With `MultiWorkerMirroredStrategy`
+    all workers run this function with the same arguments and the same data; the first one writes
+    `run_dir`, which all must be able to read. If a worker is lost, the others stop with
+    `WorkerLostError`; start all again with `resume=True`.
+
     A directory holds `config.json` (arguments, versions, the form of the loop), `history.json`
     (after every epoch), `model.keras` (the model at its best `monitor`; until the first epoch ends,
     as it began) and `checkpoints/` (weights, optimizer and random states after the last epoch).
 
     Args:
-        model: A compiled `keras.Model`, built or not. One device trains it: the GPU if TensorFlow
-            sees one.
+        model: A compiled `keras.Model`, built or not, made in the scope of a strategy or without
+            one: then one device trains it, the GPU if TensorFlow sees one.
         train_data: Arrays `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of
             arrays, which are kept on the device and shuffled by seed and epoch; or a
             `tf.data.Dataset` of batches.
@@ -90,6 +103,8 @@ def train(
             data, else `"loss"`.
         monitor_mode: `"min"`, `"max"`, or `"auto"` by the name of the log.
         early_stopping_patience: Stop after so many epochs without a better `monitor`.
+        worker_timeout: Seconds after which workers that do not answer count as lost. Longer than
+            compiling the step, and than saving the model.
         verbose: 0 is silent, 1 a progress bar, 2 a line per epoch, `"auto"` is 1.
 
     Returns:
@@ -102,6 +117,8 @@ def train(
         TypeError: If an argument is of the wrong kind.
         gradstab.DivergenceError: If the optimizer is gradstab's and had to skip too many steps in a
             row; with a `DivergenceGuard` among the callbacks, what that does instead.
+        gradstab.WorkerLostError: If another worker crashed, which TensorFlow notices within about
+            ten seconds, or did not answer for `worker_timeout` seconds.
 
     Example:
     >>> import keras, numpy as np, gradstab
@@ -128,7 +145,10 @@ def train(
     )
     if watched.startswith("val_") and validation_data is None:
         raise ValueError(f"`monitor` needs `validation_data`. Received: monitor={watched!r}")
-    directory = None if run_dir is None else RunDirectory(run_dir)
+    workers = Workers(model.distribute_strategy, check_float("worker_timeout", worker_timeout))
+    if not workers.writes:
+        settings = dataclasses.replace(settings, verbose=0)
+    directory = None if run_dir is None else RunDirectory(run_dir, workers.writes)
     if directory is not None:
         config, progress = directory.open(resume=resume)
     elif resume:
@@ -137,6 +157,7 @@ def train(
         config, progress = {}, Progress()
 
     order_seed = config.get("order_seed", random.randrange(2**31)) if seed is None else seed
+    order_seed = workers.agree(order_seed)
     feed = make_feed(
         "train_data",
         train_data,
@@ -162,9 +183,23 @@ def train(
         check_same_run(config, new_config)
     if directory is not None and progress.epochs_done:
         directory.restore(model, progress)
-    return _run(
-        model, feed, validation, callbacks, settings, directory, progress, config, new_config
-    )
+    advice = "Nothing was saved, for want of a `run_dir`"
+    if directory is not None:
+        saved = os.fspath(directory.path)
+        advice = f"The last complete epoch is in {saved!r}: start all again with resume=True"
+    with workers.together(advice):
+        return _run(
+            model,
+            feed,
+            validation,
+            callbacks,
+            settings,
+            directory,
+            progress,
+            config,
+            new_config,
+            workers,
+        )
 
 
 def _run(
@@ -177,6 +212,7 @@ def _run(
     progress: Progress,
     old_config: dict[str, Any],
     config: dict[str, Any],
+    workers: Workers,
 ) -> keras.callbacks.History:
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = keras.callbacks.CallbackList(
@@ -210,13 +246,17 @@ def _run(
             callbacks,
             choice.form,
             None if settings.steps_per_call == "auto" else int(settings.steps_per_call),
+            workers,
         )
         for epoch in range(first, settings.epochs):
             logs = runner.train(feed, epoch)
+            with workers.call():
+                synchronize(model)
             if validation is not None:
                 logs |= {f"val_{name}": log for name, log in runner.evaluate(validation).items()}
             callbacks.on_epoch_end(epoch, logs)
-            _keep(model, epoch, history, settings, directory, progress)
+            with workers.call():
+                _keep(model, epoch, history, settings, directory, progress)
             if model.stop_training:
                 break
     elif settings.verbose != 0:
@@ -294,21 +334,26 @@ def _choose(
 
 def _build(model: Any, feed: ArrayFeed | DatasetFeed) -> None:
     """Make all variables, and let an optimizer of ours know the model, before a step is traced."""
+    strategy = model.distribute_strategy
     batch = feed.signature()
     # Variables that are made while a step is traced make TensorFlow trace it twice: here it is the
     # short step without gradients. A model without a loss has none, and may yet train by a step of
     # its own; whatever is really wrong comes up again in a moment.
     with contextlib.suppress(Exception):
-        _trace(model.test_step, batch)
+        _trace(strategy, model.test_step, batch)
     if not model.built:
-        _trace(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
+        _trace(strategy, model, keras.utils.unpack_x_y_sample_weight(batch)[0])
     bind(model)
     if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+        with strategy.scope():
+            model.optimizer.build(model.trainable_variables)
 
 
-def _trace(function: Any, argument: Any) -> None:
-    tf.function(lambda data: function(data), autograph=False).get_concrete_function(argument)
+def _trace(strategy: Any, function: Any, argument: Any) -> None:
+    def run(data: Any) -> Any:
+        return strategy.run(function, args=(data,))
+
+    tf.function(run, autograph=False).get_concrete_function(argument)
 
 
 def _check_model(model: Any) -> None:

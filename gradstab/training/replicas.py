@@ -15,7 +15,10 @@ import keras
 import tensorflow as tf
 
 from gradstab.optimizers import substitute
+from gradstab.optimizers.binding import all_layers
 from gradstab.optimizers.distribution import replica_index
+from gradstab.optimizers.find import bind
+from gradstab.optimizers.forward_state import changed_by_forward_pass
 
 Step = Callable[[Any], dict[str, Any]]
 
@@ -86,6 +89,21 @@ def share_of(batch: Any, place: int, count: int) -> tuple[Any, Any | None]:
         weight = tf.where(too_few, 1.0, fraction)
     share = keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[start:end], batch)
     return share, weight
+
+
+def synchronize(model: Any) -> None:
+    """Give all replicas the mean of what their forward passes changed: BatchNorm's statistics.
+
+    Each replica keeps its own, and only the first one's would be saved.
+    """
+    strategy = model.distribute_strategy
+    if strategy.num_replicas_in_sync == 1:
+        return
+    for variable in changed_by_forward_pass(list(all_layers(model))):
+        if not variable.dtype.startswith("int"):
+            own = strategy.run(tf.identity, args=(variable.value,))
+            variable.assign(strategy.reduce("MEAN", own, axis=None))
+    bind(model)
 
 
 @contextlib.contextmanager
