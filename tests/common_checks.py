@@ -121,6 +121,18 @@ def shares_of(gradients, num_replicas, seed=5):
     return [*shares, rest]
 
 
+def same_on_all_replicas(variables):
+    for variable in variables:
+        first, *rest = variable.value.values
+        for copy in rest:
+            np.testing.assert_array_equal(first.numpy(), copy.numpy())
+
+
+def close(variables, expected, tolerance=1e-6):
+    for got, value in zip(values_of(variables), values_of(expected), strict=True):
+        np.testing.assert_allclose(got, value, rtol=tolerance, atol=tolerance)
+
+
 def values_of(variables):
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
@@ -252,6 +264,116 @@ def every_mode(name):
             for got, other in zip(values_of(variables), values_of(expected), strict=True):
                 np.testing.assert_allclose(got, other, rtol=1e-6, atol=1e-6)
     assert (len(graph_traces), len(xla_traces)) == first
+
+
+def over_replicas(name, num_replicas):
+    """Shares on several replicas give the step of their sum; a NaN in one is skipped by all."""
+    strategy = mirrored(num_replicas)
+    inner = functools.partial(keras.optimizers.Adam, 0.1, weight_decay=0.01)
+    alone, variables = _built(name, inner=inner(), skip=True)
+    with strategy.scope():
+        many, others = _built(name, inner=inner(), skip=True)
+    step, _ = stepper(alone, variables, "graph")
+    on_all = replicated(strategy, many, others)
+    for seed, scale in enumerate((1.0, 10.0, np.nan, 0.01)):
+        gradients = make_gradients(seed, scale=scale)
+        shares = shares_of(make_gradients(seed, scale=10.0), num_replicas)
+        if np.isnan(scale):
+            shares[-1][0] *= np.nan
+        else:
+            shares = shares_of(gradients, num_replicas)
+        state = [*others, *lasting_state(many)]
+        before = contents(state)
+        step(*gradients)
+        on_all(*shares)
+        if np.isnan(scale):
+            assert not differences(before, contents(state))
+    close(others, variables)
+    same_on_all_replicas([*others, *many.variables])
+    got, expected = many.telemetry.peek(), alone.telemetry.peek()
+    np.testing.assert_allclose(np.delete(got.grad_norm, 2), np.delete(expected.grad_norm, 2), 1e-5)
+    assert got.total_skipped == expected.total_skipped == 1
+    assert got.cause == expected.cause
+    assert int(many.iterations.numpy()) == 3
+
+
+def over_micro_batches(name, size=3):
+    """A window of micro-batches is the step of their mean."""
+    inner = functools.partial(keras.optimizers.SGD, 0.1, momentum=0.9)
+    many, variables = _built(name, inner=inner(gradient_accumulation_steps=size))
+    whole, expected = _built(name, inner=inner())
+    step, _ = stepper(many, variables, "graph")
+    for window in range(3):
+        parts = [make_gradients(10 * window + seed) for seed in range(size)]
+        for gradients in parts:
+            step(*gradients)
+        whole.apply([sum(each) / size for each in zip(*parts, strict=True)], expected)
+    close(variables, expected)
+    got, value = many.telemetry.peek(), whole.telemetry.peek()
+    assert got.cursor == value.cursor == 3
+    np.testing.assert_allclose(got.grad_norm, value.grad_norm, rtol=1e-5)
+    np.testing.assert_array_equal(got.clipped, value.clipped)
+
+
+def under_a_loss_scale(name):
+    """It sees unscaled gradients, and an overflow is skipped whole, whatever the chain."""
+    optimizer, variables = _built(name)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0)
+    plain, expected = _built(name)
+    step, _ = stepper(scaled, variables, "graph")
+    for seed in range(4):
+        scale = float(scaled.dynamic_scale.numpy()) if scaled.built else 256.0
+        gradients = make_gradients(seed)
+        if seed == 2:
+            before = contents(variables)
+            step(*[g * np.inf for g in gradients])
+            assert not differences(before, contents(variables))
+            assert float(scaled.dynamic_scale.numpy()) == 128.0
+        else:
+            step(*[g * scale for g in gradients])
+            plain.apply(gradients, expected)
+    close(variables, expected)
+    assert optimizer.telemetry.peek().cause == [None, None, "overflow", None]
+
+
+def with_sparse_rows(name):
+    """Duplicate rows of a sparse gradient count as the dense gradient that they stand for."""
+    (sparse_one, variables), (dense_one, expected) = _built(name), _built(name)
+    step, _ = stepper(sparse_one, variables, "graph")
+    for seed in range(3):
+        _, *rest = make_gradients(seed)
+        rows = np.random.default_rng(seed).normal(size=(4, 2)).astype("float32")
+        summed = np.zeros((5, 2), "float32")
+        np.add.at(summed, [3, 1, 3, 0], rows)
+        step(sparse([3, 1, 3, 0], rows, (5, 2)), *rest)
+        dense_one.apply([tf.constant(summed), *rest], expected)
+    close(variables, expected)
+
+
+def in_fit(name):
+    """`fit` gives the same weights however it is compiled, and a bad batch changes none."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(32, 3)).astype("float32")
+    y = draw.normal(size=(32, 1)).astype("float32")
+    x[13] = np.nan
+    trained = []
+    for arguments in (
+        {"run_eagerly": True},
+        {"jit_compile": False},
+        {"jit_compile": False, "steps_per_execution": 4},
+        {"jit_compile": True},
+    ):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
+        )
+        optimizer, _ = _built(name, inner=keras.optimizers.SGD(0.1, momentum=0.5), skip=True)
+        model.compile(optimizer, "mse", **arguments)
+        model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+        assert optimizer.telemetry.peek().total_skipped == 1
+        trained.append(model)
+    for model in trained[1:]:
+        close(model.trainable_variables, trained[0].trainable_variables)
 
 
 def acts(name):

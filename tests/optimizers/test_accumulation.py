@@ -61,29 +61,6 @@ def test_without_transforms_it_is_the_inner_optimizer(name, mode):
     assert int(ours.iterations) == int(plain.iterations) == 2
 
 
-@pytest.mark.parametrize("name", checks.public_transforms())
-def test_a_window_is_the_step_of_its_mean(name):
-    def make(**arguments):
-        chain = [checks.TRANSFORMS[name]()]
-        inner = keras.optimizers.SGD(0.1, momentum=0.9, **arguments)
-        return StabilizedOptimizer(inner, chain), checks.make_variables()
-
-    many, variables = make(gradient_accumulation_steps=WINDOW)
-    whole, expected = make()
-    step, _ = _step(many, variables, "graph")
-    for window in range(3):
-        parts = [checks.make_gradients(10 * window + seed) for seed in range(WINDOW)]
-        for gradients in parts:
-            step(*gradients)
-        whole.apply([sum(each) / WINDOW for each in zip(*parts, strict=True)], expected)
-    for got, value in zip(checks.values_of(variables), checks.values_of(expected), strict=True):
-        np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-6)
-    got, value = many.telemetry.peek(), whole.telemetry.peek()
-    assert got.cursor == value.cursor == 3
-    np.testing.assert_allclose(got.grad_norm, value.grad_norm, rtol=1e-5)
-    np.testing.assert_array_equal(got.clipped, value.clipped)
-
-
 @pytest.mark.parametrize("mode", checks.MODES)
 @pytest.mark.parametrize("place", range(WINDOW))
 def test_a_window_with_a_bad_micro_batch_is_skipped_and_the_next_is_as_if_alone(place, mode):

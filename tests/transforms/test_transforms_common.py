@@ -12,7 +12,18 @@ def test_every_public_transform_is_in_the_table():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "check", ["config_round_trip", "none_gradients", "zero_gradients", "acts", "every_mode"]
+    "check",
+    [
+        "config_round_trip",
+        "none_gradients",
+        "zero_gradients",
+        "acts",
+        "every_mode",
+        "over_micro_batches",
+        "under_a_loss_scale",
+        "with_sparse_rows",
+        "in_fit",
+    ],
 )
 def test_common(check, name):
     getattr(common_checks, check)(name)
@@ -22,3 +33,9 @@ def test_common(check, name):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_dtypes(dtype, name):
     common_checks.dtypes(name, dtype)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_replicas", [2, 4])
+def test_over_replicas(num_replicas, name):
+    common_checks.over_replicas(name, num_replicas)
