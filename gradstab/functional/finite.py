@@ -41,5 +41,6 @@ def first_false(flags: Any) -> Any:
     >>> int(first_false(np.array([True, False, False]))), int(first_false(np.array([True])))
     (1, -1)
     """
-    bad = ops.cast(ops.logical_not(flags), "int32")
-    return ops.where(ops.any(bad > 0), ops.cast(ops.argmax(bad), "int32"), -1)
+    # Of booleans, for TensorFlow has no kernel for integers on GPUs.
+    bad = ops.logical_not(flags)
+    return ops.where(ops.any(bad), ops.cast(ops.argmax(bad), "int32"), -1)

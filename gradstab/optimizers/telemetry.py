@@ -112,9 +112,11 @@ class Telemetry:
         integer = counts.dtype
         old = dict(zip(_COUNTS, ops.unstack(counts[: len(_COUNTS)]), strict=True))
         bad = ops.cast(first_false(ops.isfinite(incoming.norms)), integer)
-        flags = ops.cast(ops.stack([False if overflow is None else overflow, *vetoes]), integer)
+        refused = ops.stack([False if overflow is None else overflow, *vetoes])
+        flags = ops.cast(refused, integer)
         skip = ops.max(flags)
-        first = ops.cast(ops.argmax(flags), integer)
+        # Of booleans, for TensorFlow has no kernel for integers on GPUs.
+        first = ops.cast(ops.argmax(refused), integer)
         causes = flags * ops.cast(ops.arange(len(self._causes), dtype=integer) == first, integer)
         # 1 unless the scale is still being found.
         counts_in_a_row = ops.cast(1, integer)
