@@ -16,9 +16,9 @@ from gradstab.monitoring.record import read_record
 from gradstab.monitoring.writer import RecordWriter
 from gradstab.optimizers.distribution import is_chief
 from gradstab.optimizers.find import bind, stabilized_optimizer
+from gradstab.optimizers.observed import Observer
 from gradstab.optimizers.reading import Reading
-from gradstab.optimizers.stabilized import StabilizedOptimizer
-from gradstab.optimizers.telemetry import CAPACITY
+from gradstab.optimizers.telemetry import CAPACITY, Telemetry
 from gradstab.reports.figures import plot_gradient_norm, save
 from gradstab.transforms.clipping import ClipByGlobalNorm
 
@@ -30,8 +30,10 @@ _LOGS_HOOK = "_get_metrics_result_or_logs"
 class GradientMonitor(keras.callbacks.Callback):
     """Adds gradient norms, clips and skips to the logs, and writes the run record.
 
-    It reads what a `StabilizedOptimizer` measured inside the compiled step, so it costs a look at
-    most every `every_n_steps` steps and no second backward pass. The epoch's logs get, for History,
+    It works on any compiled model: it reads what a `StabilizedOptimizer` measured inside the
+    compiled step, and has any other optimizer's step measured in the same way while the run lasts.
+    So it costs a look at most every `every_n_steps` steps and no second backward pass, and changes
+    neither what is trained nor what is saved. The epoch's logs get, for History,
     CSVLogger, the progress bar and every other callback, wherever it stands in the list:
 
     | key | meaning, over the epoch's steps |
@@ -51,8 +53,7 @@ class GradientMonitor(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `every_n_steps` is no integer.
-        ValueError: If it is below 1, or, when training begins, if the model's optimizer is not one
-            of gradstab's.
+        ValueError: If it is below 1.
         OSError: When training begins, if `run_dir` can't be written.
 
     Example:
@@ -72,19 +73,24 @@ class GradientMonitor(keras.callbacks.Callback):
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.every_n_steps = check_int("every_n_steps", every_n_steps)
         self._writer: RecordWriter | None = None
+        self._observer: Observer | None = None
         self._cursor = 0
         self._batches = 0
         self._epoch: list[Reading] = []
         self._logs_are_due = False
 
     def on_train_begin(self, logs: MutableMapping[str, Any] | None = None) -> None:
-        """Bind the model and open the record."""
-        optimizer = self._optimizer()
-        if self.model.built:
-            bind(self.model)
-            optimizer.build(self.model.trainable_variables)
-            self._open(optimizer)
-        self._cursor = optimizer.telemetry.peek().cursor
+        """Bind the model or begin to watch its optimizer, and open the record."""
+        optimizer = bind(self.model)
+        if optimizer is not None and self.model.built:
+            with self.model.distribute_strategy.scope():
+                optimizer.build(self.model.trainable_variables)
+        if optimizer is None:
+            if self._observer is None or not self._observer.observes(self.model):
+                self._observer = Observer(self.model)
+            self._observer.install()
+        self._open()
+        self._cursor = self._telemetry().peek().cursor
         self._batches = 0
         _feed_epoch_logs(self.model, self._logs_once)
 
@@ -117,8 +123,10 @@ class GradientMonitor(keras.callbacks.Callback):
         }
 
     def on_train_end(self, logs: MutableMapping[str, Any] | None = None) -> None:
-        """Close the record and draw it."""
+        """Close the record and draw it, and leave the model as it was."""
         _stop_feeding(self.model)
+        if self._observer is not None:
+            self._observer.uninstall()
         if self._writer is None or self.run_dir is None:
             return
         self._look()
@@ -133,40 +141,39 @@ class GradientMonitor(keras.callbacks.Callback):
         self._logs_are_due = False
         return self.epoch_logs()
 
-    def _optimizer(self) -> StabilizedOptimizer:
+    def _telemetry(self) -> Telemetry:
+        """Return what is measured: by an optimizer of gradstab's, or beside another."""
         optimizer = stabilized_optimizer(self.model)
-        if optimizer is None:
-            raise ValueError(
-                "GradientMonitor reads what gradstab's optimizer measures, in this version. "
-                f"Received: a model with {type(self.model.optimizer).__name__}. Compile it with "
-                "gradstab.stabilize(optimizer, clip=None), which only adds measuring and skipping"
-            )
-        return optimizer
+        if optimizer is not None:
+            return optimizer.telemetry
+        if self._observer is None:
+            self._observer = Observer(self.model)
+        return self._observer.telemetry
 
     def _look(self) -> None:
         self._batches = 0
-        optimizer = self._optimizer()
-        reading = optimizer.telemetry.peek(since=self._cursor)
+        reading = self._telemetry().peek(since=self._cursor)
         self._cursor = reading.cursor
         self._epoch.append(reading)
-        self._open(optimizer)
+        self._open()
         if self._writer is not None:
             self._write(self._writer, reading)
 
-    def _open(self, optimizer: StabilizedOptimizer) -> None:
-        """Open the record, once the optimizer knows its variables."""
-        # Of several workers one writes.
+    def _open(self) -> None:
+        """Open the record, once the variables are known. Of several workers one writes it."""
+        paths = self._telemetry().paths
         chief = is_chief(self.model.distribute_strategy)
-        if self.run_dir is not None and self._writer is None and chief:
-            self._writer = RecordWriter(
-                self.run_dir,
-                variables=optimizer.telemetry.paths,
-                config={
-                    "optimizer": repr(optimizer),
-                    "every_n_steps": self.every_n_steps,
-                    "max_norm": _bound(optimizer),
-                },
-            )
+        if self.run_dir is None or self._writer is not None or not paths or not chief:
+            return
+        self._writer = RecordWriter(
+            self.run_dir,
+            variables=paths,
+            config={
+                "optimizer": _describe(self.model.optimizer),
+                "every_n_steps": self.every_n_steps,
+                "max_norm": _bound(self.model),
+            },
+        )
 
     def _write(self, writer: RecordWriter, reading: Reading) -> None:
         if reading.missed:
@@ -222,8 +229,18 @@ def _stop_feeding(model: Any) -> None:
     vars(model).pop(_LOGS_HOOK, None)
 
 
-def _bound(optimizer: StabilizedOptimizer) -> float | None:
+def _describe(optimizer: Any) -> str:
+    """Return the chain of an optimizer of gradstab's, or the name of another."""
+    ours = stabilized_optimizer(optimizer)
+    return repr(ours) if ours is not None else type(optimizer).__name__
+
+
+def _bound(model: Any) -> float | None:
     """Return the tightest bound on the global norm, to be drawn beside it."""
+    optimizer = stabilized_optimizer(model)
+    if optimizer is None:
+        own = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        return getattr(own, "global_clipnorm", None) or None
     bounds = [t.max_norm for t in optimizer.transforms if isinstance(t, ClipByGlobalNorm)]
     return min(bounds, default=None)
 

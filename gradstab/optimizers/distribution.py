@@ -246,4 +246,9 @@ def usable_here(tensor: Any | None) -> Any | None:
         return None
     if tf.executing_eagerly():
         return None if tf.is_symbolic_tensor(tensor) else tensor
-    return tensor if getattr(tensor, "graph", None) is tf.compat.v1.get_default_graph() else None
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if getattr(tensor, "graph", None) is graph:
+            return tensor
+        graph = getattr(graph, "outer_graph", None)  # A branch may use what is outside of it.
+    return None

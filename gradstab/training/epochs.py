@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from gradstab.optimizers.observed import ATTRIBUTE
 from gradstab.training.feeds import Feed
 from gradstab.training.hooks import steps_between_hooks
 from gradstab.training.strategy import StepLoop
@@ -137,7 +138,12 @@ def loop_of(model: Any, step: str, form: str) -> StepLoop:
     loops: dict[tuple[str, str], StepLoop] = attributes.setdefault("gradstab_loops", {})
     loop = loops.get((step, form))
     if loop is None or loop.optimizer is not model.optimizer:
-        loop = loops[step, form] = StepLoop(model, step, form)
+        observer = attributes.get(ATTRIBUTE)
+        if observer is None or step != "train_step":
+            loop = StepLoop(model, step, form)
+        else:
+            loop = StepLoop(model, step, form, observer.attached)
+        loops[step, form] = loop
     return loop
 
 

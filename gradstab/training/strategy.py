@@ -16,6 +16,7 @@ reduction, whose body runs several times slower.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -39,10 +40,18 @@ class StepLoop:
         model: A compiled model whose weights exist.
         step: `"train_step"` or `"test_step"`.
         form: One of `FORMS`.
+        around: Gives what is held while steps are traced, or run eagerly.
     """
 
-    def __init__(self, model: Any, step: str, form: str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        step: str,
+        form: str,
+        around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> None:
         self.form = form
+        self._around = around
         self.optimizer = model.optimizer
         self._model = model
         self._name = step
@@ -67,6 +76,12 @@ class StepLoop:
 
         `last` says that this is the smaller batch at the end of an epoch.
         """
+        with self._around():
+            return self._run_arrays(arrays, order, start, count, batch_size, last=last)
+
+    def _run_arrays(
+        self, arrays: Any, order: Any, start: int, count: int, batch_size: int, *, last: bool
+    ) -> tuple[int, Logs]:
         if self._eager:
             logs: Logs = {}
             for i in range(start, start + count):
@@ -83,6 +98,10 @@ class StepLoop:
 
     def run_iterator(self, iterator: Any, count: int) -> tuple[int, Logs]:
         """Run up to `count` steps on batches of a `tf.data` iterator; return how many, and logs."""
+        with self._around():
+            return self._run_iterator(iterator, count)
+
+    def _run_iterator(self, iterator: Any, count: int) -> tuple[int, Logs]:
         if self._eager:
             done, logs = 0, {}
             while done < count and (batch := next(iterator, None)) is not None:

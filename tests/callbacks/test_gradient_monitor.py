@@ -112,12 +112,6 @@ def test_evaluation_inside_an_epoch_has_no_columns_of_ours(data):
     assert "grad_norm" in history.history
 
 
-def test_an_optimizer_of_keras_is_refused_with_the_fix(data):
-    model = make_model("sgd")
-    with pytest.raises(ValueError, match=r"with SGD.*stabilize\(optimizer, clip=None\)"):
-        model.fit(*data, verbose=0, callbacks=[GradientMonitor()])
-
-
 @pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (1.5, TypeError)])
 def test_every_n_steps_is_a_positive_integer(value, kind):
     with pytest.raises(kind, match="`every_n_steps` must be a positive integer"):
