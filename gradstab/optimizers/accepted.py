@@ -51,7 +51,7 @@ def check_inner_optimizer(optimizer: Any) -> None:
     """
     check_optimizer(optimizer)
     name = type(optimizer).__name__
-    if type(optimizer).__module__.startswith("gradstab.") and hasattr(optimizer, "transforms"):
+    if _is_wrapped(optimizer):
         raise ValueError(
             "`inner_optimizer` must not be a StabilizedOptimizer itself. Received: "
             f"inner_optimizer={optimizer!r}. Put all transforms into one list, or use "
@@ -65,6 +65,12 @@ def check_inner_optimizer(optimizer: Any) -> None:
             "`gradstab.stabilize` do"
         )
     for each in (optimizer, *getattr(optimizer, "optimizers", [])):
+        if _is_wrapped(each):
+            raise ValueError(
+                "`inner_optimizer` must not be a MultiOptimizer with wrapped parts, whose steps "
+                f"would be judged one by one. Received: {name} with {each!r}. Wrap the "
+                "MultiOptimizer alone, or its parts alone"
+            )
         for argument, transform in KERAS_CLIPPING.items():
             if getattr(each, argument, None):
                 raise ValueError(
@@ -74,6 +80,11 @@ def check_inner_optimizer(optimizer: Any) -> None:
                     f"({getattr(each, argument)}), or use `gradstab.stabilize`, which takes it over"
                 )
     window_size(optimizer)
+
+
+def _is_wrapped(optimizer: Any) -> bool:
+    module = type(optimizer).__module__
+    return module.startswith("gradstab.") and hasattr(optimizer, "transforms")
 
 
 def check_transforms(transforms: Any) -> tuple[Transform, ...]:

@@ -53,7 +53,8 @@ def set_learning_rate(optimizer: Any, value: Any) -> None:
         source.set_rate(value, optimizer.iterations)
     else:
         raise TypeError(
-            "The learning rate comes from a schedule and can't be set. Received: learning_rate="
-            f"{value!r} on a {type(optimizer).__name__} with {type(source).__name__}. Give the "
-            "optimizer `gradstab.schedules.Adjustable(schedule)`, which callbacks can cut"
+            "This optimizer was created with a `LearningRateSchedule`: its learning rate comes "
+            f"from a schedule and can't be set. Received: learning_rate={value!r} on a "
+            f"{type(optimizer).__name__} with {type(source).__name__}. Give the optimizer "
+            "`gradstab.schedules.Adjustable(schedule)`, which callbacks can cut"
         )

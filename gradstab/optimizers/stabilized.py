@@ -121,6 +121,15 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         return [*self._variables, *self.inner_optimizer.variables]
 
     @property
+    def optimizers(self) -> list[Any]:
+        """The optimizers in an inner `MultiOptimizer`, whose rates callbacks set one by one.
+
+        Another inner optimizer has no such attribute, and then this one has none either.
+        """
+        parts: list[Any] = self.inner_optimizer.optimizers
+        return parts
+
+    @property
     def iterations(self) -> Any:
         """Number of updates applied, which skipped steps are not."""
         return self.inner_optimizer.iterations

@@ -167,6 +167,9 @@ def test_the_constructor_is_strict():
     parts = keras.optimizers.OptimizerMap(adam(), {"a": keras.optimizers.SGD(clipnorm=1.0)})
     with pytest.raises(ValueError, match=r"SGD with clipnorm=1.0"):
         StabilizedOptimizer(keras.optimizers.MultiOptimizer(parts), chain)
+    parts = keras.optimizers.OptimizerMap(adam(), {"a": stabilize("sgd")})
+    with pytest.raises(ValueError, match=r"with wrapped parts.*Wrap the MultiOptimizer alone"):
+        StabilizedOptimizer(keras.optimizers.MultiOptimizer(parts), chain)
     for bad in ("adam", {"class_name": "Adam"}, adam):
         with pytest.raises(TypeError, match=r"For a name or a config use `gradstab.stabilize`"):
             StabilizedOptimizer(bad, chain)
