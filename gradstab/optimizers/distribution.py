@@ -237,6 +237,18 @@ def _call(function: Callable[[], None]) -> None:
     function()
 
 
+def write_row(variable: Any, place: Any, row: Any) -> None:
+    """Write one row of a variable in place; assigning would write all of them.
+
+    Args:
+        variable: A `keras.Variable` of shape (rows, columns).
+        place: Which row, an integer scalar tensor.
+        row: Its new values.
+    """
+    slices = tf.IndexedSlices(row[None], tf.convert_to_tensor(place)[None])
+    variable.value.scatter_update(slices)
+
+
 def usable_here(tensor: Any | None) -> Any | None:
     """Return a scalar tensor if the function that is being traced made it, else `None`.
 

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from gradstab.functional.finite import first_false
+from gradstab.optimizers.distribution import write_row
 from gradstab.optimizers.reading import Divergence, Reading
 from gradstab.transforms.measured import Measured
 
@@ -109,64 +110,84 @@ class Telemetry:
                 no such skip counts towards the budget.
         """
         counts = ops.convert_to_tensor(self._variables["counts"])
-        integer = counts.dtype
-        old = dict(zip(_COUNTS, ops.unstack(counts[: len(_COUNTS)]), strict=True))
-        bad = ops.cast(first_false(ops.isfinite(incoming.norms)), integer)
         refused = ops.stack([False if overflow is None else overflow, *vetoes])
-        flags = ops.cast(refused, integer)
-        skip = ops.max(flags)
-        # Of booleans, for TensorFlow has no kernel for integers on GPUs.
-        first = ops.cast(ops.argmax(refused), integer)
-        causes = flags * ops.cast(ops.arange(len(self._causes), dtype=integer) == first, integer)
+        skip = ops.any(refused)
+        clip = ops.cast(ops.logical_and(outgoing.clipped, ops.logical_not(skip)), counts.dtype)
+        self._steps.assign_add(1)
+        step = ops.cast(self._steps, counts.dtype)
+        finite = ops.isfinite(incoming.norms)
+        in_a_row = counts[_COUNTS.index("consecutive_skips")] > 0
+        unusual = ops.any(ops.stack([skip, ops.logical_not(ops.all(finite)), in_a_row]))
         # 1 unless the scale is still being found.
-        counts_in_a_row = ops.cast(1, integer)
+        spends = ops.cast(1, counts.dtype)
         if overflow is not None:
             expected = ops.logical_and(overflow, ops.logical_not(at_floor))
-            counts_in_a_row = 1 - ops.cast(expected, integer)
-        clip = ops.cast(outgoing.clipped, integer) * (1 - skip)
+            spends = 1 - ops.cast(expected, counts.dtype)
 
-        self._steps.assign_add(1)
-        step = ops.cast(self._steps, integer)
-        run = ops.where(
-            counts_in_a_row == 1, (old["consecutive_skips"] + 1) * skip, old["consecutive_skips"]
+        def count_more() -> list[Any]:
+            # Of booleans, for TensorFlow has no kernel for integers on GPUs.
+            first = ops.cast(ops.argmax(refused), counts.dtype)
+            bad = ops.cast(first_false(finite), counts.dtype)
+            skipped = ops.cast(skip, counts.dtype)
+            new = self._counted(counts, step, skipped, first, bad, spends)
+            return [new, (first + 1) * skipped, bad]
+
+        def count_nothing() -> list[Any]:
+            return [counts, ops.zeros_like(step), -ops.ones_like(step)]
+
+        # Most steps are healthy, and then there is nothing to do but this.
+        new, cause, bad = ops.cond(unusual, count_more, count_nothing)
+        is_clipped = np.arange(counts.shape[0]) == _COUNTS.index("clipped")
+        self._variables["counts"].assign(new + clip * ops.cast(is_clipped, counts.dtype))
+        row = ops.stack(
+            [
+                incoming.global_norm,
+                outgoing.global_norm,
+                ops.cast(np.nan if loss is None else loss, "float32"),
+                *(ops.cast(each, "float32") for each in (clip, cause, bad)),
+            ]
         )
-        begins = ops.logical_and(run == 1, counts_in_a_row == 1)
+        write_row(self._variables["recent"], (step - 1) % CAPACITY, row)
+        self._variables["norms"].assign(incoming.norms)
+
+    def _counted(self, counts: Any, step: Any, skip: Any, first: Any, bad: Any, spends: Any) -> Any:
+        """Return the counts after a step that was skipped, was not finite, or ends a run of skips.
+
+        Args:
+            counts: The counts before.
+            step: Number of the step. This and what follows are integer scalar tensors.
+            skip: 1 if it was skipped, else 0.
+            first: Place of the first cause.
+            bad: Place of the first variable whose gradient was not finite, or -1.
+            spends: 1 if a skip counts towards the budget.
+        """
+        old = dict(zip(_COUNTS, ops.unstack(counts[: len(_COUNTS)]), strict=True))
+        run = ops.where(
+            spends == 1, (old["consecutive_skips"] + 1) * skip, old["consecutive_skips"]
+        )
+        begins = ops.logical_and(run == 1, spends == 1)
         run_variable = ops.where(begins, bad, old["run_variable"])
         run_step = ops.where(begins, step, old["run_step"])
         record_run = run > old["longest_skips"]
         applied_bad = ops.logical_and(bad >= 0, skip == 0)
         first_applied = ops.logical_and(applied_bad, old["applied_nonfinite"] == 0)
         new = {
+            **old,
             "skipped": old["skipped"] + skip,
-            "clipped": old["clipped"] + clip,
             "consecutive_skips": run,
             "longest_skips": ops.maximum(run, old["longest_skips"]),
             "run_variable": run_variable,
             "run_step": run_step,
             "longest_variable": ops.where(record_run, run_variable, old["longest_variable"]),
             "longest_step": ops.where(record_run, run_step, old["longest_step"]),
-            "applied_nonfinite": old["applied_nonfinite"] + ops.cast(applied_bad, integer),
+            "applied_nonfinite": old["applied_nonfinite"] + ops.cast(applied_bad, counts.dtype),
             "applied_variable": ops.where(first_applied, bad, old["applied_variable"]),
             "applied_step": ops.where(first_applied, step, old["applied_step"]),
         }
-        head = ops.stack([ops.cast(new[name], integer) for name in _COUNTS])
-        head = ops.concatenate([head, counts[len(_COUNTS) :] + causes])
-        self._variables["counts"].assign(head)
-
-        row = ops.stack(
-            [
-                incoming.global_norm,
-                outgoing.global_norm,
-                ops.cast(np.nan if loss is None else loss, "float32"),
-                ops.cast(clip, "float32"),
-                ops.cast((first + 1) * skip, "float32"),
-                ops.cast(bad, "float32"),
-            ]
-        )
-        place = ops.cast((step - 1) % CAPACITY, "int32")
-        here = ops.expand_dims(ops.arange(CAPACITY, dtype="int32") == place, 1)
-        self._variables["recent"].assign(ops.where(here, row, self._variables["recent"]))
-        self._variables["norms"].assign(incoming.norms)
+        head = ops.stack([ops.cast(new[name], counts.dtype) for name in _COUNTS])
+        places = ops.arange(len(self._causes), dtype=counts.dtype)
+        causes = skip * ops.cast(places == first, counts.dtype)
+        return ops.concatenate([head, counts[len(_COUNTS) :] + causes])
 
     def read(self, since: int | None = None) -> Reading:
         """Return what happened since a cursor, in one transfer from the device.
