@@ -25,7 +25,8 @@ class DivergenceGuard(keras.callbacks.Callback):
     finite. Either way it names the first variable at fault, puts back the best state that it saw,
     and stops.
 
-    The best state is that of the epoch with the lowest `monitor`: the model's weights with the
+    The best state is that of the epoch with the lowest `monitor` (of a training loss that a skipped
+    batch made NaN, the mean over the steps that were applied): the model's weights with the
     optimizer's moments and iterations, copied to the host's memory, three times the model's size
     under Adam. Where no epoch was completed, weights that are still finite stay as they are, and
     others go back to where training began.
@@ -74,6 +75,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._best_epoch: int | None = None
         self._state: list[np.ndarray[Any, Any]] | None = None
         self._batches = 0
+        self._cursor = 0
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
@@ -82,6 +84,8 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._best_epoch = None
         self._batches = 0
         self._state = None
+        optimizer = stabilized_optimizer(self.model)
+        self._cursor = 0 if optimizer is None else optimizer.telemetry.peek().cursor
         if self.model.built:
             bind(self.model)
             # Moments have to be there to be copied; Keras makes them in the first step only.
@@ -106,6 +110,9 @@ class DivergenceGuard(keras.callbacks.Callback):
         logs = logs or {}
         name = self.monitor or ("val_loss" if "val_loss" in logs else "loss")
         value = float(logs.get(name, math.nan))
+        applied = self._loss_of_applied_steps()
+        if name == "loss" and math.isnan(value):
+            value = applied
         if value < self._best:
             self._best, self._best_epoch = value, epoch
             self._state = self._copy()
@@ -128,6 +135,20 @@ class DivergenceGuard(keras.callbacks.Callback):
         if self.verbose:
             print(f"\n{self.verdict}", flush=True)
         self.model.stop_training = True
+
+    def _loss_of_applied_steps(self) -> float:
+        """Return the mean loss of the steps since the last call that were applied.
+
+        Keras' mean over the epoch is NaN after a single skipped batch.
+        """
+        optimizer = stabilized_optimizer(self.model)
+        if optimizer is None:
+            return math.nan
+        reading = optimizer.telemetry.peek()
+        is_new = reading.steps > self._cursor
+        self._cursor = reading.cursor
+        losses = reading.loss[is_new & ~reading.skipped & np.isfinite(reading.loss)]
+        return float(losses.mean()) if len(losses) else math.nan
 
     def _restore(self) -> str:
         """Put the best state back, and say so."""

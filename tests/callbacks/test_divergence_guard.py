@@ -63,6 +63,18 @@ def test_too_many_skips_stop_fit_and_restore_the_best_epoch(data, steps_per_exec
     assert guard.verdict in capsys.readouterr().out
 
 
+def test_one_skipped_batch_in_every_epoch_does_not_hide_the_best(data):
+    """Keras' mean loss over such an epoch is NaN, so that no epoch would be the best."""
+    x, y = data[0].copy(), data[1]
+    x[20] = np.nan
+    model = make_model(gradstab.stabilize("adam", max_consecutive=3, learning_rate=0.01))
+    guard, poison = DivergenceGuard(verbose=False), Poison(epoch=2)
+    history = fit(model, (x, y), [guard, poison])
+    assert np.isnan(history.history["loss"]).all()
+    assert state(model) == poison.before
+    assert "epoch 2, the best so far" in guard.verdict
+
+
 def test_a_restored_run_can_go_on(data):
     model = make_model(gradstab.stabilize("adam", max_consecutive=3, learning_rate=0.01))
     guard = DivergenceGuard(verbose=False)
