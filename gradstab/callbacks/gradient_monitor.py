@@ -130,6 +130,13 @@ class GradientMonitor(keras.callbacks.Callback):
         if self._writer is None or self.run_dir is None:
             return
         self._look()
+        divergence = self._telemetry().peek().divergence
+        if divergence is None:
+            self._writer.event("end", step=self._cursor)
+        else:
+            self._writer.event(
+                "stop", step=self._cursor, cause="divergence", message=str(divergence)
+            )
         self._writer.close()
         self._writer = None
         _draw(self.run_dir)

@@ -15,10 +15,10 @@ from typing import NoReturn
 
 from gradstab import __version__
 from gradstab._errors import DivergenceError
-from gradstab.cli import demo, evaluate, train
+from gradstab.cli import demo, evaluate, report, train
 from gradstab.cli.console import InputError, RunFailedError, one_line
 
-_COMMANDS = (demo, train, evaluate)
+_COMMANDS = (demo, train, evaluate, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,9 @@ COLORS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 DASHES: Final = ("-", (0, (6, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", (0, (6, 1)), "-")
 GREY: Final = "#666666"
 BLACK: Final = "#000000"
+GRID: Final = "#e4e4e4"
+# What `say_missing` leaves as the group id of an `ax`.
+MISSING: Final = "missing"
 # Height of one row of marks, as a share of the panel's.
 _MARK_ROW: Final = 0.06
 
@@ -25,14 +28,21 @@ def style(place: int) -> tuple[str, Any]:
     return COLORS[place % len(COLORS)], DASHES[place % len(DASHES)]
 
 
-def new_figure(size: tuple[float, float]) -> Figure:
-    """Return an empty figure, or say which extra brings matplotlib."""
+def require_matplotlib() -> None:
+    """Say which extra brings matplotlib where it is missing."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError(
             'Figures need matplotlib, which is not installed: pip install "gradstab[report]"'
         ) from error
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """Return an empty figure."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=size, layout="constrained")
 
 
@@ -69,6 +79,15 @@ def mark_top(ax: Axes, x: Any, *, row: int, marker: str, color: str, label: str 
     )
 
 
+def thinned(x: Any, most: int = 400) -> Any:
+    """Return so few of rising places that their marks still look the same, first and last kept."""
+    if len(x) <= most:
+        return x
+    bins = np.floor((np.asarray(x, "float64") - x[0]) / max(x[-1] - x[0], 1) * most)
+    kept = np.flatnonzero(np.r_[True, np.diff(bins) > 0])
+    return np.asarray(x)[kept]
+
+
 def make_room_for_marks(ax: Axes, rows: int) -> None:
     """Widen the panel upwards, once all lines are drawn, so that marks do not hide them."""
     low, high = ax.transScale.transform([(1, limit) for limit in ax.get_ylim()])[:, 1]
@@ -79,13 +98,32 @@ def make_room_for_marks(ax: Axes, rows: int) -> None:
 
 def tidy(ax: Axes) -> None:
     """Take off what does not tell anything, and draw a quiet grid."""
-    ax.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    ax.grid(axis="y", color=GRID, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def whole_steps(ax: Axes) -> None:
+    """Put no tick between two steps."""
+    locator: Any = ax.xaxis.get_major_locator()
+    locator.set_params(integer=True)
+
+
+def legend_below(ax: Axes, columns: int) -> None:
+    """Explain under the panel, where no line and no mark is hidden."""
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.17),
+        ncols=columns,
+        frameon=False,
+        fontsize=8.5,
+        columnspacing=1.4,
+    )
 
 
 def say_missing(ax: Axes, what: str) -> Axes:
     """Leave a plot without data, in words."""
     ax.set_yscale("linear")
+    ax.set_gid(MISSING)
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
     ax.spines[:].set_color("#cccccc")
     ax.text(0.5, 0.5, what, transform=ax.transAxes, ha="center", va="center", color=GREY)

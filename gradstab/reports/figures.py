@@ -6,10 +6,8 @@ is missing says so in its place. They need matplotlib: `pip install "gradstab[re
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from gradstab.reports._drawing import (
     COLORS,
     GREY,
     axes_or_new,
+    legend_below,
     line,
     make_room_for_marks,
     mark_top,
@@ -30,8 +29,10 @@ from gradstab.reports._drawing import (
     running_median,
     say_missing,
     style,
+    thinned,
     tidy,
 )
+from gradstab.reports._files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,9 +86,9 @@ def plot_gradient_norm(record: Record, ax: Axes | None = None) -> Axes:
     if len(skipped):
         make_room_for_marks(ax, 1)
         label = f"skipped steps ({len(skipped)})"
-        mark_top(ax, skipped, row=0, marker="v", color=BLACK, label=label)
+        mark_top(ax, thinned(skipped), row=0, marker="v", color=BLACK, label=label)
     tidy(ax)
-    ax.legend(frameon=False, fontsize=9)
+    legend_below(ax, 2)
     return ax
 
 
@@ -123,7 +124,7 @@ def plot_loss(record_or_histories: Any, ax: Axes | None = None) -> Axes:
         make_room_for_marks(ax, len(lost))
     for row, (place, x) in enumerate(lost):
         label = f"{curves[place][0]} is not finite"
-        mark_top(ax, x, row=row, marker="x", color=style(place)[0], label=label)
+        mark_top(ax, thinned(x), row=row, marker="x", color=style(place)[0], label=label)
     locator: Any = ax.xaxis.get_major_locator()
     locator.set_params(integer=True)
     tidy(ax)
@@ -260,18 +261,9 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str], *, dpi: int = 130)
     Example: `save(plot_loss(history), "loss.png")`.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     whole: Any = getattr(figure, "figure", None) or figure
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            whole.savefig(file, format="png", dpi=dpi, facecolor="white")
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+    with whole_file(target) as file:
+        whole.savefig(file, format="png", dpi=dpi, facecolor="white")
     return target
 
 

@@ -64,9 +64,20 @@ def test_a_skipped_step_is_an_event_with_its_cause(data, tmp_path):
     history = model.fit(x, y, batch_size=4, verbose=0, shuffle=False, callbacks=[monitor])
     assert history.history["skipped"] == [1]
     assert np.isfinite(history.history["grad_norm"][0])
-    (event,) = read_record(tmp_path / "run").events
+    event, end = read_record(tmp_path / "run").events
+    assert (end.name, end.step) == ("end", 16)
     assert (event.name, event.step) == ("skip", 3)
     assert event.details == {"cause": "nonfinite", "variable": model.trainable_variables[0].path}
+
+
+def test_a_diverged_run_ends_with_its_cause(data, tmp_path):
+    x, y = data
+    model = make_model(gradstab.stabilize("sgd", max_consecutive=2))
+    monitor = GradientMonitor(tmp_path / "run")
+    model.fit(x * np.nan, y, batch_size=4, verbose=0, callbacks=[monitor])
+    stop = read_record(tmp_path / "run").events[-1]
+    assert (stop.name, stop.details["cause"]) == ("stop", "divergence")
+    assert model.trainable_variables[0].path in stop.details["message"]
 
 
 def test_a_second_fit_goes_on_in_the_same_record(data, tmp_path):
