@@ -28,12 +28,13 @@ WRAPPED = [variant for variant in VARIANTS if variant != PLAIN]
 # would mean that tests were lost on the way.
 AT_LEAST = {"optimizers": (200, 750), "callbacks": (50, 80)}
 
-# Every suite in every variant takes minutes: infinite bounds run with the slow tests.
+# Every suite in every variant takes minutes: all but this one run with the slow tests.
+QUICK = ("no_transforms", "optimizers")
 RUNS = [
     pytest.param(
         (variant, suite),
         id=f"{suite}-{variant}",
-        marks=[pytest.mark.slow] if variant == "infinite_bound" else [],
+        marks=[pytest.mark.slow] if (variant, suite) != QUICK else [],
     )
     for suite in SUITES
     for variant in WRAPPED

@@ -116,7 +116,8 @@ def _wait_for(process, text):
     raise AssertionError(f"{text!r} never came")
 
 
-@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_worker_stops_the_other_and_a_restart_comes_to_the_same_end(tmp_path, killed):
     arguments = {"seed": 0, "run_dir": str(tmp_path / "run")}
     workers = _two({**arguments, "epochs": 100_000})
