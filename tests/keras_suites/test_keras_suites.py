@@ -129,7 +129,8 @@ class Runs(dict):
 def runs(request, tmp_path_factory):
     """Of the runs that are asked for, the first two begin at once, one on each core."""
     started = Runs(tmp_path_factory)
-    selected = [getattr(item, "callspec", None) for item in request.session.items]
+    here = [item for item in request.session.items if item.path == request.path]
+    selected = [getattr(item, "callspec", None) for item in here]
     wanted = [spec.params["run"] for spec in selected if spec and "run" in spec.params]
     first_of_each_suite = {suite: (variant, suite) for variant, suite in reversed(wanted)}
     for key in first_of_each_suite.values():

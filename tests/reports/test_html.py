@@ -238,7 +238,13 @@ def test_the_same_record_gives_the_same_page_whatever_matplotlib_is_set_to(full_
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+def in_chromium(test):
+    """Mark a test that opens the page in a browser: seconds each, so with the slow ones."""
+    return pytest.mark.slow(
+        pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")(test)
+    )
 
 
 def chromium(folder, *arguments):
