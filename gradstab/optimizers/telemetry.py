@@ -18,6 +18,8 @@ from gradstab.transforms.measured import Measured
 CAPACITY = 2048
 # Cause of the skips that a dynamic loss scale makes; it comes before the causes of transforms.
 OVERFLOW = "overflow"
+# Overflows in a row at the floor of the scale, where no transform of the chain has a budget.
+OVERFLOW_BUDGET = 50
 _ROW = ("grad_norm", "grad_norm_after", "loss", "clipped", "cause", "bad_variable")
 _COUNTS = (
     "skipped",
@@ -291,6 +293,8 @@ class Telemetry:
 
     def _divergence(self, counts: Mapping[str, int]) -> Divergence | None:
         budget = self._max_consecutive()
+        if budget is None and counts["cause_0"]:
+            budget = OVERFLOW_BUDGET
         if budget is not None and counts["longest_skips"] > budget:
             return Divergence(
                 variable=self._path(counts["longest_variable"]),

@@ -72,6 +72,18 @@ def test_a_chain_that_does_not_skip_skips_overflows_too():
     assert not checks.differences(before, checks.contents(variables))
 
 
+def test_a_chain_without_a_budget_is_not_silent_about_overflows_for_ever():
+    inner = StabilizedOptimizer(keras.optimizers.SGD(1.0), [])
+    optimizer, variables = LossScaleOptimizer(inner, initial_scale=1.0), checks.make_variables()
+    bad = [g * np.nan for g in checks.make_gradients()]
+    for _ in range(50):
+        optimizer.apply(bad, variables)
+    inner.raise_if_diverged()
+    optimizer.apply(bad, variables)
+    with pytest.raises(Exception, match=r"51 steps in a row were skipped"):
+        inner.raise_if_diverged()
+
+
 def test_the_scale_stays_between_1_and_2_to_the_24():
     optimizer, variables = _scaled(initial_scale=4.0, growth=1), checks.make_variables()
     seen = []
