@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import functools
 import json
 import math
 import os
-import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,12 +34,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from harness.origin import git, origin
 
 import gradstab
 from gradstab import optimizers
 from gradstab.cli.console import table, write_whole
 
-ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3}
 BATCH, FEATURES, OUTPUTS = 32, 5, 3
 MAX_NORM, CLIP_VALUE = 1.0, 0.5
@@ -640,17 +637,7 @@ def main() -> int:
     content = {
         "benchmark": "correctness_table",
         "quick": arguments.quick,
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "gradstab")),
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "gradstab": gradstab.__version__,
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+        **origin(git("rev-parse", "HEAD")),
         "right": right,
         "cases": cases,
     }
@@ -658,11 +645,6 @@ def main() -> int:
         write_whole(arguments.output, json.dumps(content, indent=1, allow_nan=False))
         print(f"Written to {arguments.output}")
     return 0 if right["gradstab"] == len(cases) else 1
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _parse() -> argparse.Namespace:

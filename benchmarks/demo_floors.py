@@ -19,13 +19,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from gradstab import __version__
+from harness.origin import ROOT, git, has_uncommitted_changes, versions
+
 from gradstab.cli.console import quiet_tensorflow, table, write_whole
 from gradstab.cli.demo_report import (
     ALL_PARTS,
@@ -37,7 +37,6 @@ from gradstab.cli.demo_report import (
     run_key,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = 20
 # Seconds of a run on two cores, for the projection before anything has been measured.
 SECONDS_PER_RUN = 8.0
@@ -76,10 +75,10 @@ def main() -> int:
         "benchmark": "demo_floors",
         "quick": arguments.quick,
         "commit": commit,
-        "finished_at_commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "gradstab")),
+        "finished_at_commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": has_uncommitted_changes(),
         "date": datetime.date.today().isoformat(),
-        "versions": _versions(),
+        "versions": versions(),
         "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
         "epochs": epochs,
         "all_parts": dataclasses.asdict(PARTS),
@@ -102,7 +101,7 @@ def _begin(rows_file: Path, setup: dict[str, Any]) -> str:
         if {name: header[name] for name in setup} != setup:
             sys.exit(f"{rows_file} is of a campaign with other numbers. Remove it to begin anew")
         return str(header["commit"])
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     rows_file.parent.mkdir(parents=True, exist_ok=True)
     rows_file.write_text(json.dumps({"commit": commit, **setup}) + "\n", encoding="utf-8")
     return commit
@@ -202,25 +201,6 @@ def _results_table(report: dict[str, dict[str, Any]]) -> str:
 def _median(values: Any) -> float | None:
     counted = [value for value in values if value is not None]
     return statistics.median(counted) if counted else None
-
-
-def _versions() -> dict[str, str]:
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    return {
-        "gradstab": __version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _parse() -> argparse.Namespace:

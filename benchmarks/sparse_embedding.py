@@ -21,11 +21,9 @@ numbers mean little, and it exits with 0.
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -40,12 +38,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from harness.origin import git, origin
 
 import gradstab
 from gradstab import transforms
 from gradstab.cli.console import table, write_whole
 
-ROOT = Path(__file__).resolve().parent.parent
 FLOOR = 1.05
 WIDTH, EXAMPLES, IDS = 64, 32, 8  # 256 rows a step
 POOL = 32  # steps whose ids are drawn beforehand
@@ -273,7 +271,7 @@ def main() -> int:
     num_rows, rounds, repeats = (20_000, 5, 1) if arguments.quick else (1_000_000, 40, 3)
     rounds = arguments.rounds or rounds
     names = list(INNER)[:2] if arguments.quick else list(INNER)
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     results = []
     for place, inner in enumerate(names):
         # The quick form starts processes for one optimizer only.
@@ -289,17 +287,7 @@ def main() -> int:
     content = {
         "benchmark": "sparse_embedding",
         "quick": arguments.quick,
-        "commit": commit,
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "gradstab")),
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "gradstab": gradstab.__version__,
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+        **origin(commit),
         "rows": num_rows,
         "width": WIDTH,
         "rounds": rounds,
@@ -311,11 +299,6 @@ def main() -> int:
         print(f"Written to {arguments.output}")
     failed = any("FAILS" in line[-1] for line in lines_of(results))
     return 1 if failed and not arguments.quick else 0
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _parse() -> argparse.Namespace:

@@ -14,13 +14,8 @@ is the median over rounds of the two epochs of the same round, with a bootstrapp
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import subprocess
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +24,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-import sklearn
 import tensorflow as tf
+from harness.origin import machine
+from harness.turns import Turnstile, ratio, take_turns
 from sklearn.datasets import load_digits
 
 import gradstab
@@ -40,6 +36,7 @@ NUM_TRAINING = 1257
 BATCH_SIZE = 32
 MANY_EPOCHS = 100_000
 WARM_UP_EPOCHS = 3
+PACKAGES = ("gradstab", "keras", "tensorflow", "numpy", "scikit-learn", "python")
 
 
 def mlp() -> keras.Model:
@@ -82,58 +79,6 @@ def compiled(build: Callable[[], Any], optimizer: Any = None, **arguments: Any) 
     return model
 
 
-class Turnstile(keras.callbacks.Callback):
-    """Lets its run through one epoch at a time, and times each from one gate to the next."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._go = threading.Semaphore(0)
-        self._arrived = threading.Semaphore(0)
-        self._started: float | None = None
-        self._seconds = 0.0
-        self._closing = False
-        self.failure: BaseException | None = None
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Stop the clock of the last epoch, and wait for the next one's turn."""
-        if self._started is not None:
-            self._seconds = time.perf_counter() - self._started
-        self._arrived.release()
-        self._go.acquire()
-        if self._closing:
-            self.model.stop_training = True
-        self._started = time.perf_counter()
-
-    def epoch(self) -> float:
-        """Let one epoch pass and return its seconds."""
-        self._go.release()
-        self._arrived.acquire()
-        if self.failure is not None:
-            raise RuntimeError("a contender failed") from self.failure
-        return self._seconds
-
-    def close(self) -> None:
-        """Let the run end after one more epoch."""
-        self._closing = True
-        self._go.release()
-
-    def run(self, train: Callable[[Turnstile], Any]) -> None:
-        """Run a call that trains, in a thread of its own, up to its first epoch."""
-
-        def work() -> None:
-            try:
-                train(self)
-            except BaseException as error:
-                self.failure = error
-            self._arrived.release()
-
-        self.thread = threading.Thread(target=work, daemon=True)
-        self.thread.start()
-        self._arrived.acquire()
-        if self.failure is not None:
-            raise RuntimeError("a contender failed") from self.failure
-
-
 def contenders(
     build: Callable[[], Any], grid: list[tuple[int, bool, str]], x: Any, y: Any, found: dict
 ) -> dict[str, Callable[[Turnstile], Any]]:
@@ -172,67 +117,6 @@ def contenders(
     return runs
 
 
-def measure(
-    runs: dict[str, Callable[[Turnstile], Any]], num_rounds: int, generator: np.random.Generator
-) -> dict[str, list[float]]:
-    turnstiles = {}
-    for name, run in runs.items():
-        turnstiles[name] = Turnstile()
-        turnstiles[name].run(run)
-        for _ in range(WARM_UP_EPOCHS):
-            turnstiles[name].epoch()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(num_rounds):
-        for name in generator.permutation(list(runs)):
-            seconds[name].append(turnstiles[name].epoch())
-    for turnstile in turnstiles.values():
-        turnstile.close()
-        turnstile.thread.join()
-    return seconds
-
-
-def ratio(baseline: list[float], ours: list[float], generator: np.random.Generator) -> list[float]:
-    """Return the median speed-up over `baseline` and its 95 % interval."""
-    pairs = np.array(baseline) / np.array(ours)
-    draws = generator.integers(0, len(pairs), size=(4000, len(pairs)))
-    low, high = np.percentile(np.median(pairs[draws], axis=1), [2.5, 97.5])
-    return [float(np.median(pairs)), float(low), float(high)]
-
-
-def machine() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return {
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "gradstab": gradstab.__version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": {
-            "system": platform.platform(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "devices": [device.name for device in tf.config.list_logical_devices()],
-        },
-    }
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few rounds of a smaller grid")
@@ -256,11 +140,12 @@ def main() -> None:
             for xla in (False, True)
         ]
     num_rounds = arguments.rounds or (3 if arguments.quick else 30)
-    results: dict[str, Any] = {**machine(), "rounds": num_rounds, "models": {}}
+    results: dict[str, Any] = {**machine(PACKAGES), "rounds": num_rounds, "models": {}}
     for name in arguments.models or (["MLP"] if arguments.quick else MODELS):
         build = MODELS[name]
         found: dict[str, Any] = {}
-        seconds = measure(contenders(build, grid, x, y, found), num_rounds, generator)
+        runs = contenders(build, grid, x, y, found)
+        seconds = take_turns(runs, num_rounds, generator, WARM_UP_EPOCHS)
         medians = {run: float(np.median(times)) for run, times in seconds.items()}
         best = min((run for run in medians if run.startswith("fit")), key=lambda run: medians[run])
         results["models"][name] = {

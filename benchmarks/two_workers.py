@@ -31,7 +31,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from harness.origin import git
+
 FLOOR_POINTS = 0.5
 LOST = 3
 
@@ -48,7 +49,7 @@ def main() -> int:
         return _work(**json.loads(arguments.worker))
     data = "digits" if arguments.quick else "fashion_mnist"
     epochs = max(2, arguments.epochs)
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     first = int(commit[:8], 16)
     seeds = [first + place for place in range(1 if arguments.quick else arguments.seeds)]
     rows = []
@@ -224,12 +225,6 @@ def _work(data: str, epochs: int, seed: int, run_dir: str, resume: bool = False)
     accuracy = tester.evaluate(datasets.test, verbose=0, return_dict=True)["accuracy"]
     print("result:", json.dumps({"accuracy": accuracy, "weights": weights}), flush=True)
     return 0
-
-
-def _git(*command: str) -> str:
-    return subprocess.run(
-        ["git", *command], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "correctness_table.p
 def benchmark():
     spec = importlib.util.spec_from_file_location("correctness_table", PATH)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # Dataclasses look their module up.
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PATH.parent)  # As where it runs as a script.
+        patch.setitem(sys.modules, spec.name, module)  # Dataclasses look their module up.
+        spec.loader.exec_module(module)
+        yield module
 
 
 def _case(benchmark, weights=None, scale=None, wanted_scale=None, raised=None):
