@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional.norms import combine_norms, norms, widen
+from gradstab.functional.norms import global_norm, norms, widen
 
 
 def clip_factor(norm: Any, max_norm: Any) -> Any:
@@ -27,8 +27,7 @@ def clip_factor(norm: Any, max_norm: Any) -> Any:
     """
     max_norm = ops.cast(max_norm, "float32")
     exceeds = ops.logical_and(norm > max_norm, ops.isfinite(norm))
-    ones = ops.ones_like(norm)
-    return ops.where(exceeds, max_norm / ops.where(exceeds, norm, ones), ones)
+    return ops.where(exceeds, max_norm / norm, 1.0)
 
 
 def scale(value: Any, factor: Any) -> Any:
@@ -96,5 +95,5 @@ def clip_by_global_norm(values: Sequence[Any], max_norm: Any) -> list[Any]:
     >>> clipped[0].numpy().round(6).tolist()
     [0.85745, 0.008575]
     """
-    factor = clip_factor(combine_norms(norms(values)), max_norm)
+    factor = clip_factor(global_norm(values), max_norm)
     return [scale(value, factor) for value in values]

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from gradstab.functional._backend import choose, half_sum_of_squares
+
 # Squares below this have lost digits to underflow (float32 is normal down to 1.2e-38).
 _SMALLEST_SAFE_SQUARE = 1e-30
 
@@ -78,27 +80,59 @@ def norms(values: Sequence[Any], ord: float = 2.0) -> Any:
     present = [value for value in values if value is not None]
     if not present:
         return ops.zeros((len(values),), "float32")
+    if ord == 2.0:
+        squares = _sums_of_squares(present)
+        safe = ops.all(_is_safe(squares))
+        result = choose(safe, lambda: ops.sqrt(squares), lambda: _rescaled(present, ord))
+    else:
+        result = _rescaled(present, ord)
+    return spread(result, [value is not None for value in values])
+
+
+def norms_and_global_norm(values: Sequence[Any]) -> tuple[Any, Any]:
+    """Return `norms` and `global_norm` of a list, for hardly more than the norms.
+
+    A tensor whose norm is below 1e-19 may count as zero, unless that of all together is as small.
+
+    Args:
+        values: Tensors or arrays; `None` counts as a tensor without entries.
+
+    Returns:
+        Float32 tensors of shapes `(len(values),)` and `()`.
+    """
+    present = [value for value in values if value is not None]
+    if not present:
+        return ops.zeros((len(values),), "float32"), ops.zeros((), "float32")
+    squares = _sums_of_squares(present)
+    total = ops.sum(squares)
 
     def rescaled() -> Any:
-        return ops.stack([ops.cast(norm(value, ord), "float32") for value in present])
+        vector = _rescaled(present, 2.0)
+        return ops.append(vector, combine_norms(vector))
 
-    if ord == 2.0:
-        squares = ops.stack(
-            [ops.cast(ops.sum(ops.square(widen(value))), "float32") for value in present]
-        )
-        safe = ops.all(
-            ops.logical_and(ops.isfinite(squares), squares >= _SMALLEST_SAFE_SQUARE),
-        )
-        result = ops.cond(safe, lambda: ops.sqrt(squares), rescaled)
-    else:
-        result = rescaled()
-    if len(present) == len(values):
-        return result
-    return spread(result, [value is not None for value in values])
+    both = choose(_is_safe(total), lambda: ops.sqrt(ops.append(squares, total)), rescaled)
+    vector = spread(both[:-1], [value is not None for value in values])
+    return vector, both[-1]
+
+
+def _sums_of_squares(values: Sequence[Any]) -> Any:
+    halves = [ops.cast(half_sum_of_squares(widen(value)), "float32") for value in values]
+    return 2.0 * ops.stack(halves)
+
+
+def _is_safe(squares: Any) -> Any:
+    """Whether a sum of squares has kept its digits; NaN and infinity fail one comparison."""
+    return ops.logical_and(squares >= _SMALLEST_SAFE_SQUARE, squares < math.inf)
+
+
+def _rescaled(values: Sequence[Any], ord: float) -> Any:
+    return ops.stack([ops.cast(norm(value, ord), "float32") for value in values])
 
 
 def spread(values: Any, present: Sequence[bool]) -> Any:
     """Put the entries of a vector where `present` is true, and zeros elsewhere."""
+    if all(present):
+        return values
     places = [index for index, there in enumerate(present) if there]
     empty = ops.zeros((len(present),), values.dtype)
     return ops.scatter_update(empty, [[place] for place in places], values)
@@ -126,4 +160,6 @@ def global_norm(values: Sequence[Any], ord: float = 2.0) -> Any:
     >>> float(global_norm([np.array([3.0], "float16"), None, np.array([4.0])]))
     5.0
     """
+    if ord == 2.0:
+        return norms_and_global_norm(values)[1]
     return combine_norms(norms(values, ord), ord)

@@ -4,8 +4,8 @@ A record is the file `record.jsonl` of a run directory. Every line is one JSON o
 
 | kind | fields |
 |---|---|
-| `run` | `schema`, `started`, `versions`, `variables` (names, in the order of every per-variable list), `config` |
-| `step` | `step`, `scalars` (name to number), on sampled steps `per_variable` (name to list) |
+| `run` | `schema`, `started`, `versions`, `variables` and `layers` (names, in the order of every per-variable and per-layer list), `config` |
+| `step` | `step`, `scalars` (name to number), on sampled steps `per_variable` and `per_layer` (name to list) |
 | `event` | `step`, `event` (`skip`, `clip`, `stop`, ...), `details` |
 | `finding` | `step`, `finding`, `details` |
 
@@ -17,6 +17,7 @@ that a record can be read at once and where neither is installed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -32,6 +33,9 @@ from gradstab import __version__
 SCHEMA: Final = 1
 FILE_NAME: Final = "record.jsonl"
 _NONFINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+# Lists in a step, and the field of the header that names their entries.
+_LISTS: Final = {"per_variable": "variables", "per_layer": "layers"}
 
 _Array = np.ndarray[Any, Any]
 
@@ -54,11 +58,11 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class PerVariable:
-    """One quantity for each variable on the sampled steps.
+    """One quantity for each variable, or for each layer, on the sampled steps.
 
     Attributes:
         steps: Numbers of the sampled steps, shape (samples,).
-        names: Names of the variables.
+        names: Names of the variables or layers.
         values: Shape (samples, variables); NaN where the run did not have that variable.
     """
 
@@ -89,6 +93,7 @@ class Record:
     findings: tuple[Event, ...]
     problems: tuple[str, ...]
     _samples: dict[str, PerVariable] = dataclasses.field(repr=False)
+    _layer_samples: dict[str, PerVariable] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def header(self) -> dict[str, Any]:
@@ -115,8 +120,15 @@ class Record:
 
     def per_variable(self, name: str) -> PerVariable:
         """Return a per-variable quantity; without samples if no step has it."""
-        nothing = PerVariable(np.zeros(0, "int64"), (), np.zeros((0, 0)))
-        return self._samples.get(name, nothing)
+        return self._samples.get(name, _no_samples())
+
+    def per_layer(self, name: str) -> PerVariable:
+        """Return a per-layer quantity; without samples if no step has it."""
+        return self._layer_samples.get(name, _no_samples())
+
+
+def _no_samples() -> PerVariable:
+    return PerVariable(np.zeros(0, "int64"), (), np.zeros((0, 0)))
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
@@ -168,8 +180,10 @@ class _Reader:
         self._events: dict[str, list[Event]] = {"event": [], "finding": []}
         self._steps: list[int] = []
         self._scalars: list[dict[str, float]] = []
-        self._samples: list[tuple[tuple[str, ...], dict[str, _Array]]] = []
-        self._names: tuple[str, ...] = ()
+        self._samples: dict[str, list[tuple[tuple[str, ...], dict[str, _Array]]]] = {
+            kind: [] for kind in _LISTS
+        }
+        self._names: dict[str, tuple[str, ...]] = dict.fromkeys(_LISTS, ())
         self._problems: list[str] = []
         self._unread: int | None = None
 
@@ -205,7 +219,7 @@ class _Reader:
             name: np.array([scalars.get(name, math.nan) for scalars in self._scalars], "float64")
             for name in names
         }
-        quantities = dict.fromkeys(name for _, sample in self._samples for name in sample)
+        samples = {kind: self._quantities(kind) for kind in _LISTS}
         return Record(
             path=self._path,
             runs=tuple(self._runs),
@@ -214,8 +228,13 @@ class _Reader:
             events=tuple(self._events["event"]),
             findings=tuple(self._events["finding"]),
             problems=tuple(self._problems),
-            _samples={name: self._per_variable(name) for name in quantities},
+            _samples=samples["per_variable"],
+            _layer_samples=samples["per_layer"],
         )
+
+    def _quantities(self, kind: str) -> dict[str, PerVariable]:
+        names = dict.fromkeys(name for _, sample in self._samples[kind] for name in sample)
+        return {name: self._together(kind, name) for name in names}
 
     def _take_run(self, fields: dict[str, Any]) -> None:
         schema = fields.get("schema")
@@ -226,10 +245,11 @@ class _Reader:
                 f"{self._path} was written by a newer gradstab: its schema version is {schema}, "
                 f"and gradstab {__version__} reads up to {SCHEMA}. Update gradstab"
             )
-        variables = fields.get("variables")
-        if not isinstance(variables, list) or not all(isinstance(name, str) for name in variables):
-            raise _BadLineError("a header whose `variables` are not a list of names")
-        self._names = tuple(variables)
+        for kind, field in _LISTS.items():
+            names = fields.get(field, [] if field == "layers" else None)
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise _BadLineError(f"a header whose `{field}` are not a list of names")
+            self._names[kind] = tuple(names)
         defaults: dict[str, Any] = {"started": "", "versions": {}, "config": {}}
         self._runs.append(defaults | {name: fields[name] for name in fields if name != "kind"})
 
@@ -238,16 +258,22 @@ class _Reader:
         if not _is_int(step):
             raise _BadLineError("a step without a number")
         scalars = {name: _number(value) for name, value in _mapping(fields, "scalars").items()}
-        sample = {
-            name: self._numbers(values) for name, values in _mapping(fields, "per_variable").items()
+        samples = {
+            kind: {
+                name: _numbers(values, len(self._names[kind]))
+                for name, values in _mapping(fields, kind).items()
+            }
+            for kind in _LISTS
         }
         while self._steps and self._steps[-1] >= step:
             self._steps.pop()
             self._scalars.pop()
-            self._samples.pop()
+            for rows in self._samples.values():
+                rows.pop()
         self._steps.append(step)
         self._scalars.append(scalars)
-        self._samples.append((self._names, sample))
+        for kind, sample in samples.items():
+            self._samples[kind].append((self._names[kind], sample))
 
     def _take_event(self, kind: str, fields: dict[str, Any]) -> None:
         name, step = fields.get(kind), fields.get("step")
@@ -255,15 +281,10 @@ class _Reader:
             raise _BadLineError(f"{kind} needs a name and, if any, a whole number as its step")
         self._events[kind].append(Event(name, step, _mapping(fields, "details")))
 
-    def _numbers(self, values: Any) -> _Array:
-        if not isinstance(values, list) or len(values) != len(self._names):
-            raise _BadLineError(f"needs lists of {len(self._names)} numbers, one per variable")
-        return np.array([_number(value) for value in values], "float64")
-
-    def _per_variable(self, quantity: str) -> PerVariable:
+    def _together(self, kind: str, quantity: str) -> PerVariable:
         rows = [
             (step, names, sample[quantity])
-            for step, (names, sample) in zip(self._steps, self._samples, strict=True)
+            for step, (names, sample) in zip(self._steps, self._samples[kind], strict=True)
             if quantity in sample
         ]
         # A run that was resumed with other variables has a column for each of all of them.
@@ -275,6 +296,15 @@ class _Reader:
         for row, (_, names, sample) in enumerate(rows):
             values[row, [places[name] for name in names]] = sample
         return PerVariable(np.array([step for step, _, _ in rows], "int64"), together, values)
+
+
+def _numbers(values: Any, count: int) -> _Array:
+    if not isinstance(values, list) or len(values) != count:
+        raise _BadLineError(f"needs lists of {count} numbers, one for each name in the header")
+    if all(type(value) is float or type(value) is int for value in values):
+        with contextlib.suppress(OverflowError):
+            return np.array(values, "float64")
+    return np.array([_number(value) for value in values], "float64")
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class RecordWriter:
     Args:
         path: A run directory, or a file whose name ends in `.jsonl`. Folders are made.
         variables: Names (paths) of the trainable variables, in the order of per-variable lists.
+        layers: Names of the layers, in the order of per-layer lists.
         config: What else describes the run; anything that JSON can hold.
 
     Raises:
@@ -58,17 +59,19 @@ class RecordWriter:
         path: str | os.PathLike[str],
         *,
         variables: Sequence[str] = (),
+        layers: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         if self.path.suffix != ".jsonl":
             self.path /= FILE_NAME
-        self._num_variables = len(variables)
+        self._lengths = {"per_variable": len(variables), "per_layer": len(layers)}
         header = {
             "schema": SCHEMA,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": _versions(),
             "variables": [str(name) for name in variables],
+            **({"layers": [str(name) for name in layers]} if layers else {}),
             "config": dict(config or {}),
         }
         line = _encode_line("run", header)
@@ -82,6 +85,7 @@ class RecordWriter:
         step: int,
         scalars: Mapping[str, float],
         per_variable: Mapping[str, Sequence[float] | np.ndarray[Any, Any]] | None = None,
+        per_layer: Mapping[str, Sequence[float] | np.ndarray[Any, Any]] | None = None,
     ) -> None:
         """Write one step.
 
@@ -90,22 +94,24 @@ class RecordWriter:
             scalars: Numbers of this step by name, kept to 7 digits (integers whole).
             per_variable: On sampled steps, lists with one number per variable by name, kept to 5
                 digits. `grad_norm` is the gradient norm before the transforms.
+            per_layer: The same with one number per layer.
 
         Raises:
-            ValueError: If a per-variable list has not one number for each of `variables`.
+            ValueError: If a list has not one number for each of `variables`, or of `layers`.
         """
         fields: dict[str, Any] = {
             "step": check_int("step", step, minimum=0),
             "scalars": {name: _round(value, 7) for name, value in scalars.items()},
         }
-        for name, values in (per_variable or {}).items():
-            if len(values) != self._num_variables:
-                raise ValueError(
-                    f"`per_variable` must hold one number for each of the {self._num_variables} "
-                    f"variables. Received: {len(values)} for {name!r}"
-                )
-            rounded = [_round(value, 5) for value in np.asarray(values).tolist()]
-            fields.setdefault("per_variable", {})[name] = rounded
+        for kind, lists in (("per_variable", per_variable), ("per_layer", per_layer)):
+            for name, values in (lists or {}).items():
+                if len(values) != self._lengths[kind]:
+                    raise ValueError(
+                        f"`{kind}` must hold one number for each of the {self._lengths[kind]} "
+                        f"{kind[4:]}s. Received: {len(values)} for {name!r}"
+                    )
+                rounded = [_round_float(value) for value in np.asarray(values).tolist()]
+                fields.setdefault(kind, {})[name] = rounded
         self._write(_encode_line("step", fields))
 
     def event(self, event: str, *, step: int | None = None, **details: Any) -> None:
@@ -189,3 +195,9 @@ def _round(value: Any, digits: int) -> float:
     if isinstance(value, numbers.Integral | np.bool_):
         return int(value)
     return float(f"{float(value):.{digits}g}")
+
+
+def _round_float(value: Any) -> float:
+    """Return a number with 5 digits; a whole one without a point, which is shorter."""
+    rounded = float(f"{value:.5g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e5 else rounded

@@ -130,6 +130,22 @@ def all_layers(layer: Any) -> Iterator[Any]:
             pending.extend(_children(current))
 
 
+def layers_in_order(layer: Any) -> list[Any]:
+    """Return a layer and all below it, each once, in the order in which they are listed.
+
+    That is the order of depth in sequential and functional models.
+    """
+    found: dict[int, Any] = {}
+    pending = [layer]
+    while pending:
+        current = pending.pop()
+        if id(current) not in found:
+            found[id(current)] = current
+            below = current.layers if isinstance(current, keras.Model) else _children(current)
+            pending.extend(reversed(below))
+    return list(found.values())
+
+
 def _children(layer: Any) -> list[Any]:
     """Return the layers that a layer holds as attributes, in lists, tuples and dicts too."""
     found: list[Any] = []

@@ -31,6 +31,12 @@ class Chain:
         return [t.cause for t in self.transforms if t.cause is not None]
 
     @property
+    def variables(self) -> list[Any]:
+        """The variables behind state; seeds are not among them."""
+        entries = [entry for state in self._states for entry in state.values()]
+        return [e for e in entries if not isinstance(e, keras.random.SeedGenerator)]
+
+    @property
     def changes_updates(self) -> bool:
         """Whether a transform acts on what the inner optimizer did."""
         return any(transform.stage == "update" for transform in self.transforms)
@@ -95,11 +101,20 @@ class Chain:
             for veto in [transform.veto(_read(state), context)]
         ]
 
-    def store(self, new_states: NewStates) -> None:
-        """Write what `run` returned as the new states, once the step is accepted."""
+    def store(self, new_states: NewStates, accept: Any | None = None) -> None:
+        """Write what `run` returned as the new states.
+
+        Args:
+            new_states: What `run` returned.
+            accept: Whether the step is accepted, a boolean scalar tensor; `None` where it is.
+        """
         for state, new in zip(self._states, new_states, strict=True):
             for name, value in new.items():
-                state[name].assign(value)
+                variable = state[name]
+                if accept is not None:
+                    value = ops.cast(value, variable.dtype)
+                    value = ops.where(accept, value, ops.convert_to_tensor(variable))
+                variable.assign(value)
 
 
 def _filled(initial: Any) -> Callable[..., Any]:

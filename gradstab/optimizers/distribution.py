@@ -14,7 +14,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from gradstab.functional._backend import kept_whole
 from gradstab.optimizers import substitute
+from gradstab.optimizers.inner import resource
 from gradstab.optimizers.sparse import is_sparse, map_values
 
 # Keras' optimizers sum the gradients over the replicas in this private method, once more after us.
@@ -184,7 +186,7 @@ def either(
     condition: Any | None,
     if_true: Callable[[], None],
     if_false: Callable[[], None],
-    around: contextlib.AbstractContextManager[Any] | None = None,
+    written: Iterable[Any] = (),
 ) -> None:
     """Run one of two functions that write variables, the same one on all replicas.
 
@@ -192,8 +194,27 @@ def either(
         condition: Boolean scalar tensor, the same on every replica, or `None` for "true".
         if_true: Writes variables, returns nothing.
         if_false: The same.
+        written: As in `one_of`.
+    """
+    place = None if condition is None else tf.cast(condition, tf.int32)
+    one_of(place, [if_true] if condition is None else [if_false, if_true], written=written)
+
+
+def one_of(
+    place: Any | None,
+    branches: Sequence[Callable[[], None]],
+    around: contextlib.AbstractContextManager[Any] | None = None,
+    written: Iterable[Any] = (),
+) -> None:
+    """Run one of several functions that write variables, the same one on all replicas.
+
+    Args:
+        place: Which one, an int32 scalar tensor, the same on every replica; `None` for the first.
+        branches: Each writes variables and returns nothing.
         around: Held while they are traced. It is entered once, outside the replicas, whose threads
             would collide where it changes what they share.
+        written: All variables that they may read or write, where these are known. If they lie on
+            one device, the condition costs less.
     """
     around = around or contextlib.nullcontext()
     if (
@@ -202,13 +223,13 @@ def either(
         or tf.__internal__.distribute.strategy_supports_no_merge_call()
     ):
         with around:
-            _branch(condition, if_true, if_false)
+            _branch(place, branches, whole=_on_one_device(written))
         return
 
-    def outside(strategy: Any, condition: Any, if_true: Any, if_false: Any, around: Any) -> None:
+    def outside(strategy: Any, place: Any, branches: Any, around: Any) -> None:
         # A condition inside the replicas must not hold what lets them meet, as every optimizer's
-        # update does; outside it may.
-        first = strategy.experimental_local_results(condition)[0]
+        # update does; outside it may. Each replica brings functions of its own, all alike.
+        first = strategy.experimental_local_results(place)[0]
 
         def on_all(function: Any) -> Callable[[], None]:
             def run() -> None:
@@ -217,20 +238,33 @@ def either(
             return run
 
         with strategy.experimental_local_results(around)[0]:
-            _branch(first, on_all(if_true), on_all(if_false))
+            _branch(first, [on_all(branch) for branch in branches], whole=False)
 
-    tf.distribute.get_replica_context().merge_call(
-        outside, args=(condition, if_true, if_false, around)
-    )
+    tf.distribute.get_replica_context().merge_call(outside, args=(place, tuple(branches), around))
 
 
-def _branch(
-    condition: Any | None, if_true: Callable[[], None], if_false: Callable[[], None]
-) -> None:
-    if condition is None:
-        if_true()
+def _branch(place: Any | None, branches: Sequence[Callable[[], None]], *, whole: bool) -> None:
+    if place is None:
+        branches[0]()
+    elif tf.executing_eagerly() and not tf.is_symbolic_tensor(place):
+        branches[int(place)]()
     else:
-        tf.cond(condition, if_true, if_false)
+        # They return a number, by which the condition can be found afterwards.
+        zero = tf.switch_case(place, [_then_zero(branch) for branch in branches])
+        if whole:
+            kept_whole(zero)
+
+
+def _on_one_device(variables: Iterable[Any]) -> bool:
+    return len({resource(variable).device for variable in variables}) == 1
+
+
+def _then_zero(branch: Callable[[], None]) -> Callable[[], Any]:
+    def run() -> Any:
+        branch()
+        return tf.constant(0)
+
+    return run
 
 
 def _call(function: Callable[[], None]) -> None:
@@ -245,8 +279,17 @@ def write_row(variable: Any, place: Any, row: Any) -> None:
         place: Which row, an integer scalar tensor.
         row: Its new values.
     """
-    slices = tf.IndexedSlices(row[None], tf.convert_to_tensor(place)[None])
-    variable.value.scatter_update(slices)
+    variable.value.scatter_update(tf.IndexedSlices(row, tf.convert_to_tensor(place)))
+
+
+def gather_row(variable: Any, place: Any) -> Any:
+    """Return one row of a variable without reading the others.
+
+    Args:
+        variable: A `keras.Variable` of shape (rows, columns).
+        place: Which row, an integer scalar tensor.
+    """
+    return tf.gather(variable.value, place)
 
 
 def usable_here(tensor: Any | None) -> Any | None:

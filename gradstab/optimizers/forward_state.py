@@ -24,7 +24,7 @@ class ForwardState:
         self.variables = tuple(variables)
         self._copies: list[Any] = []
         for variable in self.variables:
-            with _strategy_of(variable).scope():
+            with strategy_of(variable).scope():
                 self._copies.append(
                     keras.Variable(
                         ops.zeros(variable.shape, variable.dtype),
@@ -53,7 +53,7 @@ class ForwardState:
         """Copy from outside a step: weights may have been loaded since the last one."""
         if self.variables:
             # On each replica its own: unless they are synchronized, statistics differ.
-            _strategy_of(self.variables[0]).run(self.keep)
+            strategy_of(self.variables[0]).run(self.keep)
 
 
 def changed_by_forward_pass(layers: Sequence[Any]) -> list[Any]:
@@ -73,6 +73,7 @@ def changed_by_forward_pass(layers: Sequence[Any]) -> list[Any]:
     return list(found.values())
 
 
-def _strategy_of(variable: Any) -> Any:
+def strategy_of(variable: Any) -> Any:
+    """Return the strategy under which a variable was made."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
     return getattr(value, "distribute_strategy", None) or tf.distribute.get_strategy()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -100,6 +101,61 @@ def only_updating(optimizer: Any, variables: Sequence[Any], *, afterwards: bool)
             if isinstance(variable, keras.Variable) and variable.constraint is not None:
                 stack.enter_context(substitute.attribute(variable, "constraint", None))
         yield
+
+
+class ReadOnce(keras.Variable):
+    """A count as it was when the step began; what is assigned goes to the true variable.
+
+    Args:
+        variable: The variable that counts.
+        accept: Boolean scalar tensor: whether assigning takes effect; `None` for "yes".
+    """
+
+    def __init__(self, variable: keras.Variable, accept: Any | None = None) -> None:
+        # No variable of its own: it is the other one, read at another time.
+        self.__dict__.update(variable.__dict__)
+        self._as_read = ops.convert_to_tensor(variable)
+        self._accept = accept
+
+    @property
+    def value(self) -> Any:
+        """The value as it was."""
+        return self._as_read
+
+    def assign(self, value: Any) -> Any:
+        """Assign to the true variable."""
+        if self._accept is not None:
+            value = ops.where(self._accept, value, self._as_read)
+        return super().assign(value)
+
+
+@contextlib.contextmanager
+def reading_once(optimizer: Any) -> Iterator[None]:
+    """Have Keras read its count of steps and its rate once in a step, not once for each variable.
+
+    What it computes from them, such as Adam's bias correction, is then the same expression for all
+    variables, which graphs compute once. Keras' public attributes take no tensors, so the private
+    `_iterations` and `_learning_rate` are replaced while the step is traced or run.
+
+    Args:
+        optimizer: The inner optimizer, built.
+
+    Raises:
+        KeyError: If this version of Keras keeps them elsewhere.
+    """
+    with contextlib.ExitStack() as stack:
+        for part in parts(optimizer):
+            count = vars(part)["_iterations"]
+            if not part.built or not isinstance(count, keras.Variable):
+                continue
+            stack.enter_context(substitute.untracked(part, "_iterations", ReadOnce(count)))
+            read = functools.partial(_same, ops.convert_to_tensor(part.learning_rate))
+            stack.enter_context(substitute.untracked(part, "_learning_rate", read))
+        yield
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _applying_windows(part: Any) -> Callable[[Any, Any], None]:

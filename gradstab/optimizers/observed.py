@@ -1,4 +1,4 @@
-"""Measures the steps of an optimizer that is not gradstab's, without standing in its place."""
+"""Watches the steps of a model's optimizer, gradstab's or not, without standing in its place."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import tensorflow as tf
 from keras import ops
 
 from gradstab.optimizers import distribution, substitute
+from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.binding import variable_path
+from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.plan import Plan
+from gradstab.optimizers.sampling import Sampler, is_due, run_sampled
 from gradstab.optimizers.sparse import split_sparse
 from gradstab.optimizers.telemetry import Telemetry
 from gradstab.transforms.measured import Measured
@@ -23,27 +26,45 @@ ATTRIBUTE = "gradstab_observer"
 
 @final
 class Observer:
-    """Sees the gradients that a model's own optimizer gets, in the compiled step, and records them.
+    """Has the steps of a model sampled and told in its logs, and those of any optimizer measured.
 
-    The optimizer stays the model's: while a step is traced, its `apply` is one that measures and
-    then calls its own. Nothing is added to its variables, so that what is saved during the watch
-    loads where gradstab is not installed.
+    A gradstab optimizer measures by itself. Of another the gradients are seen in the compiled step:
+    the optimizer stays the model's, and while a step is traced, its `apply` is one that measures
+    and then calls its own. Nothing is added to its variables, so that what is saved during the
+    watch loads where gradstab is not installed.
 
     Args:
-        model: A compiled `keras.Model` whose optimizer is any of Keras'.
+        model: A compiled `keras.Model`.
+        sampler: Looks closer at every n-th step.
+        activations: Notes what the layers put out, or `None`.
+        lock: Held while steps run; who reads meanwhile from another thread holds it too.
 
     Attributes:
-        telemetry: What was measured. Steps that a `LossScaleOptimizer` skips do not get that far.
+        telemetry: What is measured. Steps that a `LossScaleOptimizer` skips round an optimizer
+            that is not gradstab's do not get that far.
+        sampler: As given.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        sampler: Sampler,
+        activations: Activations | None = None,
+        lock: contextlib.AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self.sampler = sampler
+        self._lock = lock or contextlib.nullcontext()
         self._model = model
+        self._activations = activations
         self._outer = model.optimizer
         self._optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        self._own = stabilized_optimizer(model)
         self._plan = Plan()
-        self._built = False
-        self.telemetry = Telemetry((), lambda: None)
+        self._built = self._own is not None
+        self.telemetry = Telemetry((), lambda: None) if self._own is None else self._own.telemetry
         self._before: Any = None
+        self._history: Any = None
+        self._others: list[Observer] = []
         if model.built:
             self.build(model.trainable_variables)
 
@@ -77,18 +98,28 @@ class Observer:
     def install(self) -> None:
         """Have the model trace its step anew, watched, from now to `uninstall`."""
         model = self._model
+        self.sampler.begin(self.telemetry.peek().cursor)
         model.make_train_function()
-        self._before = model.train_function
-        model.make_train_function(force=True)
-        function, history = model.train_function, model.history
+        other = getattr(model.train_function, ATTRIBUTE, None)
+        if other is None or other._history is not model.history:
+            if other is not None:  # The last run ended by an exception.
+                other.uninstall()
+                model.make_train_function()
+            self._before, self._others = model.train_function, []
+        else:
+            self._before, self._others = other._before, [other, *other._others]
+        self._history = history = model.history
+        with self._told(model):
+            model.make_train_function(force=True)
+        function = model.train_function
 
         def watched(*arguments: Any) -> Any:
             if model.history is not history:
                 # Another run, of which nobody told: the last one ended by an exception.
                 self.uninstall()
-                return model.train_function(*arguments)
+                return model.make_train_function()(*arguments)
             try:
-                with self.attached():
+                with self._lock, self.attached():
                     return function(*arguments)
             except (StopIteration, tf.errors.OutOfRangeError):
                 raise  # The end of an epoch.
@@ -101,22 +132,58 @@ class Observer:
 
     def uninstall(self) -> None:
         """Give the model back the step that it had."""
-        if getattr(self._model.train_function, ATTRIBUTE, None) is self:
+        current = getattr(self._model.train_function, ATTRIBUTE, None)
+        if current is self or (current is not None and self in current._others):
             self._model.train_function = self._before
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
         """Have the optimizer measure in what is traced, or run eagerly, in this block."""
-        scale_loss, apply = self._outer.scale_loss, self._optimizer.apply
+        with contextlib.ExitStack() as stack:
+            for other in reversed(self._others):
+                stack.enter_context(other._attached_alone())
+            stack.enter_context(self._attached_alone())
+            yield
 
-        def note_and_scale(loss: Any) -> Any:
-            self._plan.note_loss(loss)
-            return scale_loss(loss)
+    @contextlib.contextmanager
+    def _attached_alone(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.telemetry.sampling(self.sampler))
+            if self._activations is not None:
+                stack.enter_context(self._activations.attached())
+            if self._own is None:
+                scale_loss, apply = self._outer.scale_loss, self._optimizer.apply
 
-        with (
-            substitute.method(self._outer, "scale_loss", note_and_scale),
-            substitute.method(self._optimizer, "apply", self._measuring(apply)),
-        ):
+                def note_and_scale(loss: Any) -> Any:
+                    self._plan.note_loss(loss)
+                    return scale_loss(loss)
+
+                stack.enter_context(substitute.method(self._outer, "scale_loss", note_and_scale))
+                stack.enter_context(
+                    substitute.method(self._optimizer, "apply", self._measuring(apply))
+                )
+            yield
+
+    def latest(self) -> dict[str, Any]:
+        """Return scalars of the last step for the logs, as tensors of the compiled step."""
+        if not self.telemetry.paths:
+            return {}
+        return {**self.telemetry.latest(), "update_ratio": self.sampler.ratio()}
+
+    @contextlib.contextmanager
+    def _told(self, model: Any) -> Iterator[None]:
+        """Have the train functions that are made in this block tell of each step in its logs."""
+        train_step = model.train_step
+
+        @distribution.as_written
+        def step_and_tell(data: Any) -> Any:
+            for each in (self, *self._others):
+                if each._activations is not None:
+                    each._activations.begin()
+            logs = train_step(data)
+            return {**logs, **self.latest()} if isinstance(logs, dict) else logs
+
+        with substitute.method(model, "train_step", step_and_tell):
             yield
 
     def _measuring(self, apply: Callable[..., Any]) -> Callable[..., None]:
@@ -126,13 +193,27 @@ class Observer:
             variables = trainable_variables
             variables = self._plan.variables if variables is None else list(variables)
             self.build(variables)
-            incoming, loss = self._measure(gradients, variables)
-            apply(gradients, trainable_variables)
+            incoming, rows, loss = self._measure(gradients, variables)
+
+            def run() -> None:
+                apply(gradients, trainable_variables)
+
+            def sampled() -> None:
+                run_sampled(
+                    [self.sampler], step, run, self._plan.variables, rows, incoming, incoming
+                )
+
+            step = self.telemetry.next_step()
+            written = [*self._plan.variables, *self._optimizer.variables]
+            written += self.telemetry.variables
+            distribution.either(is_due([self.sampler], step), sampled, run, written)
             self.telemetry.record(incoming, incoming, loss, [])
 
         return measure_and_apply
 
-    def _measure(self, gradients: list[Any], variables: list[Any]) -> tuple[Measured, Any | None]:
+    def _measure(
+        self, gradients: list[Any], variables: list[Any]
+    ) -> tuple[Measured, list[Any], Any | None]:
         plan = self._plan
         loss = plan.take_loss()
         summed, loss = distribution.sum_over_replicas(
@@ -141,8 +222,10 @@ class Observer:
             None if loss is None else ops.cast(loss, "float32"),
         )
         values: list[Any] = [None] * len(plan.variables)
-        for value, variable in zip(split_sparse(summed)[0], variables, strict=True):
-            values[plan.position(variable)] = value
+        rows: list[Any] = [None] * len(plan.variables)
+        for value, index, variable in zip(*split_sparse(summed), variables, strict=True):
+            place = plan.position(variable)
+            values[place], rows[place] = value, index
         incoming = Measured(values)
         _ = incoming.global_norm
-        return incoming, loss
+        return incoming, rows, loss

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gradstab.optimizers.sampling import Samples
+
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
@@ -64,6 +66,7 @@ class Reading:
         skipped_by_cause: `total_skipped` by cause.
         consecutive_skips: Steps skipped in a row, up to now.
         divergence: Why training counts as diverged, or `None`.
+        samples: Closer looks at some of the steps, where somebody asked for them, else `None`.
     """
 
     cursor: int
@@ -82,3 +85,4 @@ class Reading:
     skipped_by_cause: dict[str, int]
     consecutive_skips: int
     divergence: Divergence | None
+    samples: Samples | None = None

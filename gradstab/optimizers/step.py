@@ -8,26 +8,31 @@ constraints → record.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from keras import ops
 
 from gradstab.optimizers import distribution
 from gradstab.optimizers.accumulation import Accumulators
-from gradstab.optimizers.chain import Chain
+from gradstab.optimizers.chain import Chain, NewStates
+from gradstab.optimizers.gating import can_gate, gated
 from gradstab.optimizers.inner import (
     Afterwards,
     bound_updates,
     is_overwritten,
     only_updating,
     parts,
+    reading_once,
+    resource,
 )
 from gradstab.optimizers.learning_rate import current_rate
 from gradstab.optimizers.loss_scaling import LossScale
 from gradstab.optimizers.plan import Plan
+from gradstab.optimizers.sampling import is_due, run_sampled, take_all
 from gradstab.optimizers.sparse import join_sparse, map_values, split_sparse
-from gradstab.optimizers.telemetry import Telemetry
+from gradstab.optimizers.telemetry import Telemetry, any_of
 from gradstab.transforms.base import Context
 from gradstab.transforms.measured import Measured
 
@@ -125,32 +130,38 @@ class Step:
         context.outgoing = outgoing
         overflow = _overflow(incoming, loss_scale)
         vetoes = chain.vetoes(context)
-        # Measured here, not inside the branch that applies, since the record needs them too.
+        # Measured here, not inside a branch, since the record needs them too.
         _ = incoming.global_norm, outgoing.global_norm
 
-        transformed = join_sparse([outgoing.values[place] for place in places], rows, gradients)
-        final = [
-            gradient if is_overwritten(variable) else value
-            for gradient, value, variable in zip(gradients, transformed, variables, strict=True)
-        ]
         afterwards = Afterwards(inner, plan.variables)
         # Keras overwrites weights by their averages inside a condition that no strategy can hold.
         does_afterwards = chain.changes_updates or afterwards.overwrites or accumulators is not None
         reduces_once = distribution.reduces_once(parts(inner))
-        if distribution.num_replicas() > 1 and not reduces_once:
-            final = distribution.as_shares(final)
 
-        def apply() -> None:
-            before = [ops.copy(v) for v in plan.variables] if chain.changes_updates else []
-            inner.apply(final, variables)
-            if chain.changes_updates:
-                bound_updates(chain, before, context)
-            if does_afterwards:
-                afterwards.run(gradients, variables)
-            chain.store(new_states)
-            if accumulators is not None:
-                accumulators.reset()
-            plan.forward_state.keep()
+        def applying(form: Callable[[], list[Any]]) -> Callable[[], None]:
+            def apply() -> None:
+                values = form()
+                transformed = join_sparse([values[place] for place in places], rows, gradients)
+                final = [
+                    gradient if is_overwritten(variable) else value
+                    for gradient, value, variable in zip(
+                        gradients, transformed, variables, strict=True
+                    )
+                ]
+                if distribution.num_replicas() > 1 and not reduces_once:
+                    final = distribution.as_shares(final)
+                before = [ops.copy(v) for v in plan.variables] if chain.changes_updates else []
+                _apply_inner(inner, final, variables)
+                if chain.changes_updates:
+                    bound_updates(chain, before, context)
+                if does_afterwards:
+                    afterwards.run(gradients, variables)
+                chain.store(new_states)
+                if accumulators is not None:
+                    accumulators.reset()
+                plan.forward_state.keep()
+
+            return apply
 
         def skip() -> None:
             if accumulators is not None:
@@ -160,10 +171,9 @@ class Step:
             plan.forward_state.restore()
 
         refused = [*vetoes, *([] if overflow is None else [overflow])]
-        accept = ops.logical_not(ops.any(ops.stack(refused))) if refused else None
-        around = _only_applying(inner, plan.variables, does_afterwards, reduces_once)
-        distribution.either(accept, apply, skip, around)
-        self._telemetry.record(
+        accept = ops.logical_not(any_of(refused)) if refused else None
+        record = functools.partial(
+            self._telemetry.record,
             incoming,
             outgoing,
             loss,
@@ -171,7 +181,81 @@ class Step:
             overflow=overflow,
             at_floor=None if loss_scale is None else loss_scale.at_floor,
         )
+        if (
+            accept is not None
+            and not does_afterwards
+            and not any(sampler.needs_before for sampler in self._telemetry.samplers)
+            and can_gate(inner, variables, gradients)
+        ):
+            values = [outgoing.values[place] for place in places]
+            self._apply_gated(accept, values, variables, new_states, context, outgoing)
+            record()
+            return overflow
+        is_scaled, forms = outgoing.forms()
+        branches = [applying(form) for form in forms]
+        place = None if is_scaled is None else ops.cast(is_scaled, "int32")
+        if accept is not None:
+            branches.insert(0, skip)
+            place = ops.where(accept, 1 if place is None else place + 1, 0)
+
+        telemetry = self._telemetry
+        written = [*plan.variables, *inner.variables, *telemetry.variables, *chain.variables]
+        written += plan.forward_state.variables
+        if telemetry.samplers:
+            step = telemetry.next_step()
+
+            def run() -> None:
+                distribution.either(accept, applying(forms[-1]), skip, written)
+
+            def sampled() -> None:
+                run_sampled(
+                    telemetry.samplers, step, run, plan.variables, context.rows, incoming, outgoing
+                )
+
+            due = is_due(telemetry.samplers, step)
+            place = ops.where(due, len(branches), 0 if place is None else place)
+            branches.append(sampled)
+        around = _only_applying(inner, plan.variables, does_afterwards, reduces_once)
+        distribution.one_of(place, branches, around, written)
+        record()
         return overflow
+
+    def _apply_gated(
+        self,
+        accept: Any,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        new_states: NewStates,
+        context: Context,
+        outgoing: Measured,
+    ) -> None:
+        """Apply a step, or not, by assignments that have a choice (`gating`)."""
+        plan, telemetry = self._plan, self._telemetry
+        updates: dict[int, Any] = {}
+        with (
+            _only_applying(self._inner, plan.variables, False, False),
+            reading_once(self._inner),
+            gated(self._inner, accept, updates),
+        ):
+            self._inner.apply(gradients, variables)
+        self._chain.store(new_states, accept)
+        if plan.forward_state.variables:
+            written = plan.forward_state.variables
+            distribution.either(
+                accept, plan.forward_state.keep, plan.forward_state.restore, written
+            )
+        if telemetry.samplers:
+            step = telemetry.next_step()
+            changes = [updates.get(id(resource(variable))) for variable in plan.variables]
+            distribution.either(
+                is_due(telemetry.samplers, step),
+                functools.partial(
+                    take_all, telemetry.samplers, step, plan.variables, changes,
+                    context.rows, context.incoming, outgoing,
+                ),
+                lambda: None,
+                [*plan.variables, *telemetry.variables],
+            )  # fmt: skip
 
     def _unscale(
         self, gradients: Sequence[Any], variables: Sequence[Any], loss_scale: LossScale | None
@@ -183,6 +267,13 @@ class Step:
             else map_values(lambda values: ops.divide(values, factor), gradient)
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
+
+
+def _apply_inner(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    # Replicas run in threads that share the optimizer, and each reads copies of its own.
+    alone = distribution.num_replicas() == 1
+    with reading_once(optimizer) if alone else contextlib.nullcontext():
+        optimizer.apply(gradients, variables)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,17 @@ def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def untracked(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value without telling what tracks the owner's attributes."""
+    before = vars(owner)[name]
+    vars(owner)[name] = value
+    try:
+        yield
+    finally:
+        vars(owner)[name] = before
+
+
+@contextlib.contextmanager
 def method(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
     """Have a method of this one object do something else.
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from gradstab._validation import check_int
+from gradstab.functional._backend import choose
 from gradstab.functional.finite import first_false
-from gradstab.optimizers.distribution import write_row
+from gradstab.optimizers.distribution import gather_row, write_row
+from gradstab.optimizers.forward_state import strategy_of
 from gradstab.optimizers.reading import Divergence, Reading
+from gradstab.optimizers.sampling import Sampler
 from gradstab.transforms.measured import Measured
 
 # Rows of the ring: the steps that a reader can be late without losing one.
@@ -45,6 +50,9 @@ class Telemetry:
         causes: Names of the reasons for which steps may be skipped, in the order of the vetoes.
         max_consecutive: Gives the number of skips in a row beyond which training has diverged;
             `None` if nothing in the chain has such a budget.
+
+    Attributes:
+        samplers: What looks closer at some of the steps that are traced from now on.
     """
 
     def __init__(self, causes: Sequence[str], max_consecutive: Callable[[], int | None]) -> None:
@@ -54,6 +62,7 @@ class Telemetry:
         self._variables: dict[str, Any] = {}
         self._steps: Any = None
         self._warned_at = -1
+        self.samplers: list[Sampler] = []
 
     def build(self, add_variable: Callable[..., Any], steps: Any, paths: Sequence[str]) -> None:
         """Make the variables.
@@ -80,11 +89,72 @@ class Telemetry:
             )
             for name, (shape, dtype) in specs.items()
         }
+        for sampler in self.samplers:
+            self.prepare(sampler)
+
+    def prepare(self, sampler: Sampler) -> None:
+        """Make a sampler's variables, as soon as it is known how many variables are trained."""
+        if self._variables:
+            sampler.build(len(self._paths), strategy_of(self._variables["counts"]))
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables that steps are recorded in, those of samplers too."""
+        own = [self._steps, *self._variables.values()] if self._variables else []
+        return own + [each for sampler in self.samplers for each in sampler.variables]
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Paths of the variables, in the order of `Reading.norms`; empty before building."""
         return self._paths
+
+    def next_step(self) -> Any:
+        """Return the number of the step that is not recorded yet, an integer scalar tensor."""
+        return ops.convert_to_tensor(self._steps) + 1
+
+    def sample(self, every_n_steps: int = 50, *, bins: int = 0) -> None:
+        """Look closer at every n-th step from now on; `read` returns the samples.
+
+        For loops of your own: call it before the first step, since it acts on what is traced
+        afterwards. `GradientMonitor` does it by itself, for the run that it watches.
+
+        Args:
+            every_n_steps: Steps between two samples; the first step is sampled too.
+            bins: Bins of a histogram of each gradient; 0 for none.
+
+        Raises:
+            TypeError: If one is no integer.
+            ValueError: If it is below 1, or `bins` below 0.
+        """
+        sampler = Sampler(
+            check_int("every_n_steps", every_n_steps), bins=check_int("bins", bins, minimum=0)
+        )
+        if self._variables:
+            sampler.begin(int(self._steps))
+        self.prepare(sampler)
+        self.samplers = [sampler]
+
+    @contextlib.contextmanager
+    def sampling(self, sampler: Sampler) -> Iterator[None]:
+        """Have a sampler look closer at the steps that are traced, or run eagerly, in here."""
+        self.prepare(sampler)
+        self.samplers = [*self.samplers, sampler]
+        try:
+            yield
+        finally:
+            self.samplers = [each for each in self.samplers if each is not sampler]
+
+    def latest(self) -> dict[str, Any]:
+        """Return what the last recorded step was like, as tensors of the compiled step."""
+        recent = self._variables["recent"]
+        row = gather_row(recent, (ops.convert_to_tensor(self._steps) - 1) % CAPACITY)
+        numbers = dict(zip(_ROW, ops.unstack(row), strict=True))
+        return {
+            "grad_norm": numbers["grad_norm"],
+            "grad_norm_max": numbers["grad_norm"],
+            "clipped": numbers["clipped"],
+            "skipped": ops.cast(numbers["cause"] > 0, "float32"),
+        }
 
     @property
     def consecutive_skips(self) -> Any:
@@ -112,41 +182,47 @@ class Telemetry:
                 no such skip counts towards the budget.
         """
         counts = ops.convert_to_tensor(self._variables["counts"])
-        refused = ops.stack([False if overflow is None else overflow, *vetoes])
-        skip = ops.any(refused)
+        flags = [False if overflow is None else overflow, *vetoes]
+        skip = any_of([flag for flag in flags if flag is not False])
         clip = ops.cast(ops.logical_and(outgoing.clipped, ops.logical_not(skip)), counts.dtype)
         self._steps.assign_add(1)
         step = ops.cast(self._steps, counts.dtype)
-        finite = ops.isfinite(incoming.norms)
+        # Not finite where a norm is not.
+        bad = ops.logical_not(ops.isfinite(incoming.global_norm))
         in_a_row = counts[_COUNTS.index("consecutive_skips")] > 0
-        unusual = ops.any(ops.stack([skip, ops.logical_not(ops.all(finite)), in_a_row]))
-        # 1 unless the scale is still being found.
-        spends = ops.cast(1, counts.dtype)
-        if overflow is not None:
-            expected = ops.logical_and(overflow, ops.logical_not(at_floor))
-            spends = 1 - ops.cast(expected, counts.dtype)
+        unusual = ops.logical_or(ops.logical_or(skip, bad), in_a_row)
 
-        def count_more() -> list[Any]:
+        def count_more() -> Any:
             # Of booleans, for TensorFlow has no kernel for integers on GPUs.
-            first = ops.cast(ops.argmax(refused), counts.dtype)
-            bad = ops.cast(first_false(finite), counts.dtype)
+            first = ops.cast(ops.argmax(ops.stack(flags)), counts.dtype)
+            bad = ops.cast(first_false(ops.isfinite(incoming.norms)), counts.dtype)
             skipped = ops.cast(skip, counts.dtype)
+            # 1 unless the scale is still being found.
+            spends = ops.cast(1, counts.dtype)
+            if overflow is not None:
+                expected = ops.logical_and(overflow, ops.logical_not(at_floor))
+                spends = 1 - ops.cast(expected, counts.dtype)
             new = self._counted(counts, step, skipped, first, bad, spends)
-            return [new, (first + 1) * skipped, bad]
+            return ops.concatenate([new, ops.stack([(first + 1) * skipped, bad])])
 
-        def count_nothing() -> list[Any]:
-            return [counts, ops.zeros_like(step), -ops.ones_like(step)]
+        def count_nothing() -> Any:
+            return ops.concatenate([counts, ops.convert_to_tensor([0, -1], counts.dtype)])
 
-        # Most steps are healthy, and then there is nothing to do but this.
-        new, cause, bad = ops.cond(unusual, count_more, count_nothing)
+        # Most steps are healthy, and then there is nothing to do but what follows.
+        new = choose(unusual, count_more, count_nothing)
         is_clipped = np.arange(counts.shape[0]) == _COUNTS.index("clipped")
-        self._variables["counts"].assign(new + clip * ops.cast(is_clipped, counts.dtype))
-        row = ops.stack(
+        self._variables["counts"].assign(new[:-2] + clip * ops.cast(is_clipped, counts.dtype))
+        row = ops.concatenate(
             [
-                incoming.global_norm,
-                outgoing.global_norm,
-                ops.cast(np.nan if loss is None else loss, "float32"),
-                *(ops.cast(each, "float32") for each in (clip, cause, bad)),
+                ops.stack(
+                    [
+                        incoming.global_norm,
+                        outgoing.global_norm,
+                        ops.cast(np.nan if loss is None else loss, "float32"),
+                        ops.cast(clip, "float32"),
+                    ]
+                ),
+                ops.cast(new[-2:], "float32"),
             ]
         )
         write_row(self._variables["recent"], (step - 1) % CAPACITY, row)
@@ -215,9 +291,18 @@ class Telemetry:
             warnings.warn(f"Training has diverged. {reading.divergence}", stacklevel=2)
         return reading
 
-    def peek(self, since: int | None = None) -> Reading:
-        """Return what `read` returns, without a warning: for those who act on it themselves."""
-        steps, counts, recent, norms = self._fetch()
+    def peek(self, since: int | None = None, sampler: Sampler | None = None) -> Reading:
+        """Return what `read` returns, without a warning: for those who act on it themselves.
+
+        Args:
+            since: As in `read`.
+            sampler: Whose samples to bring along; by default those that `sample` asked for.
+        """
+        if sampler is None and self.samplers:
+            sampler = self.samplers[0]
+        if sampler is not None and not sampler.built:
+            sampler = None
+        steps, counts, recent, norms, samples = self._fetch(sampler)
         if since is not None and not 0 <= since <= steps:
             raise ValueError(
                 f"`since` must be a cursor between 0 and {steps}, the steps so far. Received: "
@@ -253,6 +338,7 @@ class Telemetry:
             },
             consecutive_skips=counts["consecutive_skips"],
             divergence=self._divergence(counts),
+            samples=None if sampler is None else sampler.unpack(samples, since or 0),
         )
 
     def acknowledge(self) -> None:
@@ -265,23 +351,35 @@ class Telemetry:
         self._variables["counts"].assign(counts)
 
     def _fetch(
-        self,
-    ) -> tuple[int, Mapping[str, int], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Bring the steps, counts, recent rows and norms to the host, all in one array."""
+        self, sampler: Sampler | None
+    ) -> tuple[
+        int,
+        Mapping[str, int],
+        np.ndarray[Any, Any],
+        np.ndarray[Any, Any],
+        np.ndarray[Any, Any],
+    ]:
+        """Bring steps, counts, recent rows, norms and samples to the host, all in one array."""
         names = (*_COUNTS, *self._cause_counts())
         if not self._variables:
             empty = np.zeros((CAPACITY, len(_ROW)), "float32")
-            return 0, dict.fromkeys(names, 0), empty, np.zeros(len(self._paths), "float32")
+            nothing = np.zeros(len(self._paths), "float32")
+            return 0, dict.fromkeys(names, 0), empty, nothing, np.zeros(0)
         own = [self._variables[name] for name in ("counts", "recent", "norms")]
-        flat = [ops.cast(ops.reshape(each, (-1,)), "float64") for each in (self._steps, *own)]
-        fetched = np.asarray(ops.convert_to_numpy(ops.concatenate(flat)))
-        ends = np.cumsum([1, len(names), CAPACITY * len(_ROW)])
-        steps, counts, recent, norms = np.split(fetched, ends)
+        flat = [self._steps, *own, *([] if sampler is None else sampler.flat())]
+        fetched = np.asarray(
+            ops.convert_to_numpy(
+                ops.concatenate([ops.cast(ops.reshape(each, (-1,)), "float64") for each in flat])
+            )
+        )
+        ends = np.cumsum([1, len(names), CAPACITY * len(_ROW), len(self._paths)])
+        steps, counts, recent, norms, samples = np.split(fetched, ends)
         return (
             int(steps[0]),
             dict(zip(names, counts.astype(int).tolist(), strict=True)),
             recent.reshape(CAPACITY, len(_ROW)).astype("float32"),
             norms.astype("float32"),
+            samples,
         )
 
     def _cause_counts(self) -> list[str]:
@@ -308,6 +406,13 @@ class Telemetry:
                 skipped=0,
             )
         return None
+
+
+def any_of(flags: Sequence[Any]) -> Any:
+    """Return whether any of some boolean scalar tensors is true."""
+    # Never a flag itself: the graph optimizer takes the negation of `x > y` for `x <= y`, which NaN
+    # is not.
+    return ops.any(ops.stack(flags)) if flags else ops.convert_to_tensor(False)
 
 
 def _distinct(paths: Sequence[str]) -> list[str]:

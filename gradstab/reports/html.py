@@ -74,7 +74,8 @@ FIGURES: Final = (
     ),
     _Figure(
         "linearity", "Linearity of the steps",
-        "Where both agree, a step is in the linear regime; far apart, the rate is too high.",
+        "Where what is predicted and what came agree on the probe, a step is in the linear regime; "
+        "far apart, the rate is too high.",
         plot_linearity, (6.4, 3.6),
     ),
     _Figure(

@@ -143,10 +143,7 @@ def plot_activations(record: Record, ax: Axes | None = None) -> Axes:
 
 def activations(record: Record, name: str) -> tuple[tuple[str, ...], Any]:
     """Return layers and values, shape (samples, layers), of one statistic of the activations."""
-    found = record.per_variable(f"activation_{name}")
-    layers = record.header["config"].get("layers")
-    if isinstance(layers, list) and 0 < len(layers) <= found.values.shape[1]:
-        return tuple(map(str, layers)), found.values[:, : len(layers)]
+    found = record.per_layer(f"activation_{name}")
     return found.names, found.values
 
 

@@ -104,18 +104,22 @@ def plot_clip_rate(record: Record, ax: Axes | None = None) -> Axes:
 def plot_linearity(record: Record, ax: Axes | None = None) -> Axes:
     """Draw the loss change that the gradient predicts for a step beside the one that came.
 
-    Where both agree, the step is in the linear regime; far apart, the rate is too high.
+    Where what is predicted and what came agree on the probe batch, the step is in the linear
+    regime; far apart, the rate is too high. On the batch of the step itself there is a prediction
+    only.
 
     Args:
-        record: A run record with the columns `linearity_predicted` and `linearity_actual`.
+        record: A run record with the column `linearity_predicted`, and where there was a probe
+            batch, `linearity_probe_predicted` and `linearity_actual`.
         ax: Where to draw; a new figure if `None`.
     """
     ax = axes_or_new(ax)
     ax.set(title="Linearity of the steps", xlabel="step", ylabel="change of the loss by a step")
     drawn = []
     for name, text, color in (
-        ("linearity_predicted", "predicted by the gradient", COLORS[1]),
-        ("linearity_actual", "that came", COLORS[0]),
+        ("linearity_predicted", "predicted, batch of the step", COLORS[2]),
+        ("linearity_probe_predicted", "predicted, probe", COLORS[1]),
+        ("linearity_actual", "that came, probe", COLORS[0]),
     ):
         values = record.columns.get(name, np.zeros(0))
         known = ~np.isnan(values)  # the others are steps at which nobody looked

@@ -85,7 +85,7 @@ class EpochRunner:
                 break
             pace.took(done, time.perf_counter() - start)
             step, epoch_logs = step + done, logs
-            callbacks.on_train_batch_end(step - 1, logs)
+            callbacks.on_train_batch_end(step - 1, logs | self._observed())
             if model.stop_training:
                 break
             if not self._guarded:
@@ -93,6 +93,11 @@ class EpochRunner:
         if step == 0:
             raise ValueError(f"`train_data` must yield batches. Received: none in epoch {epoch}")
         return dict(epoch_logs)
+
+    def _observed(self) -> dict[str, Any]:
+        """Return what a monitor has to tell of the last step."""
+        observer = getattr(self._model.train_function, ATTRIBUTE, None)
+        return {} if observer is None else observer.latest()
 
     def evaluate(self, feed: Feed) -> dict[str, Any]:
         """Run the validation data through the model and return its logs, as `evaluate` does."""

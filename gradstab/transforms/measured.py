@@ -8,7 +8,7 @@ from typing import Any
 from keras import ops
 
 from gradstab.functional.clipping import scale
-from gradstab.functional.norms import combine_norms, norms
+from gradstab.functional.norms import combine_norms, norms_and_global_norm
 
 
 class Measured:
@@ -17,35 +17,76 @@ class Measured:
     A transform receives one and returns one. `scaled` and `mapped` make the next: scaling knows the
     new norms without another pass over memory, mapping measures again if it is asked.
 
+    What is scaled is multiplied only when somebody asks for it: a step that turns out not to be
+    clipped needs no multiplication at all (`forms`).
+
     Args:
         values: One tensor per variable, `None` where a variable has none.
-        norms: The norms of `values`, if they are known already.
+        norms: The norms of the values, if they are known already.
         clipped: Whether a transform has clipped these values, a boolean scalar tensor.
+        factors: Float32 scalar tensors, one per variable, by which `values` are still to be
+            multiplied; `None` if they are not.
+        is_scaled: Whether any of the factors is not 1, a boolean scalar tensor.
     """
 
     def __init__(
-        self, values: Sequence[Any], norms: Any | None = None, clipped: Any | None = None
+        self,
+        values: Sequence[Any],
+        norms: Any | None = None,
+        clipped: Any | None = None,
+        factors: Sequence[Any] | None = None,
+        is_scaled: Any | None = None,
     ) -> None:
-        self.values: list[Any] = list(values)
+        self._unscaled = list(values)
+        self._factors = factors
+        self._is_scaled = is_scaled
+        self._values: list[Any] | None = self._unscaled if factors is None else None
         self._norms = norms
         self._global_norm: Any | None = None
         self._clipped = clipped
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self._unscaled)
+
+    @property
+    def values(self) -> list[Any]:
+        """One tensor per variable, `None` where a variable has none."""
+        if self._values is None:
+            self._values = self._scaled()
+        return self._values
+
+    def forms(self) -> tuple[Any | None, list[Callable[[], list[Any]]]]:
+        """Return functions that give the values, and a flag that says which of them is right.
+
+        Multiplying by factors that are all 1 changes nothing, and so the first function, for where
+        the flag is false, does not. The functions are to be called where the values are used, in
+        the branch of a condition say.
+
+        Returns:
+            A boolean scalar tensor and two functions; or `None` and one, if there is no choice.
+        """
+        if self._values is not None:
+            values = self._values
+            return None, [lambda: values]
+        return self._is_scaled, [lambda: self._unscaled, self._scaled]
+
+    def _scaled(self) -> list[Any]:
+        factors = self._factors or [1.0] * len(self)
+        return [scale(value, factor) for value, factor in zip(self._unscaled, factors, strict=True)]
 
     @property
     def norms(self) -> Any:
         """Norm of each tensor, a float32 vector with 0 for `None`. Overflow-safe."""
         if self._norms is None:
-            self._norms = norms(self.values)
+            self._norms, self._global_norm = norms_and_global_norm(self.values)
         return self._norms
 
     @property
     def global_norm(self) -> Any:
         """Norm over all tensors, a float32 scalar."""
+        norms = self.norms
         if self._global_norm is None:
-            self._global_norm = combine_norms(self.norms)
+            self._global_norm = combine_norms(norms)
         return self._global_norm
 
     @property
@@ -60,10 +101,17 @@ class Measured:
             factors: Float32 scalar, or vector of shape `(len(self),)`.
         """
         factors = ops.convert_to_tensor(factors)
-        each = [factors] * len(self) if len(factors.shape) == 0 else list(ops.unstack(factors))
-        values = [scale(value, factor) for value, factor in zip(self.values, each, strict=True)]
-        clipped = ops.logical_or(self.clipped, ops.any(factors < 1.0))
-        return Measured(values, self.norms * factors, clipped)
+        is_one = len(factors.shape) == 0
+        each = [factors] * len(self) if is_one else list(ops.unstack(factors))
+        clipped, is_scaled = factors < 1.0, factors != 1.0
+        if not is_one:
+            clipped, is_scaled = ops.any(clipped), ops.any(is_scaled)
+        if self._clipped is not None:
+            clipped = ops.logical_or(self._clipped, clipped)
+        result = Measured(self.values, self.norms * factors, clipped, each, is_scaled)
+        if is_one:
+            result._global_norm = self.global_norm * factors
+        return result
 
     def mapped(self, function: Callable[[int, Any], Any], *, clips: bool = False) -> Measured:
         """Replace each tensor g at index i by `function(i, g)`; `None` stays `None`.

@@ -47,6 +47,9 @@ class SkipNonFinite(Transform):
     def veto(self, state: State, context: Context) -> Any | None:
         """Return true if the incoming gradients or the outgoing sum of squares are not finite."""
         outgoing = context.outgoing if context.outgoing is not None else context.incoming
-        came_finite = ops.all(ops.isfinite(context.incoming.norms))
-        leaves_finite = ops.isfinite(ops.sum(ops.square(outgoing.norms)))
-        return ops.logical_not(ops.logical_and(came_finite, leaves_finite))
+        # A norm is finite where all entries are. (No comparison: TensorFlow's graph optimizer turns
+        # the negation of `<` into `>=`, which is not the same for NaN.)
+        fine = ops.isfinite(ops.square(outgoing.global_norm))
+        if outgoing is not context.incoming:
+            fine = ops.logical_and(fine, ops.isfinite(context.incoming.global_norm))
+        return ops.logical_not(fine)

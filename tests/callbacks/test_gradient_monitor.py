@@ -48,8 +48,9 @@ def test_logs_and_record_hold_the_true_norms(data, tmp_path, steps_per_execution
     assert history.history["grad_norm_max"] == pytest.approx([expected.max()], rel=1e-5)
     assert (history.history["clipped"], history.history["skipped"]) == ([0], [0])
     record = read_record(tmp_path / "run")
-    np.testing.assert_array_equal(record.steps, [4, 8, 12, 16])
-    np.testing.assert_allclose(record.column("grad_norm"), expected[3::4], rtol=1e-5)
+    np.testing.assert_array_equal(record.steps, [1, 4, 8, 12, 16])
+    sampled = expected[[0, 3, 7, 11, 15]]
+    np.testing.assert_allclose(record.column("grad_norm"), sampled, rtol=1e-5)
     last = record.norms.values[-1]
     assert np.sqrt((last**2).sum()) == pytest.approx(expected[-1], rel=1e-4)
     assert record.norms.names == tuple(v.path for v in model.trainable_variables)
@@ -85,7 +86,7 @@ def test_a_second_fit_goes_on_in_the_same_record(data, tmp_path):
     monitor = GradientMonitor(tmp_path / "run", every_n_steps=8)
     for _ in range(2):
         model.fit(*data, batch_size=4, verbose=0, callbacks=[monitor])
-    np.testing.assert_array_equal(read_record(tmp_path / "run").steps, [8, 16, 24, 32])
+    np.testing.assert_array_equal(read_record(tmp_path / "run").steps, [1, 8, 16, 17, 24, 32])
 
 
 def test_the_model_is_left_as_it_was(data):
@@ -97,6 +98,49 @@ def test_the_model_is_left_as_it_was(data):
     assert set(vars(model)) - before == attributes
     assert "grad_norm" not in model.fit(*data, verbose=0).history
     assert "grad_norm" not in model.evaluate(*data, verbose=0, return_dict=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "gradstab's"])
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_the_logs_of_a_batch_are_those_of_its_last_step(data, optimizer, steps_per_execution):
+    if optimizer != "sgd":
+        optimizer = gradstab.stabilize("sgd", clip=1.0, learning_rate=0.01)
+    else:
+        optimizer = keras.optimizers.SGD(0.01)
+    model = make_model(optimizer, steps_per_execution=steps_per_execution)
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append((batch, dict(logs)))
+
+    monitor = GradientMonitor(every_n_steps=4)
+    model.fit(*data, batch_size=4, verbose=0, shuffle=False, callbacks=[Look(), monitor])
+    reading = monitor._observer.telemetry.peek(sampler=monitor._observer.sampler)
+    assert len(seen) == 16 // steps_per_execution
+    for batch, logs in seen:
+        assert set(logs) == {
+            "loss", "grad_norm", "grad_norm_max", "clipped", "skipped", "update_ratio",
+        }  # fmt: skip
+        assert logs["grad_norm"] == logs["grad_norm_max"] == reading.grad_norm[batch]
+        assert (logs["clipped"], logs["skipped"]) == (reading.clipped[batch], 0)
+        latest = reading.samples.steps <= batch + 1
+        assert logs["update_ratio"] == reading.samples.update_ratio[latest][-1]
+
+
+def test_a_step_that_returns_no_dict_is_left_as_it_is(data):
+    class Model(keras.Sequential):
+        def train_step(self, data):
+            return next(iter(super().train_step(data).values()))
+
+    model = Model([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile(gradstab.stabilize("sgd"), "mse", run_eagerly=True)
+    observer = GradientMonitor()
+    observer.set_model(model)
+    model.history = keras.callbacks.History()
+    observer.on_train_begin()
+    x, y = (part[:8] for part in data)
+    assert np.ndim(model.train_function(iter([(x, y)]))) == 0
 
 
 def test_after_an_exception_the_next_run_has_no_columns_of_ours(data):
@@ -141,9 +185,10 @@ def test_a_file_in_place_of_the_run_directory_is_refused(data, tmp_path):
 def test_a_model_that_fit_builds_is_recorded_too(data, tmp_path):
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile(gradstab.stabilize("sgd", learning_rate=0.01), "mse")
-    model.fit(*data, batch_size=4, verbose=0, callbacks=[GradientMonitor(tmp_path / "run", 8)])
+    monitor = GradientMonitor(tmp_path / "run", every_n_steps=8)
+    model.fit(*data, batch_size=4, verbose=0, callbacks=[monitor])
     record = read_record(tmp_path / "run")
-    np.testing.assert_array_equal(record.steps, [8, 16])
+    np.testing.assert_array_equal(record.steps, [1, 8, 16])
     assert record.norms.names == tuple(v.path for v in model.trainable_variables)
 
 
@@ -152,6 +197,7 @@ def test_without_matplotlib_the_record_is_written_and_the_plot_left_out(
 ):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
-    model.fit(*data, batch_size=4, verbose=0, callbacks=[GradientMonitor(tmp_path / "run", 8)])
-    assert len(read_record(tmp_path / "run").steps) == 2
+    monitor = GradientMonitor(tmp_path / "run", every_n_steps=8)
+    model.fit(*data, batch_size=4, verbose=0, callbacks=[monitor])
+    assert len(read_record(tmp_path / "run").steps) == 3
     assert not (tmp_path / "run" / "gradient_norm.png").exists()

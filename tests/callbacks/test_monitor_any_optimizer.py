@@ -11,7 +11,7 @@ from gradstab import callbacks, monitoring, training
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(24, 3)).astype("float32")
 Y = DRAW.normal(size=(24, 1)).astype("float32")
-KEYS = ("grad_norm", "grad_norm_max", "clipped", "skipped")
+KEYS = ("grad_norm", "grad_norm_max", "clipped", "skipped", "update_ratio")
 
 
 def _model(optimizer=None, **arguments):
@@ -110,9 +110,9 @@ def test_after_an_exception_the_model_is_as_it_was(where):
             model.fit(_breaking(), shuffle=False, verbose=0, callbacks=[monitor])
     assert not {"apply", "scale_loss"} & set(vars(model.optimizer))
     assert set(_fit(model)) == {"loss"}  # not watched
-    before = monitor._telemetry().peek().cursor
+    before = monitor._observer.telemetry.peek().cursor
     _fit(model)
-    assert monitor._telemetry().peek().cursor == before
+    assert monitor._observer.telemetry.peek().cursor == before
 
 
 def test_what_is_saved_during_the_watch_loads_without_gradstab(tmp_path, run_python):
@@ -140,7 +140,7 @@ def test_under_a_loss_scale():
     norm, loss = _norm_of_first_batch(model)
     monitor = callbacks.GradientMonitor()
     logs = _fit(model, monitor, epochs=1)
-    reading = monitor._telemetry().peek()
+    reading = monitor._observer.telemetry.peek()
     np.testing.assert_allclose(reading.grad_norm[0], norm, rtol=0.05)
     np.testing.assert_allclose(reading.loss[0], loss, rtol=0.05)
     assert logs["grad_norm"][0] < 100
@@ -154,7 +154,7 @@ def test_under_a_strategy():
     monitor = callbacks.GradientMonitor()
     _fit(model, monitor, epochs=1)
     _fit(alone, epochs=1)
-    reading = monitor._telemetry().peek()
+    reading = monitor._observer.telemetry.peek()
     np.testing.assert_allclose(reading.grad_norm[0], norm, rtol=1e-5)
     np.testing.assert_allclose(reading.loss[0], loss, rtol=1e-5)
     checks.close(model.variables, alone.variables)
@@ -170,7 +170,7 @@ def test_in_train(form):
     training.train(plain, (X, Y), **arguments)
     checks.close(model.variables, plain.variables)
     assert len(history.history["grad_norm"]) == 2
-    assert monitor._telemetry().peek().cursor == 2
+    assert monitor._observer.telemetry.peek().cursor == 2
     assert set(_fit(model)) == {"loss"}
     assert norm > 0
 
@@ -190,6 +190,6 @@ def test_a_bad_gradient_is_named():
     model = _model()
     monitor = callbacks.GradientMonitor()
     model.fit(x, Y, batch_size=8, shuffle=False, verbose=0, callbacks=[monitor])
-    divergence = monitor._telemetry().peek().divergence
+    divergence = monitor._observer.telemetry.peek().divergence
     assert divergence.step == 2
     assert divergence.variable == model.trainable_variables[0].path

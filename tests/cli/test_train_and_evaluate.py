@@ -30,7 +30,7 @@ def run_dir(tmp_path_factory):
 def test_the_run_directory_holds_the_run(run_dir):
     assert {path.name for path in run_dir.iterdir()} == {
         "checkpoints", "command.json", "config.json", "gradient_norm.png", "history.json",
-        "loss.png", "model.keras", "record.jsonl",
+        "layer_norms.png", "loss.png", "model.keras", "record.jsonl",
     }  # fmt: skip
     for plot in ("gradient_norm.png", "loss.png"):
         assert (run_dir / plot).read_bytes().startswith(b"\x89PNG")

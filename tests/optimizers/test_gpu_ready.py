@@ -20,6 +20,7 @@ from tensorflow.python.framework import kernels, op_def_registry
 from gradstab import callbacks, schedules, training
 from gradstab.optimizers import StabilizedOptimizer
 from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.observed import ATTRIBUTE
 from gradstab.training.epochs import loop_of
 from gradstab.training.feeds import make_feed
 from gradstab.training.strategy import StepLoop
@@ -252,8 +253,10 @@ def _step_of_fit(model, data):
     """Return the function that `fit` calls per batch, and its `ConcreteFunction`."""
     model.make_train_function()
     _in_place(model)
-    function = inspect.getclosurevars(model.train_function).nonlocals["multi_step_on_iterator"]
-    return function, function.get_concrete_function(iter(_batches(data)))
+    watched = inspect.getclosurevars(model.train_function).nonlocals["function"]
+    function = inspect.getclosurevars(watched).nonlocals["multi_step_on_iterator"]
+    with getattr(model.train_function, ATTRIBUTE).attached():
+        return function, function.get_concrete_function(iter(_batches(data)))
 
 
 def _step_of_train(model, data, form, monkeypatch):

@@ -23,9 +23,8 @@ def write_run(run_dir, names, *, steps=300, full=True):
     rng = np.random.default_rng(7)
     count = len(names)
     config = {"optimizer": "Adam", "every_n_steps": 10, "max_norm": 1.0}
-    if full:
-        config["layers"] = list(names)
-    with RecordWriter(run_dir, variables=names, config=config) as writer:
+    layers = list(names) if full else []
+    with RecordWriter(run_dir, variables=names, layers=layers, config=config) as writer:
         for step in range(1, steps + 1):
             if 101 <= step <= 103:
                 writer.event("skip", step=step, cause="nonfinite", variable=names[0])
@@ -40,17 +39,20 @@ def write_run(run_dir, names, *, steps=300, full=True):
                 "skipped": 0,
             }
             sample = {"grad_norm": 10.0 ** np.linspace(-6, 0, count)}
+            by_layer = {}
             if full:
                 scalars |= {"linearity_predicted": -0.01, "linearity_actual": -0.008}
                 sample |= {
                     "weight_norm": 1.0 + rng.random(count),
                     "update_ratio": 10.0 ** rng.normal(-3, 0.5, count),
+                }
+                by_layer = {
                     "activation_mean": rng.normal(size=count),
                     "activation_deviation": rng.random(count),
                     "activation_saturated": rng.random(count),
                     "activation_dead": rng.random(count),
                 }
-            writer.step(step, scalars, sample)
+            writer.step(step, scalars, sample, by_layer)
         if full:
             writer.event("stop", step=steps, cause="divergence", message="3 steps were skipped")
     return run_dir

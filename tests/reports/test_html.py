@@ -138,10 +138,11 @@ def test_names_are_text_in_tables_and_figures(full_run):
 
 def test_names_from_elsewhere_in_the_record_are_text_too(tmp_path):
     bad = "<b>&\"'</b>"
-    config = {bad: bad, "optimizer": bad, "layers": [bad], "max_norm": bad}
+    config = {bad: bad, "optimizer": bad, "max_norm": bad}
     run_dir = tmp_path / bad.replace("/", "")
-    with RecordWriter(run_dir, variables=[bad], config=config) as writer:
-        writer.step(1, {"loss": 1.0, bad: 2.0}, {"grad_norm": [1.0], "activation_mean": [1.0]})
+    with RecordWriter(run_dir, variables=[bad], layers=[bad], config=config) as writer:
+        sample, by_layer = {"grad_norm": [1.0]}, {"activation_mean": [1.0]}
+        writer.step(1, {"loss": 1.0, bad: 2.0}, sample, by_layer)
         writer.event(bad, step=1, **{bad: bad})
         writer.event("skip", step=1, cause=bad, variable=bad)
         writer.event("stop", step=1, message=bad, cause=bad)

@@ -12,11 +12,13 @@ from gradstab.reports.layers import plot_activations, plot_layer_norms, plot_upd
 NAN = math.nan
 
 
-def written(run_dir, names, samples, config=None):
+def written(run_dir, names, samples, *, of_layers=False):
     """Return a record; `samples` are mappings from a quantity to its values, one per step."""
-    with RecordWriter(run_dir, variables=names, config=config) as writer:
+    kinds = {"layers": names} if of_layers else {"variables": names}
+    with RecordWriter(run_dir, **kinds) as writer:
         for place, sample in enumerate(samples):
-            writer.step(10 * (place + 1), {}, sample)
+            lists = {"per_layer": sample} if of_layers else {"per_variable": sample}
+            writer.step(10 * (place + 1), {}, **lists)
     return read_record(run_dir)
 
 
@@ -99,12 +101,10 @@ def test_the_ratio_of_the_whole_run_is_drawn_where_there_are_no_others(tmp_path)
 
 
 def test_activations_by_layer_of_the_last_sample_and_the_first(tmp_path):
-    # Fewer layers than variables: the lists are as long as those of the variables.
-    one = {"activation_mean": [1.0, 2.0, NAN], "activation_deviation": [0.5, 0.25, NAN]}
-    two = {"activation_mean": [3.0, 4.0, NAN], "activation_deviation": [0.5, 0.25, NAN]}
-    two["activation_dead"] = [0.0, 0.75, NAN]
-    config = {"layers": ["conv", "head"]}
-    ax = plot_activations(written(tmp_path, ["a", "b", "c"], [one, two], config))
+    one = {"activation_mean": [1.0, 2.0], "activation_deviation": [0.5, 0.25]}
+    two = {"activation_mean": [3.0, 4.0], "activation_deviation": [0.5, 0.25]}
+    two["activation_dead"] = [0.0, 0.75]
+    ax = plot_activations(written(tmp_path, ["conv", "head"], [one, two], of_layers=True))
     scale, shares = ax.child_axes
     first, last = scale.get_lines()
     np.testing.assert_array_equal(first.get_ydata(), [1.0, 2.0])
@@ -118,7 +118,8 @@ def test_activations_by_layer_of_the_last_sample_and_the_first(tmp_path):
 
 @pytest.mark.parametrize("kept", ["mean", "deviation", "saturated", "dead"])
 def test_one_statistic_alone_is_drawn_and_the_other_panel_says_so(kept, tmp_path):
-    ax = plot_activations(written(tmp_path, ["a", "b"], [{f"activation_{kept}": [0.1, 0.2]}]))
+    sample = {f"activation_{kept}": [0.1, 0.2]}
+    ax = plot_activations(written(tmp_path, ["a", "b"], [sample], of_layers=True))
     scale, shares = ax.child_axes
     silent = shares if kept in ("mean", "deviation") else scale
     assert [text.get_text()[:3] for text in silent.texts] == ["no "]

@@ -1,0 +1,233 @@
+"""Where what the monitor reads is put: the run record, and TensorBoard's event files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from gradstab.monitoring.record import PerVariable, Record, read_record
+from gradstab.monitoring.tensorboard import TensorBoardWriter
+from gradstab.monitoring.writer import RecordWriter
+from gradstab.optimizers.reading import Reading
+from gradstab.optimizers.sampling import Samples
+from gradstab.reports.figures import plot_gradient_norm, save
+from gradstab.reports.layers import plot_layer_norms
+
+# Samples that the heat map for TensorBoard is drawn from, thinned out when there are more.
+_MOST_SAMPLES: Final = 800
+_SECONDS_BETWEEN_IMAGES: Final = 30.0
+
+
+class Sink(Protocol):
+    """What takes readings."""
+
+    def write(self, reading: Reading) -> None:
+        """Put down what happened."""
+
+    def end_epoch(self) -> None:
+        """Put down what is due at the end of an epoch."""
+
+    def end(self, reading: Reading) -> None:
+        """Put down the end of the run, and close."""
+
+
+class RecordSink:
+    """Writes the run record, and draws it when the run ends.
+
+    Args:
+        run_dir: Folder for record and figures.
+        every_n_steps: Steps between two entries.
+        variables: Paths of the trained variables.
+        layers: Names of the layers whose activations are sampled.
+        config: What describes the run.
+
+    Raises:
+        OSError: If the record can't be written.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        every_n_steps: int,
+        variables: Sequence[str],
+        layers: Sequence[str],
+        config: Mapping[str, Any],
+    ) -> None:
+        self._run_dir = run_dir
+        self._every_n_steps = every_n_steps
+        self._last_written = -1
+        self._writer = RecordWriter(run_dir, variables=variables, layers=layers, config=config)
+
+    def write(self, reading: Reading) -> None:
+        """Write skipped steps as events, and the sampled steps with their numbers."""
+        if reading.missed:
+            self._writer.event("missed", step=reading.cursor, steps=reading.missed)
+        samples = {} if reading.samples is None else dict(_each(reading.samples))
+        kept = set(samples) | {int(n) for n in reading.steps if n % self._every_n_steps == 0}
+        known = {int(number): row for row, number in enumerate(reading.steps)}
+        for number in sorted(kept | set(known)):
+            row = known.get(number)
+            if row is not None and reading.skipped[row]:
+                self._writer.event(
+                    "skip",
+                    step=number,
+                    cause=reading.cause[row],
+                    variable=reading.bad_variable[row],
+                )
+            if number in kept:
+                self._step(number, reading, row, samples.get(number))
+
+    def _step(self, number: int, reading: Reading, row: int | None, sample: _Sample | None) -> None:
+        scalars = {} if row is None else _scalars(reading, row)
+        if sample is None:
+            self._writer.step(number, scalars)
+        else:
+            self._writer.step(number, scalars | sample.scalars, sample.variables, sample.layers)
+        self._last_written = number
+
+    def end_epoch(self) -> None:
+        """Do nothing: the record is on disk already."""
+
+    def end(self, reading: Reading) -> None:
+        """Write the last step and how the run ended, close, and draw."""
+        if len(reading.steps) and reading.steps[-1] > self._last_written:
+            self._step(int(reading.steps[-1]), reading, len(reading.steps) - 1, None)
+        why = reading.divergence
+        if why is None:
+            self._writer.event("end", step=reading.cursor)
+        else:
+            self._writer.event("stop", step=reading.cursor, cause="divergence", message=str(why))
+        self._writer.close()
+        self._draw()
+
+    def _draw(self) -> None:
+        record = read_record(self._run_dir)
+        if not len(record.steps):
+            return
+        # A run must not fail at its end for want of an extra.
+        with contextlib.suppress(ImportError):
+            save(plot_gradient_norm(record), self._run_dir / "gradient_norm.png")
+            save(plot_layer_norms(record), self._run_dir / "layer_norms.png")
+
+
+class TensorBoardSink:
+    """Writes scalars, histograms and a heat map of the layers as TensorBoard events.
+
+    Args:
+        log_dir: Folder for the event files.
+        variables: Paths of the trained variables.
+        layers: Names of the layers whose activations are sampled.
+
+    Raises:
+        ImportError: If TensorBoard is missing; the message names the extra.
+    """
+
+    def __init__(self, log_dir: Path, variables: Sequence[str], layers: Sequence[str]) -> None:
+        self._writer = TensorBoardWriter(log_dir)
+        self._log_dir = log_dir
+        self._variables = tuple(variables)
+        self._layers = tuple(layers)
+        self._norms: list[tuple[int, np.ndarray[Any, Any]]] = []
+        self._drawn_at = time.monotonic()
+
+    def write(self, reading: Reading) -> None:
+        """Write what the samples tell."""
+        known = {int(number): row for row, number in enumerate(reading.steps)}
+        for number, sample in [] if reading.samples is None else _each(reading.samples):
+            row = known.get(number)
+            scalars = {} if row is None else _scalars(reading, row)
+            tagged = {f"gradients/{name}": value for name, value in scalars.items()}
+            tagged |= {f"gradients/{name}": value for name, value in sample.scalars.items()}
+            for name in ("grad_norm", "update_ratio"):
+                values = sample.variables[name].tolist()
+                tagged |= {
+                    f"{name}/{variable}": value
+                    for variable, value in zip(self._variables, values, strict=True)
+                }
+            for name, values in sample.layers.items():
+                tagged |= {
+                    f"{name}/{layer}": value
+                    for layer, value in zip(self._layers, values.tolist(), strict=True)
+                }
+            self._writer.scalars(number, tagged)
+            ends, counts = sample.histograms[:, :2], sample.histograms[:, 2:]
+            self._writer.histograms(number, counts, ends[:, 0], ends[:, 1], self._variables)
+            self._norms.append((number, sample.variables["grad_norm"]))
+        if len(self._norms) > _MOST_SAMPLES:
+            self._norms = self._norms[::2]
+        self._writer.flush()
+
+    def end_epoch(self) -> None:
+        """Draw the heat map anew, if the last one is some time old."""
+        if time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_IMAGES:
+            self._draw()
+
+    def end(self, reading: Reading) -> None:
+        """Draw the heat map of the whole run, and close."""
+        self._draw()
+        self._writer.close()
+
+    def _draw(self) -> None:
+        self._drawn_at = time.monotonic()
+        if not self._norms:
+            return
+        steps = np.array([step for step, _ in self._norms])
+        norms = np.stack([norms for _, norms in self._norms]).astype("float64")
+        record = Record(
+            path=self._log_dir,
+            runs=({"variables": list(self._variables), "config": {}},),
+            steps=steps,
+            columns={},
+            events=(),
+            findings=(),
+            problems=(),
+            _samples={"grad_norm": PerVariable(steps, self._variables, norms)},
+        )
+        with contextlib.suppress(ImportError):
+            figure: Any = plot_layer_norms(record).figure
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=110, facecolor="white")
+            self._writer.image(int(steps[-1]), "gradients/layers", stream.getvalue())
+
+
+class _Sample:
+    """One closer look."""
+
+    def __init__(self, samples: Samples, place: int) -> None:
+        probe = {
+            "linearity_probe_predicted": samples.probe_predicted[place],
+            "linearity_actual": samples.probe_actual[place],
+        }
+        self.scalars = {
+            "update_ratio": float(samples.update_ratio[place]),
+            "linearity_predicted": float(samples.predicted[place]),
+            **{name: float(value) for name, value in probe.items() if not np.isnan(value)},
+        }
+        self.variables = {name: values[place] for name, values in samples.variables.items()}
+        self.layers = {
+            f"activation_{name}": values[place]
+            for name, values in samples.activations.items()
+            if values.size
+        }
+        self.histograms = samples.histograms[place]
+
+
+def _each(samples: Samples) -> Iterator[tuple[int, _Sample]]:
+    for place, step in enumerate(samples.steps):
+        yield int(step), _Sample(samples, place)
+
+
+def _scalars(reading: Reading, row: int) -> dict[str, float]:
+    return {
+        "loss": float(reading.loss[row]),
+        "grad_norm": float(reading.grad_norm[row]),
+        "grad_norm_after": float(reading.grad_norm_after[row]),
+        "clipped": int(reading.clipped[row]),
+        "skipped": int(reading.skipped[row]),
+    }

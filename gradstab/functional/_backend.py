@@ -1,0 +1,82 @@
+"""The few operations for which `keras.ops` has no equal in speed, with what serves elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+# By this attribute TensorFlow marks a condition that it takes apart into an operation per tensor.
+_TAKEN_APART = "_lower_using_switch_merge"
+_CONDITIONS = ("If", "StatelessIf", "Case", "StatelessCase")
+
+
+def half_sum_of_squares(value: Any) -> Any:
+    """Return ½·Σ xᵢ² of a float tensor in its own dtype.
+
+    TensorFlow has one operation for it, which needs no memory for the squares; halving is exact.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.nn.l2_loss(value)
+    return 0.5 * ops.sum(ops.square(value))
+
+
+def choose(condition: Any, if_true: Callable[[], Any], if_false: Callable[[], Any]) -> Any:
+    """Return what one of two functions gives, at next to no cost for the one that is not run.
+
+    Args:
+        condition: Boolean scalar tensor.
+        if_true: Returns a tensor.
+        if_false: Returns one of the same dtype.
+    """
+    return kept_whole(ops.cond(condition, if_true, if_false))
+
+
+def select(condition: Any, if_true: Any, if_false: Any) -> Any:
+    """Return one of two tensors of equal shape and dtype, by a scalar, without broadcasting.
+
+    `where` broadcasts the condition over all entries, which takes TensorFlow twice as long.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.raw_ops.Select(condition=condition, x=if_true, y=if_false)
+    return ops.where(condition, if_true, if_false)
+
+
+def kept_whole(result: Any) -> Any:
+    """Keep the condition that made a tensor from being taken apart; return the tensor.
+
+    TensorFlow turns conditions into a switch for each tensor that goes in, which run at every step
+    whether a branch is taken or not: for a hundred variables, a tenth of the step. As one operation
+    a condition calls a function instead, on one device: variables that it writes must all be there.
+    No public argument of `tf.cond` says so, hence the private `_set_attr`; where it is missing, and
+    on GPUs, where this was not tried, nothing changes. XLA never takes conditions apart.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return result
+    import tensorflow as tf
+
+    if not tf.is_symbolic_tensor(result) or tf.config.list_logical_devices("GPU"):
+        return result
+    operation = _condition(result)
+    if is_taken_apart(result) and hasattr(operation, "_set_attr"):
+        operation._set_attr(_TAKEN_APART, tf.compat.v1.AttrValue(b=False))
+    return result
+
+
+def is_taken_apart(result: Any) -> bool:
+    """Whether the condition that made a tensor will be taken apart, as outside of XLA it is."""
+    operation = _condition(result)
+    return operation.type in _CONDITIONS and _TAKEN_APART in operation.node_def.attr
+
+
+def _condition(result: Any) -> Any:
+    operation = result.op
+    while operation.type == "Identity":
+        operation = operation.inputs[0].op
+    return operation

@@ -1,0 +1,372 @@
+"""What is measured now and then, inside the compiled step: a closer look at every n-th step.
+
+What a step needs anyway is recorded at every step (`telemetry`). All else reads weights, gradients
+or updates once more, which would cost a small net a fifth of its step; on every fiftieth step it
+costs next to nothing, since the branch of the graph that does it is not entered on the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from gradstab.functional.norms import combine_norms, norms
+from gradstab.functional.statistics import (
+    counts_of_nonfinite,
+    counts_of_nonzero,
+    dot_products,
+    histogram,
+    largest_magnitudes,
+)
+from gradstab.optimizers.activations import KINDS, Activations
+from gradstab.optimizers.distribution import write_row
+from gradstab.optimizers.inner import resource
+from gradstab.transforms.measured import Measured
+
+QUANTITIES: Final = (
+    "grad_norm",
+    "grad_norm_after",
+    "grad_max",
+    "grad_zeros",
+    "grad_nonfinite",
+    "weight_norm",
+    "update_norm",
+    "predicted_change",
+)
+_SCALARS: Final = ("update_ratio", "predicted", "probe_predicted", "probe_actual")
+# Memory for the samples that wait to be read. They are not saved with the optimizer.
+_BYTES: Final = 900_000
+_MOST_SAMPLES: Final = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Closer looks at some steps, oldest first: S samples of N variables.
+
+    Attributes:
+        steps: Numbers of the steps, shape (S,).
+        variables: Of every variable, each of shape (S, N): `grad_norm` before the transforms,
+            `grad_norm_after` them, `grad_max` (largest finite magnitude), `grad_zeros` (share of
+            entries that are exactly zero), `grad_nonfinite` (their number), `weight_norm` after
+            the step, `update_norm`, `update_ratio` (the one over the other) and
+            `predicted_change` of the loss, g·Δw. Gradients are those before the transforms.
+        update_ratio: Norm of the whole update over that of all weights, shape (S,).
+        predicted: Change of the loss that the gradient predicts for the step, g·Δw, shape (S,).
+        probe_predicted: The same with the gradient of the loss on the probe batch; NaN without one.
+        probe_actual: Change of the loss on the probe batch by the step; NaN without one.
+        histograms: Of every variable's gradient, shape (S, N, 2 + bins): smallest and largest
+            finite entry, then the counts in equal bins between them. No bins unless asked for.
+        activations: By statistic, of every watched layer, each of shape (S, layers).
+    """
+
+    steps: np.ndarray[Any, Any]
+    variables: Mapping[str, np.ndarray[Any, Any]]
+    update_ratio: np.ndarray[Any, Any]
+    predicted: np.ndarray[Any, Any]
+    probe_predicted: np.ndarray[Any, Any]
+    probe_actual: np.ndarray[Any, Any]
+    histograms: np.ndarray[Any, Any]
+    activations: Mapping[str, np.ndarray[Any, Any]]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class Sampler:
+    """Takes samples of steps and keeps them until they are read.
+
+    It samples the first step after `begin`, and each whose number is a multiple of `every_n_steps`,
+    skipped steps too. Its variables belong to no optimizer and are not saved.
+
+    Args:
+        every_n_steps: Steps between two samples.
+        bins: Bins of the histogram of each gradient; 0 for none.
+        probe: Computes the loss on a probe batch in the state of the model as it is.
+        activations: What was noted of the layers' outputs in this step, or `None`.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int,
+        *,
+        bins: int = 0,
+        probe: Callable[[], Any] | None = None,
+        activations: Activations | None = None,
+    ) -> None:
+        self.every_n_steps = every_n_steps
+        self._bins = bins
+        self._probe = probe
+        self._activations = activations
+        self._first = 1
+        self._num_variables = 0
+        self._variables: dict[str, Any] = {}
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that samples wait in; none before they are made."""
+        return list(self._variables.values())
+
+    @property
+    def built(self) -> bool:
+        """Whether the variables are there."""
+        return bool(self._variables)
+
+    def build(self, num_variables: int, strategy: Any) -> None:
+        """Make the variables. Calling it again changes nothing.
+
+        Args:
+            num_variables: How many variables are trained.
+            strategy: The strategy of the model.
+        """
+        if self._variables:
+            return
+        self._num_variables = num_variables
+        width = sum(size for _, size in self._parts(num_variables))
+        capacity = int(min(max(_BYTES // (4 * width), 2), _MOST_SAMPLES))
+        specs: dict[str, tuple[tuple[int, ...], str]] = {
+            "steps": ((capacity,), "int"),
+            "rows": ((capacity, width), "float32"),
+            "count": ((), "int"),
+            "first": ((), "int"),
+            "ratio": ((), "float32"),
+        }
+        with tf.init_scope(), strategy.scope():
+            self._variables = {
+                name: keras.Variable(
+                    "zeros",
+                    shape=shape,
+                    dtype=dtype,
+                    trainable=False,
+                    aggregation="none",
+                    name=f"sample_{name}",
+                )
+                for name, (shape, dtype) in specs.items()
+            }
+            self._variables["ratio"].assign(np.nan)
+            self._variables["first"].assign(self._first)
+
+    def begin(self, steps: int) -> None:
+        """Have the next step sampled, whatever its number.
+
+        Args:
+            steps: How many steps there were until now.
+        """
+        self._first = steps + 1
+        if self._variables:
+            self._variables["first"].assign(self._first)
+
+    # In the compiled step -------------------------------------------------------------------------
+
+    def is_due(self, step: Any) -> Any:
+        """Return whether a step is one to be sampled, a boolean scalar tensor.
+
+        Args:
+            step: Its number, from 1, an integer scalar tensor.
+        """
+        first = ops.convert_to_tensor(self._variables["first"])
+        return ops.logical_or(step % self.every_n_steps == 0, step == first)
+
+    def ratio(self) -> Any:
+        """Return the update ratio of the latest sample, a float32 scalar tensor; NaN before it."""
+        return ops.convert_to_tensor(self._variables["ratio"])
+
+    @property
+    def needs_before(self) -> bool:
+        """Whether something has to be looked at before the step."""
+        return self._probe is not None
+
+    def run(
+        self,
+        step: Any,
+        run: Callable[[], None],
+        variables: Sequence[Any],
+        rows: Sequence[Any],
+        incoming: Measured,
+        outgoing: Measured,
+    ) -> None:
+        """Run a step and keep what is to be told of it.
+
+        Args:
+            step: Its number, an integer scalar tensor.
+            run: Applies the step, or skips it.
+            variables: All variables that are trained.
+            rows: Row indices where a gradient is sparse, else `None`.
+            incoming: Gradients before the transforms.
+            outgoing: Gradients after them.
+        """
+        before = [ops.copy(variable) for variable in variables]
+        loss_before, gradients = self._probe_before(variables)
+        run()
+        updates = [
+            ops.convert_to_tensor(new) - old for new, old in zip(variables, before, strict=True)
+        ]
+        probe = self._probe_after(loss_before, gradients, updates)
+        self.take(step, variables, updates, rows, incoming, outgoing, probe)
+
+    def take(
+        self,
+        step: Any,
+        variables: Sequence[Any],
+        updates: Sequence[Any],
+        rows: Sequence[Any],
+        incoming: Measured,
+        outgoing: Measured,
+        probe: tuple[Any, Any] = (np.nan, np.nan),
+    ) -> None:
+        """Keep what is to be told of a step that has been taken.
+
+        Args:
+            step: Its number, an integer scalar tensor.
+            variables: All variables that are trained.
+            updates: What was added to each in this step; `None` for nothing.
+            rows: Row indices where a gradient is sparse, else `None`.
+            incoming: Gradients before the transforms.
+            outgoing: Gradients after them.
+            probe: Change of the loss on the probe batch, as predicted and as it came.
+        """
+        # Only the rows that a sparse gradient holds can take part in its product with the update.
+        taken = [
+            update if index is None or update is None else ops.take(update, index, axis=0)
+            for update, index in zip(updates, rows, strict=True)
+        ]
+        sizes = np.array([max(1, int(np.prod(variable.shape))) for variable in variables])
+        predicted = dot_products(incoming.values, taken)
+        weight_norms, update_norms = norms(variables), norms(updates)
+        columns = [
+            incoming.norms,
+            outgoing.norms,
+            largest_magnitudes(incoming.values),
+            1.0 - counts_of_nonzero(incoming.values) / sizes.astype("float32"),
+            counts_of_nonfinite(incoming.values),
+            weight_norms,
+            update_norms,
+            predicted,
+        ]
+        ratio = _ratio(combine_norms(update_norms), combine_norms(weight_norms))
+        scalars = [ratio, ops.sum(predicted), *probe]
+        parts = [ops.concatenate(columns), ops.stack(scalars)]
+        if self._bins:
+            parts += [self._histogram(value) for value in incoming.values]
+        if self._activations is not None:
+            parts.append(self._activations.statistics())
+        count = ops.convert_to_tensor(self._variables["count"])
+        place = count % self._variables["rows"].shape[0]
+        write_row(self._variables["rows"], place, ops.concatenate(parts))
+        write_row(self._variables["steps"], place, ops.cast(step, count.dtype))
+        self._variables["count"].assign(count + 1)
+        self._variables["ratio"].assign(ratio)
+
+    def _histogram(self, value: Any) -> Any:
+        if value is None or 0 in value.shape:
+            return ops.zeros((2 + self._bins,), "float32")
+        return histogram(value, self._bins)
+
+    def _probe_before(self, variables: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+        if self._probe is None:
+            return None, ()
+        with tf.GradientTape() as tape:
+            loss = ops.cast(self._probe(), "float32")
+        return loss, tape.gradient(loss, [resource(variable) for variable in variables])
+
+    def _probe_after(
+        self, loss: Any, gradients: Sequence[Any], updates: Sequence[Any]
+    ) -> tuple[Any, Any]:
+        if self._probe is None:
+            return np.nan, np.nan
+        dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+        predicted = ops.sum(dot_products(dense, updates))
+        return predicted, ops.cast(self._probe(), "float32") - loss
+
+    # On the host ----------------------------------------------------------------------------------
+
+    def flat(self) -> list[Any]:
+        """Return what is to be brought to the host, as vectors; `unpack` reads them."""
+        names = ("count", "steps", "rows")
+        return [ops.reshape(self._variables[name], (-1,)) for name in names]
+
+    def num_numbers(self) -> int:
+        """Return how many numbers `flat` gives."""
+        capacity, width = self._variables["rows"].shape
+        return int(1 + capacity + capacity * width)
+
+    def unpack(self, numbers: np.ndarray[Any, Any], since: int) -> Samples:
+        """Return the samples after a step, given what `flat` holds, in one vector."""
+        capacity, width = self._variables["rows"].shape
+        count = int(numbers[0])
+        first = max(0, count - capacity)
+        places = np.arange(first, count) % capacity
+        steps = numbers[1 : 1 + capacity].astype("int64")[places]
+        rows = numbers[1 + capacity :].reshape(capacity, width).astype("float32")[places]
+        # Another sampler of the same optimizer may have had more steps looked at.
+        own = (steps % self.every_n_steps == 0) | (steps == self._first)
+        is_new = own & (steps > since)
+        return self._samples(steps[is_new], rows[is_new])
+
+    def _parts(self, num_variables: int) -> list[tuple[tuple[int, ...], int]]:
+        """Return shape and size of what makes up a sample."""
+        shapes = (
+            (len(QUANTITIES), num_variables),
+            (len(_SCALARS),),
+            (num_variables, self._bins + 2 if self._bins else 0),
+            (0 if self._activations is None else len(self._activations.layers), len(KINDS)),
+        )
+        return [(shape, int(np.prod(shape))) for shape in shapes]
+
+    def _samples(self, steps: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> Samples:
+        parts = self._parts(self._num_variables)
+        split = np.split(rows, np.cumsum([size for _, size in parts])[:-1], axis=1)
+        columns, scalars, histograms, activations = (
+            part.reshape(len(rows), *shape) for part, (shape, _) in zip(split, parts, strict=True)
+        )
+        variables = {name: columns[:, place] for place, name in enumerate(QUANTITIES)}
+        with np.errstate(all="ignore"):
+            ratios = variables["update_norm"] / variables["weight_norm"]
+        variables["update_ratio"] = np.where(variables["update_norm"] == 0, 0, ratios)
+        return Samples(
+            steps=steps,
+            variables=variables,
+            **{name: scalars[:, place] for place, name in enumerate(_SCALARS)},
+            histograms=histograms,
+            activations={name: activations[..., place] for place, name in enumerate(KINDS)},
+        )
+
+
+def is_due(samplers: Sequence[Sampler], step: Any) -> Any:
+    """Return whether any of the samplers has a step looked at, a boolean scalar tensor."""
+    due = samplers[0].is_due(step)
+    for sampler in samplers[1:]:
+        due = ops.logical_or(due, sampler.is_due(step))
+    return due
+
+
+def run_sampled(
+    samplers: Sequence[Sampler],
+    step: Any,
+    run: Callable[[], None],
+    variables: Sequence[Any],
+    rows: Sequence[Any],
+    incoming: Measured,
+    outgoing: Measured,
+) -> None:
+    """Run a step under the eyes of several samplers; the arguments are those of `Sampler.run`."""
+    for sampler in samplers:
+        run = functools.partial(sampler.run, step, run, variables, rows, incoming, outgoing)
+    run()
+
+
+def take_all(samplers: Sequence[Sampler], *arguments: Any) -> None:
+    """Have several samplers keep what is to be told of a step, as `Sampler.take` does."""
+    for sampler in samplers:
+        sampler.take(*arguments)
+
+
+def _ratio(update: Any, weights: Any) -> Any:
+    """Return the one over the other, 0 where nothing moved."""
+    return ops.where(update == 0, 0.0, update / weights)

@@ -1,0 +1,133 @@
+"""The step without a condition round it: the same numbers, and a skip that moves nothing."""
+
+import common_checks as checks
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gradstab import stabilize
+from gradstab.optimizers import gating, step
+
+OPTIMIZERS = {
+    "SGD": lambda: keras.optimizers.SGD(0.1),
+    "SGD with momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "SGD by Nesterov": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "Adam": lambda: keras.optimizers.Adam(0.1),
+    "AMSGrad": lambda: keras.optimizers.Adam(0.1, amsgrad=True),
+    "AdamW without decay": lambda: keras.optimizers.AdamW(0.1, weight_decay=0),
+    "RMSprop": lambda: keras.optimizers.RMSprop(0.1, momentum=0.5, centered=True),
+    "Adagrad": lambda: keras.optimizers.Adagrad(0.1),
+    "Adadelta": lambda: keras.optimizers.Adadelta(0.1),
+    "Adamax": lambda: keras.optimizers.Adamax(0.1),
+    "scheduled": lambda: keras.optimizers.Adam(
+        keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    ),
+}
+
+
+def _run(make, batches, gate, monkeypatch, clip=1.0):
+    """Take steps in a graph; return the state after each, and whether the gate was used."""
+    used = []
+
+    def gated(*arguments):
+        used.append(1)
+        return original(*arguments)
+
+    original = gating.gated
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "gated", gated)
+        if not gate:
+            patch.setattr(step, "can_gate", lambda *arguments: False)
+        weights = [
+            keras.Variable(np.array([0.5, -0.0, 0.0, -2.0], "float32")),
+            keras.Variable(np.full((2, 2), 0.3, "float32")),
+        ]
+        optimizer = stabilize(make(), clip=clip)
+        optimizer.build(weights)
+        apply = tf.function(lambda grads: optimizer.apply(grads, weights))
+        states = []
+        for batch in batches:
+            apply([tf.constant(batch, "float32"), tf.constant(batch, "float32", (2, 2))])
+            states.append(checks.contents([*weights, *checks.lasting_state(optimizer)]))
+    return states, bool(used), optimizer
+
+
+GOOD = [[0.3, -0.0, 0.2, 0.1], [3.0, 4.0, 0.0, -5.0], [0.0, 0.0, 0.0, 0.0], [-0.1, 0.2, 0.0, 1.0]]
+BAD = [[np.nan, 0, 0, 0], [np.inf, 0, 1, 0], [3e38, 3e38, 0, 0]]
+
+
+@pytest.fixture
+def arithmetic_as_written():
+    """Keep Grappler from rewriting arithmetic, which it does outside of branches only."""
+    options = tf.config.optimizer
+    before = options.get_experimental_options().get("arithmetic_optimization", True)
+    options.set_experimental_options({"arithmetic_optimization": False})
+    yield
+    options.set_experimental_options({"arithmetic_optimization": before})
+
+
+@pytest.mark.usefixtures("arithmetic_as_written")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_is_used_and_gives_the_numbers_of_a_condition(name, monkeypatch):
+    batches = [GOOD[0], BAD[0], GOOD[1], GOOD[2], BAD[1], BAD[2], GOOD[3]]
+    gated, used, optimizer = _run(OPTIMIZERS[name], batches, True, monkeypatch)
+    plain, unused, _ = _run(OPTIMIZERS[name], batches, False, monkeypatch)
+    assert (used, unused) == (True, False)
+    for one, other in zip(gated, plain, strict=True):
+        assert list(one.values()) == list(other.values())  # byte by byte
+    assert optimizer.telemetry.peek().skipped.tolist() == [batch in BAD for batch in batches]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_skip_moves_no_byte(name, monkeypatch):
+    states, used, _ = _run(OPTIMIZERS[name], [GOOD[0], *BAD], True, monkeypatch)
+    assert used
+    for state in states[1:]:
+        assert not checks.differences(states[0], state)
+
+
+def test_without_the_gate_a_bad_step_would_show(monkeypatch):
+    monkeypatch.setattr(gating, "select", lambda condition, if_true, if_false: if_true)
+    states, _, _ = _run(OPTIMIZERS["Adam"], [GOOD[0], BAD[0]], True, monkeypatch)
+    assert checks.differences(*states)
+
+
+def _own_assignments():
+    class Mine(keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            variable.assign_sub(gradient)
+
+    return Mine(0.1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.Nadam(0.1),
+        lambda: keras.optimizers.AdamW(0.1),
+        lambda: keras.optimizers.SGD(0.1, use_ema=True),
+        lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=2),
+        _own_assignments,
+    ],
+    ids=["Nadam", "decay", "averages", "accumulation", "another class"],
+)
+def test_what_assigns_by_other_ways_has_a_condition(make, monkeypatch):
+    states, used, optimizer = _run(make, [GOOD[0], *BAD], True, monkeypatch)
+    assert not used
+    if not optimizer.gradient_accumulation_steps:  # whose micro-batches count
+        for state in states[1:]:
+            assert not checks.differences(states[0], state)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_xla_is_told_from_a_plain_graph(jit_compile):
+    found = []
+
+    @tf.function(jit_compile=jit_compile)
+    def function(x):
+        found.append(gating._in_xla())
+        return x
+
+    function(tf.constant(1.0))
+    assert found == [jit_compile]
