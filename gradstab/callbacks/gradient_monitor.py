@@ -109,6 +109,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._cursor = 0
         self._unread = 0
         self._last_batch = -1
+        self._calls_read = 0
         self._epoch: list[Reading] = []
         self._latest_ratio = float("nan")
         self._logs_are_due = False
@@ -152,7 +153,8 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def epoch_logs(self) -> dict[str, float]:
         """Return what this epoch's steps add to its logs, up to now."""
-        self._look()
+        if self._has_news():
+            self._look()
         norms = np.concatenate([reading.grad_norm for reading in self._epoch])
         finite = norms[np.isfinite(norms)]
         samples = [reading.samples for reading in self._epoch if reading.samples is not None]
@@ -204,12 +206,18 @@ class GradientMonitor(keras.callbacks.Callback):
         sampler = Sampler(self.every_n_steps, bins=bins, probe=probe, activations=activations)
         return Observer(self.model, sampler, activations, self._lock)
 
+    def _has_news(self) -> bool:
+        """Whether a step may have run since the last reading."""
+        calls = 0 if self._observer is None else self._observer.calls
+        return not self._epoch or calls == 0 or calls != self._calls_read
+
     def _look(self) -> Reading:
         observer = self._observer
         if observer is None:
             raise RuntimeError("GradientMonitor reads what a run measures, and none has begun")
         with self._lock:
             self._unread = 0
+            self._calls_read = observer.calls
             reading = observer.telemetry.peek(since=self._cursor, sampler=observer.sampler)
             self._cursor = reading.cursor
             self._epoch.append(reading)

@@ -43,6 +43,7 @@ class Observer:
         telemetry: What is measured. Steps that a `LossScaleOptimizer` skips round an optimizer
             that is not gradstab's do not get that far.
         sampler: As given.
+        calls: How often `fit` has called the watched step, which may run many steps in a call.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Observer:
         self._plan = Plan()
         self._built = self._own is not None
         self.telemetry = Telemetry((), lambda: None) if self._own is None else self._own.telemetry
+        self.calls = 0
         self._before: Any = None
         self._history: Any = None
         self._others: list[Observer] = []
@@ -120,7 +122,9 @@ class Observer:
                 return model.make_train_function()(*arguments)
             try:
                 with self._lock, self.attached():
-                    return function(*arguments)
+                    result = function(*arguments)
+                    self.calls += 1
+                    return result
             except (StopIteration, tf.errors.OutOfRangeError):
                 raise  # The end of an epoch.
             except BaseException:
