@@ -13,6 +13,23 @@ _TAKEN_APART = "_lower_using_switch_merge"
 _CONDITIONS = ("If", "StatelessIf", "Case", "StatelessCase")
 
 
+def value_of(variable: Any) -> Any:
+    """Return the value of a variable as it is now, as a tensor.
+
+    `ops.convert_to_tensor` gives a Keras variable back as it is, to be read again wherever it is
+    used: for a count of steps, once for every variable of a model.
+
+    Args:
+        variable: A Keras variable, one of the backend's own, or a tensor.
+    """
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(value)
+    return ops.convert_to_tensor(value)
+
+
 def half_sum_of_squares(value: Any) -> Any:
     """Return ½·Σ xᵢ² of a float tensor in its own dtype.
 

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
+from gradstab.functional._backend import value_of
 from gradstab.optimizers.inner import counter, is_overwritten, parts, resource
 
 
@@ -57,7 +58,7 @@ class Accumulators:
 
     def ends_window(self) -> Any:
         """Whether the micro-batch at hand is the last of its window, a boolean scalar tensor."""
-        count = ops.convert_to_tensor(counter(parts(self._optimizer)[0])) + 1
+        count = value_of(counter(parts(self._optimizer)[0])) + 1
         return count % self.size == 0
 
     def totals(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
@@ -70,7 +71,7 @@ class Accumulators:
             if gradient is None:
                 result.append(None)
                 continue
-            total = ops.convert_to_tensor(self._sums[id(resource(variable))])
+            total = value_of(self._sums[id(resource(variable))])
             dense = tf.convert_to_tensor(gradient)
             is_next = is_overwritten(variable)
             result.append(ops.maximum(dense, total) if is_next else dense + total)

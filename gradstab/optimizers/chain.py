@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gradstab.functional._backend import value_of
 from gradstab.transforms.base import Context, SeedSpec, Transform
 from gradstab.transforms.measured import Measured
 
@@ -113,7 +114,7 @@ class Chain:
                 variable = state[name]
                 if accept is not None:
                     value = ops.cast(value, variable.dtype)
-                    value = ops.where(accept, value, ops.convert_to_tensor(variable))
+                    value = ops.where(accept, value, value_of(variable))
                 variable.assign(value)
 
 
@@ -126,8 +127,6 @@ def _filled(initial: Any) -> Callable[..., Any]:
 
 def _read(state: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: entry
-        if isinstance(entry, keras.random.SeedGenerator)
-        else ops.convert_to_tensor(entry)
+        name: entry if isinstance(entry, keras.random.SeedGenerator) else value_of(entry)
         for name, entry in state.items()
     }

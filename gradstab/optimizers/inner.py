@@ -17,6 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gradstab.functional._backend import value_of
 from gradstab.optimizers import substitute
 from gradstab.optimizers.chain import Chain
 from gradstab.transforms.base import Context
@@ -114,7 +115,7 @@ class ReadOnce(keras.Variable):
     def __init__(self, variable: keras.Variable, accept: Any | None = None) -> None:
         # No variable of its own: it is the other one, read at another time.
         self.__dict__.update(variable.__dict__)
-        self._as_read = ops.convert_to_tensor(variable)
+        self._as_read = value_of(variable)
         self._accept = accept
 
     @property
@@ -149,7 +150,7 @@ def reading_once(optimizer: Any) -> Iterator[None]:
             if not part.built or not isinstance(count, keras.Variable):
                 continue
             stack.enter_context(substitute.untracked(part, "_iterations", ReadOnce(count)))
-            read = functools.partial(_same, ops.convert_to_tensor(part.learning_rate))
+            read = functools.partial(_same, value_of(part.learning_rate))
             stack.enter_context(substitute.untracked(part, "_learning_rate", read))
         yield
 
@@ -222,7 +223,7 @@ def _average(part: Any, window: int) -> None:
     Raises:
         AttributeError: If this version of Keras keeps its averages elsewhere.
     """
-    windows = (ops.convert_to_tensor(counter(part)) - 1) // window
+    windows = (value_of(counter(part)) - 1) // window
     pairs = [
         (variable, mean)
         for variable, mean in zip(

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gradstab.functional._backend import value_of
 from gradstab.optimizers.distribution import as_written
 
 FLOOR = 1.0
@@ -33,7 +34,7 @@ class LossScale:
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
-        self.value = ops.convert_to_tensor(optimizer.dynamic_scale)
+        self.value = value_of(optimizer.dynamic_scale)
         self.at_floor = self.value <= FLOOR
 
     def update(self, overflow: Any) -> None:
@@ -43,7 +44,7 @@ class LossScale:
             overflow: Whether a gradient of this step was not finite on any replica.
         """
         optimizer = self._optimizer
-        steps = ops.convert_to_tensor(optimizer.step_counter)
+        steps = value_of(optimizer.step_counter)
         grows = steps >= optimizer.dynamic_growth_steps - 1
         factor = ops.where(overflow, 0.5, ops.where(grows, 2.0, 1.0))
         optimizer.dynamic_scale.assign(ops.clip(self.value * factor, FLOOR, CEILING))

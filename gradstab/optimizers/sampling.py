@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from gradstab.functional._backend import value_of
 from gradstab.functional.norms import combine_norms, norms
 from gradstab.functional.statistics import (
     counts_of_nonfinite,
@@ -170,12 +171,12 @@ class Sampler:
         Args:
             step: Its number, from 1, an integer scalar tensor.
         """
-        first = ops.convert_to_tensor(self._variables["first"])
+        first = value_of(self._variables["first"])
         return ops.logical_or(step % self.every_n_steps == 0, step == first)
 
     def ratio(self) -> Any:
         """Return the update ratio of the latest sample, a float32 scalar tensor; NaN before it."""
-        return ops.convert_to_tensor(self._variables["ratio"])
+        return value_of(self._variables["ratio"])
 
     @property
     def needs_before(self) -> bool:
@@ -204,9 +205,7 @@ class Sampler:
         before = [ops.copy(variable) for variable in variables]
         loss_before, gradients = self._probe_before(variables)
         run()
-        updates = [
-            ops.convert_to_tensor(new) - old for new, old in zip(variables, before, strict=True)
-        ]
+        updates = [value_of(new) - old for new, old in zip(variables, before, strict=True)]
         probe = self._probe_after(loss_before, gradients, updates)
         self.take(step, variables, updates, rows, incoming, outgoing, probe)
 
@@ -256,7 +255,7 @@ class Sampler:
             parts += [self._histogram(value) for value in incoming.values]
         if self._activations is not None:
             parts.append(self._activations.statistics())
-        count = ops.convert_to_tensor(self._variables["count"])
+        count = value_of(self._variables["count"])
         place = count % self._variables["rows"].shape[0]
         write_row(self._variables["rows"], place, ops.concatenate(parts))
         write_row(self._variables["steps"], place, ops.cast(step, count.dtype))

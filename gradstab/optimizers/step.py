@@ -14,6 +14,7 @@ from typing import Any
 
 from keras import ops
 
+from gradstab.functional._backend import value_of
 from gradstab.optimizers import distribution
 from gradstab.optimizers.accumulation import Accumulators
 from gradstab.optimizers.chain import Chain, NewStates
@@ -120,7 +121,7 @@ class Step:
             variables=plan.variables,
             roles=plan.roles(),
             rows=_placed(rows, places, size),
-            step=ops.convert_to_tensor(inner.iterations),
+            step=value_of(inner.iterations),
             learning_rate=current_rate(inner),
             loss=loss,
             consecutive_skips=self._telemetry.consecutive_skips,

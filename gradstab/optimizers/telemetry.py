@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from gradstab._validation import check_int
-from gradstab.functional._backend import choose
+from gradstab.functional._backend import choose, value_of
 from gradstab.functional.finite import first_false
 from gradstab.optimizers.distribution import gather_row, write_row
 from gradstab.optimizers.forward_state import strategy_of
@@ -110,7 +110,7 @@ class Telemetry:
 
     def next_step(self) -> Any:
         """Return the number of the step that is not recorded yet, an integer scalar tensor."""
-        return ops.convert_to_tensor(self._steps) + 1
+        return value_of(self._steps) + 1
 
     def sample(self, every_n_steps: int = 50, *, bins: int = 0) -> None:
         """Look closer at every n-th step from now on; `read` returns the samples.
@@ -147,7 +147,7 @@ class Telemetry:
     def latest(self) -> dict[str, Any]:
         """Return what the last recorded step was like, as tensors of the compiled step."""
         recent = self._variables["recent"]
-        row = gather_row(recent, (ops.convert_to_tensor(self._steps) - 1) % CAPACITY)
+        row = gather_row(recent, (value_of(self._steps) - 1) % CAPACITY)
         numbers = dict(zip(_ROW, ops.unstack(row), strict=True))
         return {
             "grad_norm": numbers["grad_norm"],
@@ -159,7 +159,7 @@ class Telemetry:
     @property
     def consecutive_skips(self) -> Any:
         """Steps skipped in a row up to now, an integer scalar tensor."""
-        return ops.convert_to_tensor(self._variables["counts"])[_COUNTS.index("consecutive_skips")]
+        return value_of(self._variables["counts"])[_COUNTS.index("consecutive_skips")]
 
     def record(
         self,
@@ -181,7 +181,7 @@ class Telemetry:
             at_floor: Whether that scale can't be halved. Until then it is expected to overflow, and
                 no such skip counts towards the budget.
         """
-        counts = ops.convert_to_tensor(self._variables["counts"])
+        counts = value_of(self._variables["counts"])
         flags = [False if overflow is None else overflow, *vetoes]
         skip = any_of([flag for flag in flags if flag is not False])
         clip = ops.cast(ops.logical_and(outgoing.clipped, ops.logical_not(skip)), counts.dtype)

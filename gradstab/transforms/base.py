@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import keras
 import numpy as np
 
+from gradstab.functional._backend import value_of
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 
@@ -124,7 +125,7 @@ class Transform(abc.ABC):
         variable = self.bound_variables.get(name)
         if variable is None:
             return keras.ops.convert_to_tensor(self.__dict__[name], "float32")
-        return keras.ops.convert_to_tensor(variable)
+        return value_of(variable)
 
     def attach(self, variables: Mapping[str, Any]) -> None:
         """Take the variables that an optimizer made for the bounds. A second optimizer is refused.
