@@ -220,6 +220,7 @@ class GradientMonitor(keras.callbacks.Callback):
             self._calls_read = observer.calls
             reading = observer.telemetry.peek(since=self._cursor, sampler=observer.sampler)
             self._cursor = reading.cursor
+            observer.settle(reading.cursor)
             self._epoch.append(reading)
             self._open(observer)
             for sink in self._sinks or ():

@@ -103,6 +103,7 @@ class RecordWriter:
             "step": check_int("step", step, minimum=0),
             "scalars": {name: _round(value, 7) for name, value in scalars.items()},
         }
+        line = _encode_line("step", fields).rstrip(b"}\n") + b"}"  # The scalars end here.
         for kind, lists in (("per_variable", per_variable), ("per_layer", per_layer)):
             for name, values in (lists or {}).items():
                 if len(values) != self._lengths[kind]:
@@ -110,9 +111,10 @@ class RecordWriter:
                         f"`{kind}` must hold one number for each of the {self._lengths[kind]} "
                         f"{kind[4:]}s. Received: {len(values)} for {name!r}"
                     )
-                rounded = [_round_float(value) for value in np.asarray(values).tolist()]
-                fields.setdefault(kind, {})[name] = rounded
-        self._write(_encode_line("step", fields))
+            if lists:
+                entries = (f"{json.dumps(str(name))}:{_list(lists[name])}" for name in lists)
+                line += f',"{kind}":{{{",".join(entries)}}}'.encode()
+        self._write(line + b"}\n")
 
     def event(self, event: str, *, step: int | None = None, **details: Any) -> None:
         """Write something that happened.
@@ -197,7 +199,15 @@ def _round(value: Any, digits: int) -> float:
     return float(f"{float(value):.{digits}g}")
 
 
-def _round_float(value: Any) -> float:
-    """Return a number with 5 digits; a whole one without a point, which is shorter."""
-    rounded = float(f"{value:.5g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e5 else rounded
+def _list(values: Any) -> str:
+    """Return a list of numbers with 5 digits as JSON.
+
+    There are thousands of numbers in a sample, so that they are not encoded one by one.
+    """
+    numbers = np.asarray(values, "float64").tolist()
+    if all(map(math.isfinite, numbers)):
+        text = "%.5g," * len(numbers) % tuple(numbers)
+    else:
+        texts = (("%.5g," if math.isfinite(number) else '"%s",') % number for number in numbers)
+        text = "".join(texts)
+    return f"[{text[:-1]}]"

@@ -12,9 +12,10 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from gradstab.functional._backend import kept_whole
+from gradstab.functional._backend import kept_whole, value_of
 from gradstab.optimizers import substitute
 from gradstab.optimizers.inner import resource
 from gradstab.optimizers.sparse import is_sparse, map_values
@@ -290,6 +291,22 @@ def gather_row(variable: Any, place: Any) -> Any:
         place: Which row, an integer scalar tensor.
     """
     return tf.gather(variable.value, place)
+
+
+def to_host(variables: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+    """Return the values of Keras variables as arrays, all fetched at once.
+
+    Where there is an accelerator they come as one vector, in one transfer; in the host's own memory
+    there is nothing to save by that.
+    """
+    if not tf.config.list_logical_devices("GPU"):
+        return [value_of(variable).numpy() for variable in variables]
+    flat = [tf.reshape(tf.cast(value_of(variable), tf.float64), (-1,)) for variable in variables]
+    parts = np.split(tf.concat(flat, 0).numpy(), np.cumsum([int(each.shape[0]) for each in flat]))
+    return [
+        part.reshape(variable.shape).astype(variable.dtype)
+        for part, variable in zip(parts, variables, strict=False)
+    ]
 
 
 def usable_here(tensor: Any | None) -> Any | None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from gradstab.optimizers import distribution, substitute
+from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.binding import variable_path
 from gradstab.optimizers.find import stabilized_optimizer
@@ -64,6 +65,7 @@ class Observer:
         self._built = self._own is not None
         self.telemetry = Telemetry((), lambda: None) if self._own is None else self._own.telemetry
         self.calls = 0
+        self._next: int | None = None
         self._before: Any = None
         self._history: Any = None
         self._others: list[Observer] = []
@@ -111,9 +113,13 @@ class Observer:
         else:
             self._before, self._others = other._before, [other, *other._others]
         self._history = history = model.history
+        self._next = self.telemetry.peek().cursor + 1 if self._knows_steps() else None
         with self._told(model):
             model.make_train_function(force=True)
-        function = model.train_function
+            function = unsampled = model.train_function
+            if self._next is not None:
+                model.make_train_function(force=True)
+                unsampled = model.train_function
 
         def watched(*arguments: Any) -> Any:
             if model.history is not history:
@@ -121,9 +127,16 @@ class Observer:
                 self.uninstall()
                 return model.make_train_function()(*arguments)
             try:
-                with self._lock, self.attached():
-                    result = function(*arguments)
+                with self._lock:
+                    if self._may_sample():
+                        with self.attached():
+                            result = function(*arguments)
+                    else:
+                        with self.attached(sampling=False):
+                            result = unsampled(*arguments)
                     self.calls += 1
+                    if self._next is not None:
+                        self._next += 1
                     return result
             except (StopIteration, tf.errors.OutOfRangeError):
                 raise  # The end of an epoch.
@@ -140,20 +153,52 @@ class Observer:
         if current is self or (current is not None and self in current._others):
             self._model.train_function = self._before
 
+    def settle(self, cursor: int) -> None:
+        """Compare the count of steps with that of the device; from then on, trust it or not.
+
+        Args:
+            cursor: The steps that the telemetry counts.
+        """
+        if self._next != cursor + 1:
+            self._next = None
+
+    def _knows_steps(self) -> bool:
+        """Whether each call is one step of the telemetry, as far as can be known beforehand.
+
+        The condition that leaves the sampler out on most steps is handed every gradient and
+        variable for it, which alone takes a step of many small ones a tenth longer. Where it is
+        known here which calls hold no sampled step, those get a function without a sampler.
+        """
+        model = self._model
+        if model.steps_per_execution != 1 or model.run_eagerly or self.sampler.every_n_steps == 1:
+            return False
+        if self._own is None:  # A loss scale round another optimizer skips steps by itself.
+            return self._outer is self._optimizer
+        return window_size(self._own.inner_optimizer) == 1
+
+    def _may_sample(self) -> bool:
+        step = self._next
+        return step is None or any(each.sampler.falls_on(step) for each in (self, *self._others))
+
     @contextlib.contextmanager
-    def attached(self) -> Iterator[None]:
-        """Have the optimizer measure in what is traced, or run eagerly, in this block."""
+    def attached(self, *, sampling: bool = True) -> Iterator[None]:
+        """Have the optimizer measure in what is traced, or run eagerly, in this block.
+
+        Args:
+            sampling: Whether samples may be due.
+        """
         with contextlib.ExitStack() as stack:
             for other in reversed(self._others):
-                stack.enter_context(other._attached_alone())
-            stack.enter_context(self._attached_alone())
+                stack.enter_context(other._attached_alone(sampling))
+            stack.enter_context(self._attached_alone(sampling))
             yield
 
     @contextlib.contextmanager
-    def _attached_alone(self) -> Iterator[None]:
+    def _attached_alone(self, sampling: bool) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.telemetry.sampling(self.sampler))
-            if self._activations is not None:
+            if sampling:
+                stack.enter_context(self.telemetry.sampling(self.sampler))
+            if sampling and self._activations is not None:
                 stack.enter_context(self._activations.attached())
             if self._own is None:
                 scale_loss, apply = self._outer.scale_loss, self._optimizer.apply
@@ -184,8 +229,9 @@ class Observer:
             for each in (self, *self._others):
                 if each._activations is not None:
                     each._activations.begin()
-            logs = train_step(data)
-            return {**logs, **self.latest()} if isinstance(logs, dict) else logs
+            with self.telemetry.noting():
+                logs = train_step(data)
+                return {**logs, **self.latest()} if isinstance(logs, dict) else logs
 
         with substitute.method(model, "train_step", step_and_tell):
             yield
@@ -202,15 +248,18 @@ class Observer:
             def run() -> None:
                 apply(gradients, trainable_variables)
 
-            def sampled() -> None:
-                run_sampled(
-                    [self.sampler], step, run, self._plan.variables, rows, incoming, incoming
-                )
+            samplers = self.telemetry.samplers
+            if not samplers:
+                run()
+            else:
+                step = self.telemetry.next_step()
 
-            step = self.telemetry.next_step()
-            written = [*self._plan.variables, *self._optimizer.variables]
-            written += self.telemetry.variables
-            distribution.either(is_due([self.sampler], step), sampled, run, written)
+                def sampled() -> None:
+                    run_sampled(samplers, step, run, self._plan.variables, rows, incoming, incoming)
+
+                written = [*self._plan.variables, *self._optimizer.variables]
+                written += self.telemetry.variables
+                distribution.either(is_due(samplers, step), sampled, run, written)
             self.telemetry.record(incoming, incoming, loss, [])
 
         return measure_and_apply

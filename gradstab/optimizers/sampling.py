@@ -285,28 +285,22 @@ class Sampler:
 
     # On the host ----------------------------------------------------------------------------------
 
-    def flat(self) -> list[Any]:
-        """Return what is to be brought to the host, as vectors; `unpack` reads them."""
-        names = ("count", "steps", "rows")
-        return [ops.reshape(self._variables[name], (-1,)) for name in names]
+    def falls_on(self, steps: Any) -> Any:
+        """Return whether a step is one to be sampled, given its number or an array of them."""
+        return (steps % self.every_n_steps == 0) | (steps == self._first)
 
-    def num_numbers(self) -> int:
-        """Return how many numbers `flat` gives."""
-        capacity, width = self._variables["rows"].shape
-        return int(1 + capacity + capacity * width)
+    def waiting(self) -> list[Any]:
+        """Return the variables that are to be brought to the host for `unpack`."""
+        return [self._variables[name] for name in ("count", "steps", "rows")]
 
-    def unpack(self, numbers: np.ndarray[Any, Any], since: int) -> Samples:
-        """Return the samples after a step, given what `flat` holds, in one vector."""
-        capacity, width = self._variables["rows"].shape
-        count = int(numbers[0])
-        first = max(0, count - capacity)
-        places = np.arange(first, count) % capacity
-        steps = numbers[1 : 1 + capacity].astype("int64")[places]
-        rows = numbers[1 + capacity :].reshape(capacity, width).astype("float32")[places]
+    def unpack(self, values: Sequence[np.ndarray[Any, Any]], since: int) -> Samples:
+        """Return the samples after a step, given the values of what is `waiting`."""
+        count, steps, rows = int(values[0]), values[1].astype("int64"), values[2]
+        capacity = len(steps)
+        places = np.arange(max(0, count - capacity), count) % capacity
         # Another sampler of the same optimizer may have had more steps looked at.
-        own = (steps % self.every_n_steps == 0) | (steps == self._first)
-        is_new = own & (steps > since)
-        return self._samples(steps[is_new], rows[is_new])
+        is_new = self.falls_on(steps[places]) & (steps[places] > since)
+        return self._samples(steps[places][is_new], rows[places][is_new])
 
     def _parts(self, num_variables: int) -> list[tuple[tuple[int, ...], int]]:
         """Return shape and size of what makes up a sample."""

@@ -13,7 +13,13 @@ from keras import ops
 from gradstab._validation import check_int
 from gradstab.functional._backend import choose, value_of
 from gradstab.functional.finite import first_false
-from gradstab.optimizers.distribution import gather_row, write_row
+from gradstab.optimizers.distribution import (
+    gather_row,
+    num_replicas,
+    to_host,
+    usable_here,
+    write_row,
+)
 from gradstab.optimizers.forward_state import strategy_of
 from gradstab.optimizers.reading import Divergence, Reading
 from gradstab.optimizers.sampling import Sampler
@@ -62,6 +68,7 @@ class Telemetry:
         self._variables: dict[str, Any] = {}
         self._steps: Any = None
         self._warned_at = -1
+        self._noted: dict[str, Any] | None = None
         self.samplers: list[Sampler] = []
 
     def build(self, add_variable: Callable[..., Any], steps: Any, paths: Sequence[str]) -> None:
@@ -144,17 +151,26 @@ class Telemetry:
         finally:
             self.samplers = [each for each in self.samplers if each is not sampler]
 
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Have `latest`, in this block, return what was recorded in it without reading it again."""
+        self._noted = {} if num_replicas() == 1 else None
+        try:
+            yield
+        finally:
+            self._noted = None
+
     def latest(self) -> dict[str, Any]:
         """Return what the last recorded step was like, as tensors of the compiled step."""
-        recent = self._variables["recent"]
-        row = gather_row(recent, (value_of(self._steps) - 1) % CAPACITY)
-        numbers = dict(zip(_ROW, ops.unstack(row), strict=True))
-        return {
-            "grad_norm": numbers["grad_norm"],
-            "grad_norm_max": numbers["grad_norm"],
-            "clipped": numbers["clipped"],
-            "skipped": ops.cast(numbers["cause"] > 0, "float32"),
-        }
+        noted = {name: usable_here(value) for name, value in (self._noted or {}).items()}
+        # What was recorded in a branch of a condition can't be used outside of it.
+        if not noted or any(value is None for value in noted.values()):
+            recent = self._variables["recent"]
+            row = gather_row(recent, (value_of(self._steps) - 1) % CAPACITY)
+            numbers = dict(zip(_ROW, ops.unstack(row), strict=True))
+            noted = {name: numbers[name] for name in ("grad_norm", "clipped")}
+            noted["skipped"] = ops.cast(numbers["cause"] > 0, "float32")
+        return {"grad_norm_max": noted["grad_norm"], **noted}
 
     @property
     def consecutive_skips(self) -> Any:
@@ -212,6 +228,7 @@ class Telemetry:
         new = choose(unusual, count_more, count_nothing)
         is_clipped = np.arange(counts.shape[0]) == _COUNTS.index("clipped")
         self._variables["counts"].assign(new[:-2] + clip * ops.cast(is_clipped, counts.dtype))
+        clipped = ops.cast(clip, "float32")
         row = ops.concatenate(
             [
                 ops.stack(
@@ -219,12 +236,16 @@ class Telemetry:
                         incoming.global_norm,
                         outgoing.global_norm,
                         ops.cast(np.nan if loss is None else loss, "float32"),
-                        ops.cast(clip, "float32"),
+                        clipped,
                     ]
                 ),
                 ops.cast(new[-2:], "float32"),
             ]
         )
+        if self._noted is not None:
+            self._noted["grad_norm"] = incoming.global_norm
+            self._noted["clipped"] = clipped
+            self._noted["skipped"] = ops.cast(skip, "float32")
         write_row(self._variables["recent"], (step - 1) % CAPACITY, row)
         self._variables["norms"].assign(incoming.norms)
 
@@ -357,30 +378,18 @@ class Telemetry:
         Mapping[str, int],
         np.ndarray[Any, Any],
         np.ndarray[Any, Any],
-        np.ndarray[Any, Any],
+        Sequence[np.ndarray[Any, Any]],
     ]:
-        """Bring steps, counts, recent rows, norms and samples to the host, all in one array."""
+        """Bring steps, counts, recent rows, norms and samples to the host, all at once."""
         names = (*_COUNTS, *self._cause_counts())
         if not self._variables:
             empty = np.zeros((CAPACITY, len(_ROW)), "float32")
             nothing = np.zeros(len(self._paths), "float32")
-            return 0, dict.fromkeys(names, 0), empty, nothing, np.zeros(0)
+            return 0, dict.fromkeys(names, 0), empty, nothing, ()
         own = [self._variables[name] for name in ("counts", "recent", "norms")]
-        flat = [self._steps, *own, *([] if sampler is None else sampler.flat())]
-        fetched = np.asarray(
-            ops.convert_to_numpy(
-                ops.concatenate([ops.cast(ops.reshape(each, (-1,)), "float64") for each in flat])
-            )
-        )
-        ends = np.cumsum([1, len(names), CAPACITY * len(_ROW), len(self._paths)])
-        steps, counts, recent, norms, samples = np.split(fetched, ends)
-        return (
-            int(steps[0]),
-            dict(zip(names, counts.astype(int).tolist(), strict=True)),
-            recent.reshape(CAPACITY, len(_ROW)).astype("float32"),
-            norms.astype("float32"),
-            samples,
-        )
+        waiting = [] if sampler is None else sampler.waiting()
+        steps, counts, recent, norms, *samples = to_host([self._steps, *own, *waiting])
+        return int(steps), dict(zip(names, counts.tolist(), strict=True)), recent, norms, samples
 
     def _cause_counts(self) -> list[str]:
         """Name the counts of the vetoes; two of them may share a cause, or a name above."""
