@@ -1,0 +1,7 @@
+"""Layers that share weights, and residual branches that begin small."""
+
+import keras  # noqa: F401  first, so that gradstab's classes register in one order
+
+from gradstab.layers.tied import TiedDense, tie_weights
+
+__all__ = ["TiedDense", "tie_weights"]
