@@ -63,6 +63,8 @@ from keras.initializers import (
     Zeros,
 )
 
+from gradstab.initializers.residual import apply_fixup, apply_skipinit, fixup_initializers
+
 __all__ = [
     "Constant",
     "GlorotNormal",
@@ -80,4 +82,7 @@ __all__ = [
     "TruncatedNormal",
     "VarianceScaling",
     "Zeros",
+    "apply_fixup",
+    "apply_skipinit",
+    "fixup_initializers",
 ]

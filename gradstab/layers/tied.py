@@ -34,8 +34,8 @@ class TiedDense(keras.layers.Layer):
     layer on one-hot vectors. The gradient of $K$ is the sum of its uses.
 
     The kernel stays a weight of `tied_to` alone: the optimizer has one variable for it, its
-    regularizer counts once, it is saved once, and whether it is trained is decided there. `trainable`
-    here is about the bias. A model that holds only this layer does not train the kernel.
+    regularizer counts once, it is saved once, and whether it is trained is decided there.
+    `trainable` here is about the bias. A model with this layer alone does not train the kernel.
 
     Models are saved and loaded as shared (`.keras`, weights files), nested ones included.
     `clone_model` and `from_config` find the new source among the layers that this one's input comes
@@ -195,9 +195,9 @@ class TiedDense(keras.layers.Layer):
 def tie_weights(*models: Any) -> int:
     """Connect the `TiedDense` layers of models with the layers that they share kernels with.
 
-    Needed only after `keras.models.clone_model` or `from_config`, and only where the shared layer is
-    not among those that the `TiedDense` layer's input comes from: in another nested model, say. The
-    layer meant is found by its name and its kernel's shape.
+    Needed only after `keras.models.clone_model` or `from_config`, and only where the shared layer
+    is not among those that the `TiedDense` layer's input comes from: in another nested model, say.
+    The layer meant is found by its name and its kernel's shape.
 
     Args:
         *models: Models or layers that together hold both ends of each tie.
