@@ -56,8 +56,8 @@ class ScaledResidual(keras.layers.Layer):
         alpha_initializer: For the scalar; None for 0 or, with Fixup, 1.
         **kwargs: `name`, `dtype`, `trainable`, as for any layer.
 
-    Fixup sets the `kernel_initializer` of the branch's layers, and draws the kernels of those that
-    are built already anew. A functional or subclassed model as branch gets no scalar biases inside.
+    Fixup sets the `kernel_initializer` of the branch's layers that have one (Dense, Conv,
+    EinsumDense), and draws the kernels of those that are built already anew. A functional or subclassed model as branch gets no scalar biases inside.
 
     Raises:
         TypeError: If `branch` or `projection` is no layer, or `num_branches` no integer.
@@ -251,7 +251,7 @@ class ScaledResidual(keras.layers.Layer):
             )
 
     def _set_fixup_initializers(self) -> None:
-        layers = [layer for layer in _flat(self.branch) if hasattr(layer, "kernel_initializer")]
+        layers = [layer for layer in _flat(self.branch) if _has_kernel(layer)]
         if not layers:
             raise ValueError(
                 '`branch` must hold a layer with a kernel for `method="fixup"`. Received: '
@@ -303,8 +303,13 @@ def _initialize(layer: Any, kind: str, scale: float) -> None:
         layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape, layer.kernel.dtype))
 
 
+def _has_kernel(layer: Any) -> bool:
+    # A recurrent layer only shows its cell's initializers, as properties.
+    return "kernel_initializer" in vars(layer)
+
+
 def _takes_bias(layer: Any) -> bool:
-    return hasattr(layer, "kernel_initializer") or isinstance(layer, _ACTIVATIONS)
+    return _has_kernel(layer) or isinstance(layer, _ACTIVATIONS)
 
 
 def _takes_mask(layer: Any) -> bool:
