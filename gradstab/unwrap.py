@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from gradstab.optimizers.binding import all_layers
+from gradstab._layers import all_layers
 from gradstab.optimizers.learning_rate import learning_rate_source
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.regularizers.penalties import L1, L1L2, L2
