@@ -77,13 +77,15 @@ def spectral_radius(matrix: Any, num_iterations: int, seed: int) -> Any:
 
 
 def _iterate(product: Callable[[Any], Any], start: Any, num_iterations: int, dtype: Any) -> Any:
-    vector = ops.convert_to_tensor((start / np.linalg.norm(start))[:, None], dtype)
-    for _ in range(num_iterations):
+    def multiply(_: Any, vector: Any) -> Any:
         image = product(vector)
         length = _length(image)
         # Where the product is 0 there is no direction to go on in.
-        vector = ops.where(length > 0, image / ops.where(length > 0, length, 1.0), vector)
-    return ops.stop_gradient(vector)
+        return ops.where(length > 0, image / ops.where(length > 0, length, 1.0), vector)
+
+    vector = ops.convert_to_tensor((start / np.linalg.norm(start))[:, None], dtype)
+    # A loop, since so many steps for each kernel would make a graph that takes XLA long to compile.
+    return ops.stop_gradient(ops.fori_loop(0, num_iterations, multiply, vector))
 
 
 def _length(vector: Any) -> Any:
