@@ -144,8 +144,8 @@ class JacobianPenalty(Penalty):
                 f"Received: {outputs.shape}"
             )
         if self.num_projections is None or self.num_projections >= num_outputs:
-            directions = list(tf.eye(num_outputs)[:, None] * tf.ones((forward.batch_size, 1)))
-            directions = [tf.ensure_shape(each, (None, num_outputs)) for each in directions]
+            places = [tf.fill([forward.batch_size], place) for place in range(num_outputs)]
+            directions = [tf.one_hot(place, num_outputs) for place in places]
             weight = 1.0
         else:
             directions = self._directions(forward, num_outputs)
@@ -180,8 +180,11 @@ def _of_loss(forward: ForwardPass, sources: list[Any]) -> list[Any]:
         # Weights are watched anyway.
         tape.watch([source for source in sources if isinstance(source, tf.Tensor)])
         loss = forward.summed_loss()
-    gradients = tape.gradient(loss, sources, unconnected_gradients="zero")
-    return [tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients]
+    # TensorFlow can't put zeros where a variable of Keras' has none.
+    return [
+        tf.cast(tf.zeros_like(source) if gradient is None else gradient, tf.float32)
+        for source, gradient in zip(sources, tape.gradient(loss, sources), strict=True)
+    ]
 
 
 def _squares_per_example(gradients: list[Any]) -> Any:

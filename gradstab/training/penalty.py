@@ -69,7 +69,12 @@ class ForwardPass:
         """Return the model's outputs, one (examples, entries) tensor in float32."""
         with keras.StatelessScope():
             outputs = keras.tree.flatten(self.model(self.x, **self._arguments))
-        rows = [tf.reshape(tf.cast(out, tf.float32), (self.batch_size, -1)) for out in outputs]
+        rows = []
+        for output in outputs:
+            sizes = output.shape[1:]
+            size = sizes.num_elements() if sizes.is_fully_defined() else None
+            row = tf.reshape(tf.cast(output, tf.float32), (self.batch_size, size or -1))
+            rows.append(tf.ensure_shape(row, (None, size)))
         return tf.concat(rows, axis=1)
 
     def summed_loss(self) -> Any:
