@@ -10,6 +10,8 @@ from gradstab._serialization import register
 from gradstab._validation import check_choice, check_int
 from gradstab.training.penalty import ForwardPass, Penalty, root, sum_over_replicas
 
+_32_BITS = 0xFFFFFFFF
+
 
 @final
 @register
@@ -163,15 +165,36 @@ class JacobianPenalty(Penalty):
         optimizer = getattr(forward.model, "optimizer", None)
         step = 0 if optimizer is None else tf.cast(optimizer.iterations.value, tf.int32)
         start, total = forward.place()
-        drawn = tf.random.stateless_normal(
-            tf.stack([total, int(self.num_projections or 0), num_outputs]),
-            seed=tf.stack([self.seed % (1 << 31), step]),
-            alg="philox",
-        )
-        drawn = drawn[start : start + forward.batch_size]
-        return tf.unstack(
-            tf.math.l2_normalize(drawn, axis=-1), num=int(self.num_projections or 0), axis=1
-        )
+        count = int(self.num_projections or 0)
+        drawn = _normal(tf.range(total * count * num_outputs), self.seed, step)
+        drawn = tf.reshape(drawn, (total, count, num_outputs))[start : start + forward.batch_size]
+        return tf.unstack(tf.math.l2_normalize(drawn, axis=-1), num=count, axis=1)
+
+
+def _normal(places: Any, seed: int, step: Any) -> Any:
+    """Return normal random numbers, a function of place, seed and step alone.
+
+    XLA draws other numbers than TensorFlow's kernels do, from the same seed by the same generator:
+    hashing gives the same in both, and eagerly.
+    """
+    key = _hash(tf.constant(seed & _32_BITS, tf.int64))
+    key = _hash(tf.bitwise.bitwise_xor(key, tf.cast(step, tf.int64)))
+    bits = _hash(tf.bitwise.bitwise_xor(tf.cast(places, tf.int64), key))
+    # The 24 bits that float32 holds, at the middle of their interval: never 0 or 1.
+    uniform = (tf.cast(tf.bitwise.right_shift(bits, _int64(8)), tf.float32) + 0.5) * 2.0**-24
+    return tf.math.ndtri(tf.minimum(uniform, 1.0 - 2.0**-24))
+
+
+def _hash(bits: Any) -> Any:
+    """Mix 32 bits, held in an int64, so that each changes half of the others (C. Wellons, 2018)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, _int64(shift)))
+        bits = tf.bitwise.bitwise_and(bits * _int64(factor), _int64(_32_BITS))
+    return bits
+
+
+def _int64(number: int) -> Any:
+    return tf.constant(number, tf.int64)
 
 
 def _of_loss(forward: ForwardPass, sources: list[Any]) -> list[Any]:

@@ -216,7 +216,7 @@ class _Attached:
         """
         if not tf.executing_eagerly():
             return self._traces_training
-        return float(self._metrics[0].count) > 0
+        return float(tf.convert_to_tensor(self._metrics[0].count)) > 0
 
 
 def _log_names(penalties: Sequence[Penalty]) -> list[str]:
