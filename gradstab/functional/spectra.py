@@ -15,6 +15,8 @@ from keras import ops
 
 from gradstab.functional.norms import widen
 
+_TINY = 1e-30
+
 
 def as_matrix(kernel: Any) -> Any:
     """Return a kernel, channels last, as a matrix (inputs, outputs) of at least float32.
@@ -79,9 +81,8 @@ def spectral_radius(matrix: Any, num_iterations: int, seed: int) -> Any:
 def _iterate(product: Callable[[Any], Any], start: Any, num_iterations: int, dtype: Any) -> Any:
     def multiply(_: Any, vector: Any) -> Any:
         image = product(vector)
-        length = _length(image)
-        # Where the product is 0 there is no direction to go on in.
-        return ops.where(length > 0, image / ops.where(length > 0, length, 1.0), vector)
+        # Where the product is 0 there is no direction to go on in, and 0 is the answer.
+        return image * ops.rsqrt(sum_of_squares(image) + _TINY)
 
     vector = ops.convert_to_tensor((start / np.linalg.norm(start))[:, None], dtype)
     # A loop, since so many steps for each kernel would make a graph that takes XLA long to compile.
