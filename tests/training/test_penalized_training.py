@@ -66,7 +66,14 @@ PENALTIES = {
     "jacobian exactly": lambda: JacobianPenalty(COEFFICIENT, None),
     "a class of one's own": lambda: WeightSize(COEFFICIENT),
 }
-every = pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+QUICK = ("weights", "jacobian")
+every = pytest.mark.parametrize(
+    "penalty",
+    [
+        pytest.param(penalty, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, penalty in PENALTIES.items()
+    ],
+)
 
 
 def fitted(model, penalties, **arguments):
@@ -232,6 +239,7 @@ def test_the_loss_is_logged_with_what_is_added(runs):
     assert logs["loss"] == [pytest.approx(begin + COEFFICIENT * size, rel=1e-5)]
 
 
+@pytest.mark.slow
 def test_files_know_nothing_of_penalties(tmp_path, run_python):
     model, _ = fitted(make(optimizer="adam"), [GradientPenalty(0.1), JacobianPenalty(0.2)])
     plain = make(optimizer="adam")
@@ -280,6 +288,7 @@ def test_unwrap_takes_them_away():
     assert list(fitted(model, [])[1]) == ["loss"]
 
 
+@pytest.mark.slow
 def test_changed_between_and_within_runs_they_act_at_once():
     model = make()
     _, first = fitted(model, [JacobianPenalty()])
@@ -293,8 +302,16 @@ def test_changed_between_and_within_runs_they_act_at_once():
     ]
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
-@pytest.mark.parametrize("runs", ["fit", "train"])
+@pytest.mark.parametrize(
+    ("policy", "runs"),
+    [
+        ("mixed_float16", "fit"),
+        pytest.param("mixed_float16", "train", marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", "fit", marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", "train", marks=pytest.mark.slow),
+        pytest.param("float16", "fit", marks=pytest.mark.slow),
+    ],
+)
 def test_half_precision_with_loss_scaling(policy, runs):
     keras.config.set_dtype_policy(policy)
     penalties = [penalty() for penalty in PENALTIES.values()]

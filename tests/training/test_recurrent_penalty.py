@@ -97,7 +97,7 @@ def measured(model, x, y, penalty=None, mode="eager"):
 
 @pytest.mark.parametrize("mode", checks.MODES)
 @pytest.mark.parametrize("sequences", [False, True])
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("activation", ["tanh", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_value_and_immediate_gradient(activation, sequences, mode):
     model = recurrent_model(activation, sequences)
     x, y = batch(sequences=sequences)
