@@ -56,7 +56,8 @@ class Orthogonal(Adjustable, keras.regularizers.Regularizer):
     `"srip"` (spectral restricted isometry) bounds by how much any input may grow or shrink:
     $\lvert \lVert W z \rVert^2 / \lVert z \rVert^2 - 1 \rvert$ is at most that. Power iteration
     finds it from a seeded start, anew each time: nothing is kept between steps, and every replica
-    and every mode gets the same. It is an estimate from below, the better the more iterations.
+    and every mode gets the same. It is an estimate from below, the better the more iterations: for
+    random kernels of 64 to 128 rows, 20 fall short of it by up to about a tenth.
 
     Sums over all entries grow with the kernel, so that `"soft"` and `"double"` ask for smaller
     coefficients (1e-4 to 1e-2 of usual losses) than the other two (1e-2 to 1).

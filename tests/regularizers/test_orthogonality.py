@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gradstab import unwrap
+from gradstab.models import cnn_classifier
 from gradstab.regularizers import Orthogonal, SpectralNorm
 
 SHAPES = [(6, 4), (4, 6), (5, 5), (3, 3, 4, 8), (1, 1, 3, 7), (2, 2, 2, 3, 4)]
@@ -203,3 +205,14 @@ def test_arguments_that_can_not_be_right(arguments, error, message):
         with pytest.raises(error) as raised:
             kind(**arguments)
         assert message in str(raised.value)
+
+
+def test_the_classifier_takes_it_and_unwrap_names_it():
+    model = cnn_classifier((8, 8, 1), 3, filters=(4,), kernel_regularizer=Orthogonal("srip", 0.5))
+    kernels = [layer.kernel.numpy() for layer in model.layers if hasattr(layer, "kernel")]
+    assert len(model.losses) == len(kernels) == 3
+    for loss, kernel in zip(model.losses, kernels, strict=True):
+        # 20 iterations, on spectra without a gap.
+        assert 0.8 < float(loss) / (0.5 * measure("srip", kernel)) < 1.0001
+    with pytest.raises(ValueError, match=r"no equivalent of\. Received: Orthogonal"):
+        unwrap(model)
