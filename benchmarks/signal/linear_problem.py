@@ -25,7 +25,7 @@ from gradstab.regularizers import L1, L1L2, L2
 NAME = "linear problem"
 FLOOR = 1e-3  # largest distance of a weight from the closed form
 EXAMPLES, FEATURES = 200, 50
-RATE, STEPS, SEEDS = 0.1, 2_000, 3
+RATE, LAST_RATE, STEPS, SEEDS = 0.1, 1e-5, 10_000, 3
 L1_COEFFICIENT, L2_COEFFICIENT = 0.4, 0.5
 PENALTIES = ("L1", "L2", "L1L2")
 
@@ -40,7 +40,7 @@ def measure(name: str, seeds: int, quick: bool) -> dict[str, Any]:
     runs = []
     for place in range(1 if quick else SEEDS):
         draw = np.random.default_rng([seeds, place, PENALTIES.index(name)])
-        runs.append(_run(name, draw, 1_000 if quick else STEPS))
+        runs.append(_run(name, draw, 2_000 if quick else STEPS))
         print(f"{name}: {runs[-1]}", file=sys.stderr, flush=True)
     return {"runs": runs}
 
@@ -84,11 +84,11 @@ def _run(name: str, draw: np.random.Generator, steps: int) -> dict[str, Any]:
             keras.layers.Dense(1, use_bias=False, kernel_regularizer=penalty),
         ]
     )
-    # The penalty has a kink at 0, beside which a weight goes to and fro by the rate.
-    schedule = keras.optimizers.schedules.PolynomialDecay(RATE, steps, end_learning_rate=1e-5)
-    model.compile(keras.optimizers.SGD(schedule), "mse")
+    # The penalty has a kink at 0, over which a weight jumps by the rate, to come back ever slower.
+    schedule = keras.optimizers.schedules.ExponentialDecay(RATE, steps, LAST_RATE / RATE)
+    model.compile(keras.optimizers.SGD(schedule), "mse", steps_per_execution=50)
     whole = tf.data.Dataset.from_tensors((x.astype("float32"), y[:, None].astype("float32")))
-    model.fit(whole.repeat(), steps_per_epoch=steps, verbose=0)
+    model.fit(whole.repeat(), steps_per_epoch=steps, shuffle=False, verbose=0)
     weights = model.get_weights()[0][:, 0].astype("float64")
     return {
         "distance": float(np.max(np.abs(weights - exact))),
