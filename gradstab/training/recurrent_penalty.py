@@ -10,9 +10,9 @@ from typing import Any, final
 import keras
 import tensorflow as tf
 
+from gradstab._layers import layers_in_order
 from gradstab._serialization import register
 from gradstab.optimizers import substitute
-from gradstab._layers import layers_in_order
 from gradstab.training.penalty import ForwardPass, Penalty, lengths
 
 # Below e⁻⁶⁰ of what comes in later, an error of earlier steps is nothing.
