@@ -97,3 +97,36 @@ def _condition(result: Any) -> Any:
     while operation.type == "Identity":
         operation = operation.inputs[0].op
     return operation
+
+
+def slope(function: Callable[[Any], Any], points: Any) -> Any | None:
+    """Return the derivative of an elementwise function at some points, by differentiation.
+
+    Args:
+        function: Takes and returns a tensor.
+        points: Array of any shape.
+
+    Returns:
+        An array of that shape; `None` where the backend can't see through the function.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    x = tf.constant(points)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+        if not tf.is_tensor(y):
+            return None
+    result = tape.gradient(y, x)
+    return None if result is None else result.numpy()
+
+
+def is_symbolic(value: Any) -> bool:
+    """Whether a value is a tensor of a graph that is being traced, without numbers yet."""
+    if keras.backend.backend() != "tensorflow":
+        return bool(keras.backend.is_keras_tensor(value))
+    import tensorflow as tf
+
+    return bool(tf.is_symbolic_tensor(value))

@@ -1,4 +1,4 @@
-r"""Initial weights: Keras' own initializers under one roof, and when to use which.
+r"""Initial weights: Keras' own initializers, those that it lacks, and when to use which.
 
 Most training that explodes or vanishes from the first step on does so because of the scale of its
 first weights. In a layer $y = Wx$ with `fan_in` inputs per unit and independent weights of mean 0,
@@ -17,12 +17,24 @@ convolution, both fans count the kernel's positions: `fan_in` = height · width 
 | `Orthogonal` | WᵀW = gain² · I | deep linear and recurrent kernels: lengths are kept exactly, not on average |
 | `VarianceScaling` | scale / fan | any other factor, fan or distribution |
 | `RandomNormal`, `RandomUniform`, `TruncatedNormal` | as given | embeddings; in deep nets a fixed spread is right for one width only |
+| `CriticalNormal`, `CriticalUniform` | σ_w² / fan_in | deep plain nets of any activation; with the biases that belong to it |
+| `DeltaOrthogonal` | orthogonal at the centre | very deep plain convolutions: norms are kept exactly |
+| `ConvolutionIdentity`, `ZerO` | 0 | layers that do nothing at first; runs without chance |
 | `Zeros`, `Ones`, `Constant`, `Identity` | 0 | biases and gains; a kernel of zeros never breaks the symmetry of its units |
 
-These are Keras' own classes, not copies: a model that uses them loads where gradstab is not. Two of
-their limits to know: one instance gives the same values each time it is called, so make one for
-each layer (or name it by its string, `"he_normal"`), and `Orthogonal` cannot make bfloat16 weights
-on a CPU.
+`gain(activation)` is the factor by which weights make up for an activation, and `critical_point`
+gives the variances of weights and biases at which depth does no harm. Where no formula fits,
+`lsuv(model, x)` scales a model's kernels on a batch of data.
+
+Those that Keras has are its own classes, not copies: a model that uses them loads where gradstab is
+not. Ours can be named by a string too, once gradstab is imported: `"gradstab>DeltaOrthogonal"`. One
+instance gives the same values each time it is called, unless its seed is a
+`keras.random.SeedGenerator`: make one for each layer, or name it by its string. Keras' `Orthogonal`
+cannot make bfloat16 weights on a CPU; ours draw in float32 and cast.
+
+A kernel's shape does not tell its layout. All take the last axis for the outputs and the others for
+the inputs of a unit, as Dense and convolutions have it; for other layouts ours have `input_axes`,
+`transposed` and `groups`, and `lsuv` knows the layers.
 
 Example:
     >>> import keras, numpy as np
@@ -63,26 +75,47 @@ from keras.initializers import (
     Zeros,
 )
 
+from gradstab.initializers.critical import (
+    CriticalNormal,
+    CriticalPoint,
+    CriticalUniform,
+    critical_point,
+)
+from gradstab.initializers.data_dependent import LayerScale, Report, lsuv
+from gradstab.initializers.gains import gain
+from gradstab.initializers.identity import ConvolutionIdentity, ZerO
+from gradstab.initializers.orthogonal import DeltaOrthogonal
 from gradstab.initializers.residual import apply_fixup, apply_skipinit, fixup_initializers
 
 __all__ = [
     "Constant",
+    "ConvolutionIdentity",
+    "CriticalNormal",
+    "CriticalPoint",
+    "CriticalUniform",
+    "DeltaOrthogonal",
     "GlorotNormal",
     "GlorotUniform",
     "HeNormal",
     "HeUniform",
     "Identity",
     "Initializer",
+    "LayerScale",
     "LecunNormal",
     "LecunUniform",
     "Ones",
     "Orthogonal",
     "RandomNormal",
     "RandomUniform",
+    "Report",
     "TruncatedNormal",
     "VarianceScaling",
+    "ZerO",
     "Zeros",
     "apply_fixup",
     "apply_skipinit",
+    "critical_point",
     "fixup_initializers",
+    "gain",
+    "lsuv",
 ]

@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from gradstab._layers import layers_in_order
 from gradstab.functional.norms import widen
 from gradstab.optimizers import distribution, substitute
-from gradstab.optimizers.binding import layers_in_order
 
 KINDS: Final = ("mean", "deviation", "saturated", "dead")
 # Between which values an activation lies; `None` where it has no bound on that side.

@@ -8,11 +8,11 @@ a rule by name and rank stands in (`unit_axes_by_rank`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from gradstab._layers import all_layers, children
 from gradstab.optimizers.forward_state import changed_by_forward_pass
 from gradstab.transforms.base import VariableRole
 
@@ -48,7 +48,7 @@ def bind(model: Any) -> Binding:
     layers = list(all_layers(model))
     roles: dict[int, VariableRole] = {}
     for layer in layers:
-        inner = {id(v) for child in _children(layer) for v in child.trainable_variables}
+        inner = {id(v) for child in children(layer) for v in child.trainable_variables}
         for variable in layer.trainable_variables:
             if id(variable) not in inner:
                 roles[id(variable)] = VariableRole(
@@ -116,47 +116,6 @@ def _unit_axes(variable: Any, layer: Any) -> tuple[int, ...]:
     if isinstance(layer, keras.layers.Embedding):
         return tuple(range(1, rank))
     return unit_axes_by_rank(variable)
-
-
-def all_layers(layer: Any) -> Iterator[Any]:
-    """Yield a layer and all layers below it, each once."""
-    seen: set[int] = set()
-    pending = [layer]
-    while pending:
-        current = pending.pop()
-        if id(current) not in seen:
-            seen.add(id(current))
-            yield current
-            pending.extend(_children(current))
-
-
-def layers_in_order(layer: Any) -> list[Any]:
-    """Return a layer and all below it, each once, in the order in which they are listed.
-
-    That is the order of depth in sequential and functional models.
-    """
-    found: dict[int, Any] = {}
-    pending = [layer]
-    while pending:
-        current = pending.pop()
-        if id(current) not in found:
-            found[id(current)] = current
-            below = current.layers if isinstance(current, keras.Model) else _children(current)
-            pending.extend(reversed(below))
-    return list(found.values())
-
-
-def _children(layer: Any) -> list[Any]:
-    """Return the layers that a layer holds as attributes, in lists, tuples and dicts too."""
-    found: list[Any] = []
-    for value in list(vars(layer).values()):
-        if isinstance(value, keras.Layer):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found.extend(item for item in value if isinstance(item, keras.Layer))
-        elif isinstance(value, dict):
-            found.extend(item for item in value.values() if isinstance(item, keras.Layer))
-    return [child for child in found if child is not layer]
 
 
 def _output_layers(model: Any) -> list[Any]:

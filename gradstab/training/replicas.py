@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gradstab._layers import all_layers
 from gradstab.optimizers import substitute
-from gradstab.optimizers.binding import all_layers
 from gradstab.optimizers.distribution import replica_index
 from gradstab.optimizers.find import bind
 from gradstab.optimizers.forward_state import changed_by_forward_pass
