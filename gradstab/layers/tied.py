@@ -98,8 +98,8 @@ class TiedDense(keras.layers.Layer):
             )
         if self.quantization_mode is not None:
             raise ValueError(
-                "`dtype` must be a policy of floats: TiedDense can't be quantized, since its kernel "
-                f"is another layer's. Received: dtype={self.dtype_policy.name!r}"
+                "`dtype` must be a policy of floats: TiedDense can't be quantized, since its "
+                f"kernel is another layer's. Received: dtype={self.dtype_policy.name!r}"
             )
         self._reference = _Reference(tied_to)
         _mark_as_shared(tied_to)
@@ -199,8 +199,8 @@ class TiedDense(keras.layers.Layer):
         source = self.tied_to
         if getattr(source, "quantization_mode", None) is not None:
             raise ValueError(
-                f"TiedDense can't share the kernel of {source.name!r}, which is quantized. Copy the "
-                "weights into a `keras.layers.Dense` before you quantize the model"
+                f"TiedDense can't share the kernel of {source.name!r}, which is quantized. Copy "
+                "its weights into a `keras.layers.Dense` before you quantize the model"
             )
         kernel = None
         if source.built:
