@@ -50,7 +50,7 @@ class UseGradientMonitor(keras.callbacks.Callback):
         ...               callbacks=[monitor])
         >>> sorted(key for key in model.history.history if key.startswith("depth"))
         ['depth_grad_norm', 'depth_use_1', 'depth_use_2', 'depth_use_3']
-        >>> [step for step, _ in monitor.history["depth"]]
+        >>> [step for step, _ in monitor.history[block.path]]
         [1, 2, 4]
     """
 

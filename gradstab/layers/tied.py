@@ -67,7 +67,7 @@ class TiedDense(keras.layers.Layer):
         >>> from gradstab.layers import TiedDense
         >>> encoder = keras.layers.Dense(16, activation="relu")
         >>> model = keras.Sequential([keras.Input((64,)), encoder, TiedDense(encoder)])
-        >>> model.output_shape, [weight.shape for weight in model.weights]
+        >>> model.output_shape, [tuple(weight.shape) for weight in model.weights]
         ((None, 64), [(64, 16), (16,), (64,)])
 
     References:
