@@ -47,17 +47,3 @@ def children(layer: Any) -> list[Any]:
         elif isinstance(value, dict):
             found.extend(item for item in value.values() if isinstance(item, keras.Layer))
     return [child for child in found if child is not layer]
-
-
-def origin(tensor: Any) -> tuple[Any, list[Any]] | None:
-    """Return the operation that made a symbolic tensor, and the tensors that went into it.
-
-    Keras draws the graph of a functional model from `_keras_history` and `_inbound_nodes`, and has
-    no public way to walk it backwards. `None` where there is no history: on an eager tensor, on one
-    inside of a traced function, or should Keras keep it elsewhere one day.
-    """
-    history = getattr(tensor, "_keras_history", None)
-    nodes = getattr(getattr(history, "operation", None), "_inbound_nodes", None)
-    if history is None or not nodes or history.node_index >= len(nodes):
-        return None
-    return history.operation, list(nodes[history.node_index].input_tensors)

@@ -4,6 +4,6 @@ import keras  # noqa: F401  first, so that gradstab's classes register in one or
 
 from gradstab.callbacks.divergence_guard import DivergenceGuard
 from gradstab.callbacks.gradient_monitor import GradientMonitor
-from gradstab.callbacks.use_gradient_monitor import UseGradientMonitor
+from gradstab.callbacks.shared_block_monitor import SharedBlockMonitor
 
-__all__ = ["DivergenceGuard", "GradientMonitor", "UseGradientMonitor"]
+__all__ = ["DivergenceGuard", "GradientMonitor", "SharedBlockMonitor"]

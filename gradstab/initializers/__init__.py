@@ -24,8 +24,7 @@ convolution, both fans count the kernel's positions: `fan_in` = height · width 
 
 `gain(activation)` is the factor by which weights make up for an activation, and `critical_point`
 gives the variances of weights and biases at which depth does no harm. Where no formula fits,
-`lsuv(model, x)` scales a model's kernels on a batch of data. `fixup(model)`, `skip_init(model)` and
-`fixup_initializers` are for residual nets without normalization.
+`lsuv(model, x)` scales a model's kernels on a batch of data.
 
 Those that Keras has are its own classes, not copies: a model that uses them loads where gradstab is
 not. Ours can be named by a string too, once gradstab is imported: `"gradstab>DeltaOrthogonal"`. One
@@ -86,7 +85,7 @@ from gradstab.initializers.data_dependent import LayerScale, Report, lsuv
 from gradstab.initializers.gains import gain
 from gradstab.initializers.identity import ConvolutionIdentity, ZerO
 from gradstab.initializers.orthogonal import DeltaOrthogonal
-from gradstab.initializers.residual import ResidualBranch, fixup, fixup_initializers, skip_init
+from gradstab.initializers.residual import apply_fixup, apply_skipinit, fixup_initializers
 
 __all__ = [
     "Constant",
@@ -109,15 +108,14 @@ __all__ = [
     "RandomNormal",
     "RandomUniform",
     "Report",
-    "ResidualBranch",
     "TruncatedNormal",
     "VarianceScaling",
     "ZerO",
     "Zeros",
+    "apply_fixup",
+    "apply_skipinit",
     "critical_point",
-    "fixup",
     "fixup_initializers",
     "gain",
     "lsuv",
-    "skip_init",
 ]

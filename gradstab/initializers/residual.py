@@ -1,249 +1,218 @@
-r"""Fixup and SkipInit: first weights for residual nets without normalization."""
+"""First weights of residual branches: Fixup, and branches that begin at zero."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, Final, final
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from gradstab._validation import check_float, check_int
-from gradstab.initializers._branches import find_branches, output_layers, path_of
-from gradstab.initializers.gains import gain
-
-_TRANSPOSED: Final = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
-_DEPTHWISE: Final = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class ResidualBranch:
-    """One residual branch of a model, and what became of it.
-
-    Attributes:
-        name: Path of the layer that adds it.
-        layers: Paths of its layers with a kernel, from the input on.
-        factor: What the kernels were scaled by: of `fixup`, those before the last, against He's; of
-            `skip_init`, the branch as a whole.
-    """
-
-    name: str
-    layers: tuple[str, ...]
-    factor: float
+from gradstab._validation import check_int
+from gradstab.functional.depth import fixup_scale
 
 
 def fixup_initializers(
-    num_branches: int,
-    layers_per_branch: int = 2,
-    activation: Any = "relu",
-    seed: int | None = None,
-) -> list[keras.initializers.Initializer]:
-    r"""Return Fixup's kernel initializers, one for each layer of a residual branch.
+    num_branches: int, layers_per_branch: int, seed: int | None = None
+) -> list[Any]:
+    r"""Return kernel initializers for the layers of one residual branch, by Fixup.
 
-    Use it to write a residual net without normalization. The kernels before the last are He's,
-    scaled down with the number of branches, and the last kernel is zero, so that the net begins as
-    its shortcuts and the first updates of all branches together move the output by a step that
-    does not depend on the depth:
+    Use them for deep residual nets without normalization, relu or its kin inside the branches. He's
+    initializer, made smaller with the depth of the net, for all layers of the branch but its last,
+    which begins at zero:
 
-    $$\mathrm{Var}(W) = \frac{g^2}{\mathrm{fan\_in}} \cdot L^{-1/(m-1)}, \qquad W_m = 0$$
+    $$\mathrm{Var}(W) = \frac{2}{\mathrm{fan\_in}} L^{-1 / (m - 1)}, \qquad W_m = 0$$
 
-    (a factor $L^{-1/(2m-2)}$ on the kernel) with $L$ branches of $m$ layers and $g$ the
-    activation's gain, $\sqrt 2$ for relu. What else belongs to Fixup is in
-    `gradstab.layers.ScaledResidual(..., alpha_initializer=1.0, scalar_biases=True)`, and a kernel
-    of zeros in the layer that makes the output. They are Keras' own classes: a model with them
-    loads where gradstab is not.
+    Fixup is more than these: the layer that makes the logits begins at zero too, each branch has a
+    scalar factor that begins at 1, and there is a scalar bias, 0 at first, before each layer and
+    each activation. `gradstab.layers.ScaledResidual(..., method="fixup")` has all that is inside a
+    block.
+
+    The initializers are Keras' own, so a model made with them loads where gradstab is not.
 
     Args:
-        num_branches: $L$, the number of residual branches in the whole net.
-        layers_per_branch: $m$, the layers with a kernel in one branch.
-        activation: What stands between them.
-        seed: Makes the kernels reproducible; use another for each branch.
+        num_branches: L, the number of residual branches in the whole net.
+        layers_per_branch: m, the number of layers with a kernel in each branch.
+        seed: Decides the values, another for each layer. Take another seed for each branch. None
+            leaves them to `keras.utils.set_random_seed`.
 
     Returns:
-        A list of `layers_per_branch` initializers.
+        `layers_per_branch` initializers, in the order of the layers.
 
     Raises:
-        TypeError: If a number is not an integer.
-        ValueError: If it is below 1.
+        TypeError: If a number is no integer.
+        ValueError: If a number is below 1, or `seed` is negative.
 
     Example:
+        >>> import keras
         >>> from gradstab.initializers import fixup_initializers
-        >>> first, last = fixup_initializers(num_branches=25, layers_per_branch=2, seed=0)
-        >>> f"{first.scale:.3f}", type(last).__name__  # 2 · 25^-1, He's being 2
-        ('0.080', 'Zeros')
+        >>> first, last = fixup_initializers(num_branches=50, layers_per_branch=2, seed=0)
+        >>> branch = [
+        ...     keras.layers.Dense(64, activation="relu", kernel_initializer=first),
+        ...     keras.layers.Dense(64, kernel_initializer=last),
+        ... ]
+        >>> first.scale, type(last).__name__
+        (0.04, 'Zeros')
 
-    References:
-        Zhang, Dauphin and Ma, 2019, Fixup initialization: residual learning without normalization.
+    Reference: Zhang, Dauphin and Ma, 2019, Fixup initialization: residual learning without
+    normalization.
     """
-    num_branches = check_int("num_branches", num_branches)
-    layers_per_branch = check_int("layers_per_branch", layers_per_branch)
+    scale = 2.0 * fixup_scale(num_branches, layers_per_branch) ** 2
     if seed is not None:
         seed = check_int("seed", seed, minimum=0)
-    scale = (gain(activation) * _fixup_factor(num_branches, layers_per_branch)) ** 2
     return [
         *(
-            keras.initializers.VarianceScaling(scale, "fan_in", seed=_derived(seed, place))
+            keras.initializers.VarianceScaling(
+                round(scale, 15),
+                "fan_in",
+                "untruncated_normal",
+                seed=_derived_seed(seed, place),
+            )
             for place in range(layers_per_branch - 1)
         ),
         keras.initializers.Zeros(),
     ]
 
 
-def fixup(
-    model: Any,
-    *,
-    branches: Sequence[Sequence[Any]] | None = None,
-    activation: Any = "relu",
-    zero_output: bool = True,
-    seed: int | None = None,
-) -> list[ResidualBranch]:
-    r"""Give a built model Fixup's first weights, in place.
+def apply_fixup(branches: Sequence[Any], output_layer: Any = None, seed: int | None = None) -> None:
+    """Give the residual branches of a built model new weights, by Fixup.
 
-    For each residual branch the kernels before the last are drawn anew from He's distribution times
-    $L^{-1/(2m-2)}$, with $L$ the number of branches found and $m$ the layers with a kernel in the
-    branch; the last becomes zero, and so do all biases in the branch. The layer that makes the
-    output becomes zero too. All other weights stay as they are.
-
-    Branches are found where a `gradstab.layers.ScaledResidual` holds or adds one, and in functional
-    models of Keras' own layers at each `keras.layers.Add` (or `+`) of two ways from one tensor: the
-    branch is the way with more kernels. Fixup's scalar biases and multipliers are in `ScaledResidual`
-    only; a plain model starts from the right weights without them.
+    For a plain Keras model that is there already. All kernels of a branch but the last are drawn
+    anew, the last becomes zero, and so do biases; see `fixup_initializers` for the formula. It
+    resets what was trained, and adds none of Fixup's scalars: without them nets of up to some
+    hundred layers train, at lower rates.
 
     Args:
-        model: A built `keras.Model`.
-        branches: Lists of layers, one for each branch, where they can't be found.
-        activation: What stands between the layers of a branch.
-        zero_output: Whether to set the output layer's kernel and bias to zero, as Fixup does.
-        seed: Makes the kernels reproducible.
-
-    Returns:
-        What was found, in the order of depth.
+        branches: All residual branches of the net, each a layer, a model or a list of layers in
+            their order.
+        output_layer: The layer that makes the logits, which is set to zero, or None.
+        seed: Decides the values. None leaves them to `keras.utils.set_random_seed`.
 
     Raises:
-        TypeError: If `model` is not a built layer or model, or `branches` are not lists of layers.
-        ValueError: If there is no branch, if it can't be told which of two ways is the branch, or
-            if a layer in a branch has kernels of another kind than Dense and convolutions have.
+        TypeError: If `branches` is no list of layers or lists of layers.
+        ValueError: If a branch has no layer with a kernel, or one that is not built.
 
     Example:
         >>> import keras
-        >>> from gradstab.initializers import fixup
+        >>> from gradstab.initializers import apply_fixup
         >>> x = inputs = keras.Input((8,))
-        >>> for _ in range(2):
-        ...     y = keras.layers.Dense(8, activation="relu")(x)
-        ...     x = keras.layers.Add()([x, keras.layers.Dense(8)(y)])
-        >>> model = keras.Model(inputs, keras.layers.Dense(3)(x))
-        >>> [(len(branch.layers), round(branch.factor, 4)) for branch in fixup(model, seed=0)]
-        [(2, 0.7071), (2, 0.7071)]
+        >>> branches = []
+        >>> for _ in range(20):
+        ...     branches.append([keras.layers.Dense(8, "relu"), keras.layers.Dense(8)])
+        ...     x = keras.layers.add([x, branches[-1][1](branches[-1][0](x))])
+        >>> model = keras.Model(inputs, x)
+        >>> apply_fixup(branches, seed=0)
+        >>> float(keras.ops.max(keras.ops.abs(branches[0][1].kernel)))
+        0.0
 
-    References:
-        Zhang, Dauphin and Ma, 2019, Fixup initialization: residual learning without normalization.
+    Reference: Zhang, Dauphin and Ma, 2019, Fixup initialization: residual learning without
+    normalization.
     """
-    if seed is not None:
-        seed = check_int("seed", seed, minimum=0)
-    found = find_branches(model, branches)
-    squared_gain = gain(activation) ** 2
-    report = []
-    place = 0
-    for name, _, layers in found:
-        factor = _fixup_factor(len(found), len(layers))
-        for layer in layers[:-1]:
-            _draw(layer, squared_gain * factor**2, _derived(seed, place))
-            place += 1
-        _scale(layers[-1], 0.0)
-        for layer in layers:
-            if getattr(layer, "bias", None) is not None:
-                layer.bias.assign(ops.zeros_like(layer.bias))
-        report.append(ResidualBranch(name, tuple(path_of(layer) for layer in layers), factor))
-    if zero_output:
-        for layer in output_layers(model):
-            _scale(layer, 0.0)
-    return report
+    kernels = [_layers_with_kernels(branch) for branch in _check_branches(branches)]
+    if output_layer is not None:
+        _check_kernel(output_layer)
+    for place, layers in enumerate(kernels):
+        own_seed = _derived_seed(seed, place)
+        initializers = fixup_initializers(len(kernels), len(layers), own_seed)
+        for layer, initializer in zip(layers, initializers, strict=True):
+            layer.kernel.assign(initializer(layer.kernel.shape, layer.kernel.dtype))
+            _set_bias_to_zero(layer)
+    if output_layer is not None:
+        _set_to_zero(output_layer)
 
 
-def skip_init(
-    model: Any, value: float = 0.0, *, branches: Sequence[Sequence[Any]] | None = None
-) -> list[ResidualBranch]:
-    r"""Scale what each residual branch of a built model puts out, in place: SkipInit.
+def apply_skipinit(branches: Sequence[Any]) -> None:
+    r"""Have the residual branches of a built model begin at zero: each block is an identity.
 
-    Where a `gradstab.layers.ScaledResidual` adds the branch, its $\alpha$ becomes `value`. In a
-    plain model of Keras' layers there is no such scalar, and what the branch ends with is
-    multiplied by `value` instead: the gain and offset of a last `BatchNormalization` or
-    `LayerNormalization` (zero-gain initialisation, as large-batch ResNets have it), else kernel and
-    bias of its last layer. The function at the start is the same. Branches are found as by `fixup`.
+    SkipInit and ReZero multiply the branch by a scalar $\alpha$ that begins at 0; where there is
+    none, as in a plain Keras model, the same function comes of the branch's last layer at zero: its
+    scale, if it is a normalization, else its kernel and bias. The rest of the branch keeps its
+    weights. For blocks with the scalar itself take `gradstab.layers.ScaledResidual`.
+
+    $$y = x + \alpha F(x) \;\text{ or }\; x + W_m f(x), \qquad \alpha = 0,\; W_m = 0$$
 
     Args:
-        model: A built `keras.Model`.
-        value: What branches are multiplied by, at least 0: 0 makes each block its shortcut;
-            $d^{-1/2}$ with $d$ branches keeps the variance within a factor of $e$ at any depth.
-        branches: Lists of layers, one for each branch, where they can't be found.
-
-    Returns:
-        What was found, in the order of depth.
+        branches: Residual branches, each a layer, a model or a list of layers in their order.
 
     Raises:
-        TypeError: If `model` is not a built layer or model, or `value` is not a number.
-        ValueError: If `value` is negative or not finite, or as for `fixup`.
-
-    Example:
-        >>> import keras
-        >>> from gradstab.initializers import skip_init
-        >>> from gradstab.layers import ScaledResidual
-        >>> block = ScaledResidual(keras.layers.Dense(4), alpha_initializer=1.0)
-        >>> model = keras.Sequential([keras.Input((4,)), block])
-        >>> len(skip_init(model)), float(block.alpha.numpy())
-        (1, 0.0)
+        TypeError: If `branches` is no list of layers or lists of layers.
+        ValueError: If a branch has no layer with a kernel or scale, or one that is not built.
 
     References:
         - De and Smith, 2020, Batch normalization biases residual blocks towards the identity
           function in deep networks.
-        - Goyal et al., 2017, Accurate, large minibatch SGD: training ImageNet in 1 hour.
+        - Goyal and others, 2017, Accurate, large minibatch SGD (a last scale of zero).
     """
-    value = check_float("value", value, include_minimum=True)
-    report = []
-    for name, end, layers in find_branches(model, branches):
-        alpha = getattr(end, "alpha", None)
-        if alpha is not None:
-            alpha.assign(ops.full((), value, alpha.dtype))
-        else:
-            _scale(end, value)
-        report.append(ResidualBranch(name, tuple(path_of(layer) for layer in layers), value))
-    return report
+    last = [_last_with_weights(branch) for branch in _check_branches(branches)]
+    for layer in last:
+        _set_to_zero(layer)
 
 
-def _fixup_factor(num_branches: int, num_layers: int) -> float:
-    return 1.0 if num_layers == 1 else float(num_branches ** (-1.0 / (2 * num_layers - 2)))
+def _check_branches(branches: Any) -> list[list[Any]]:
+    lists = isinstance(branches, list | tuple)
+    nested = [_in_order(branch) for branch in branches] if lists else []
+    if not nested or not all(isinstance(item, keras.Layer) for branch in nested for item in branch):
+        raise TypeError(
+            "`branches` must be a list with the layer, the model or the list of layers of each "
+            f"residual branch. Received: branches={branches!r}"
+        )
+    return nested
 
 
-def _draw(layer: Any, scale: float, seed: int | None) -> None:
-    """Give a layer a kernel of variance `scale / fan_in`, drawn in float32."""
-    kernel = layer.kernel
-    shape = tuple(kernel.shape)
-    fan_in = int(np.prod(shape[:-1]))
-    if isinstance(layer, _TRANSPOSED):
-        fan_in = int(np.prod(shape)) // shape[-2]
-    elif isinstance(layer, _DEPTHWISE):
-        fan_in = int(np.prod(shape[:-2]))
-    # Keras' own distribution with He's factor: a normal one cut off at two deviations.
-    draw = keras.initializers.VarianceScaling(1.0, "fan_in", seed=seed)
-    values = draw((fan_in, int(np.prod(shape)) // fan_in), dtype="float32")
-    kernel.assign(ops.cast(ops.reshape(values, shape) * np.sqrt(scale), kernel.dtype))
+def _in_order(branch: Any) -> list[Any]:
+    if isinstance(branch, keras.Model):
+        branch = branch.layers
+    if isinstance(branch, list | tuple):
+        return [layer for part in branch for layer in _in_order(part)]
+    return [branch]
 
 
-def _scale(layer: Any, value: float) -> None:
-    for name in ("kernel", "bias", "gamma", "beta"):
-        variable = getattr(layer, name, None)
-        if isinstance(variable, keras.Variable):
-            variable.assign(variable * value)
+def _layers_with_kernels(branch: list[Any]) -> list[Any]:
+    layers = [layer for layer in branch if hasattr(layer, "kernel_initializer")]
+    if not layers:
+        raise ValueError(
+            "`branches` must hold layers with a kernel in each branch. Received: "
+            f"{[layer.name for layer in branch]}"
+        )
+    for layer in layers:
+        _check_kernel(layer)
+    return layers
 
 
-def _derived(seed: int | None, place: int) -> int | None:
+def _check_kernel(layer: Any) -> None:
+    if not getattr(layer, "built", False) or not hasattr(layer, "kernel"):
+        raise ValueError(
+            "`branches` and `output_layer` must be built layers with one `kernel` each, as Dense "
+            f"and Conv2D are. Received: {layer!r}"
+        )
+
+
+def _last_with_weights(branch: list[Any]) -> Any:
+    for layer in reversed(branch):
+        if getattr(layer, "gamma", None) is not None or hasattr(layer, "kernel"):
+            return layer
+    raise ValueError(
+        "`branches` must hold a built layer with a kernel or a scale (`gamma`) in each branch. "
+        f"Received: {[layer.name for layer in branch]}"
+    )
+
+
+def _set_to_zero(layer: Any) -> None:
+    scale = getattr(layer, "gamma", None)
+    scale = layer.kernel if scale is None else scale
+    scale.assign(keras.ops.zeros_like(scale))
+    if getattr(layer, "beta", None) is not None:
+        layer.beta.assign(keras.ops.zeros_like(layer.beta))
+    _set_bias_to_zero(layer)
+
+
+def _set_bias_to_zero(layer: Any) -> None:
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
+        bias.assign(keras.ops.zeros_like(bias))
+
+
+def _derived_seed(seed: int | None, place: int) -> int | None:
     if seed is None:
         return None
     words = np.random.SeedSequence(seed, spawn_key=(place,)).generate_state(1)

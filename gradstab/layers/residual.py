@@ -1,265 +1,327 @@
-"""Residual connections whose branch is scaled, so that a deep net starts near the identity."""
+"""A residual block whose branch begins at nothing, or nearly so."""
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Sequence
-from typing import Any, Final, final
+import inspect
+from typing import Any, final
 
 import keras
 from keras import ops
 
 from gradstab._serialization import register
-from gradstab.layers._wrapped import as_layer, build_layer, call_layer, output_shape
+from gradstab._validation import check_choice, check_int
+from gradstab.functional.depth import fixup_scale
 
-_PROJECTION: Final = "projection"
-_CONVOLUTIONS: Final = {3: "Conv1D", 4: "Conv2D", 5: "Conv3D"}
+_METHODS = ("rezero", "skipinit", "fixup")
+_ACTIVATIONS = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ELU,
+)
 
 
 @final
 @register
 class ScaledResidual(keras.layers.Layer):
-    r"""Adds a branch to its input, times a trainable scalar: ReZero, SkipInit and Fixup.
+    r"""Adds a branch, times a trainable scalar, to its input: ReZero, SkipInit or Fixup.
 
-    Use it in deep residual nets without normalization. In a plain sum each branch adds its variance
-    to the signal's, which grows exponentially with depth; with the branch silenced at first, the
-    net starts as the identity however deep it is, and each branch comes in as it learns.
+    Use it to train residual nets of many blocks without normalization. A sum of L branches has a
+    variance that grows with L, or doubles with every block, unless something keeps the branches
+    small at first; here it is one scalar for each block:
 
-    $$y = \phi\big(\text{shortcut}(x) + \alpha \cdot \text{branch}(x)\big)$$
+    $$y = x + \alpha F(x)$$
 
-    | | arguments | what else it takes |
-    |---|---|---|
-    | ReZero, SkipInit | the defaults: $\alpha = 0$ | nothing: the branch has its usual initializers and no normalization |
-    | SkipInit, second form | `alpha_initializer=num_branches ** -0.5` | nothing |
-    | Fixup | `alpha_initializer=1.0, scalar_biases=True` | `gradstab.initializers.fixup(model)` once it is built, or `fixup_initializers` in the branch, whose layers need no bias of their own |
+    - `"rezero"` and `"skipinit"`, two names for one rule: $\alpha$ begins at 0, so that the whole
+      net begins as the identity, however deep.
+    - `"fixup"`: $\alpha$ begins at 1; instead, the branch's $m$ kernels are made small. All but the
+      last are drawn from $N(0, 2 / \mathrm{fan\_in} \cdot L^{-1/(m-1)})$ and the last is 0. A
+      scalar bias, 0 at first, is added before each layer with a kernel, before each activation
+      layer, and to the scaled branch. (Set the kernel of the layer that makes the logits to zero
+      as well.)
 
-    With `scalar_biases` a trainable scalar, 0 at first, is added before each layer of the branch and
-    one after it: $y = \phi(\text{shortcut}(x) + \alpha \cdot f_m(\ldots f_1(x + b_1) \ldots + b_m) +
-    b_{m+1})$.
-
-    The scalars and the sum are computed in float32 where the layer computes in half precision: the
-    gradient of $\alpha$ is a sum over all entries of the branch.
+    Give the branch when the block is made, or make it yourself and call the block on
+    `[shortcut, branch]`, as `keras.layers.Add` is called. x and F(x) have one shape, (batch, ...).
 
     Args:
-        branch: A layer, a `Sequential` or any model with one input, or a list of layers. `None`:
-            the layer is called on a list, `[shortcut, branch]`.
-        shortcut: What is applied to the input on the other way: `None` for nothing, a layer or list
-            of layers, or `"projection"`: where the branch changes the shape, a linear map of the
-            channels (a 1×1 convolution with the stride that is needed), and nothing elsewhere.
-        activation: A name or function for $\phi$.
-        alpha_initializer: First value of $\alpha$: a float or an initializer.
-        alpha_regularizer: Penalty on $\alpha$.
-        alpha_constraint: Constraint on $\alpha$.
-        scalar_biases: Whether to add Fixup's scalar biases.
-        **kwargs: As for every Keras layer: `name`, `dtype`, `trainable`.
+        branch: F: a layer, a model, or a list of layers that are called in turn. None if the block
+            is called on `[shortcut, branch]`.
+        method: `"rezero"`, `"skipinit"` or `"fixup"`.
+        num_branches: L, the number of residual branches in the whole net; for Fixup with a branch
+            only, where it is needed.
+        projection: What brings x to the shape of F(x): a layer; or `"auto"`: where the shapes
+            differ, every s-th position and a linear layer on the last axis, which is a strided
+            1×1 convolution; or None, where they must not differ.
+        alpha_initializer: For the scalar; None for 0 or, with Fixup, 1.
+        **kwargs: `name`, `dtype`, `trainable`, as for any layer.
+
+    Fixup sets the `kernel_initializer` of the branch's layers, and draws the kernels of those that
+    are built already anew. A functional or subclassed model as branch gets no scalar biases inside.
 
     Raises:
-        TypeError: If branch or shortcut are not layers.
-        ValueError: If the shapes of shortcut and branch differ.
+        TypeError: If `branch` or `projection` is no layer, or `num_branches` no integer.
+        ValueError: If `method` is unknown, `num_branches` is missing where it is needed, the shapes
+            do not fit, or a Fixup branch has no layer with a kernel.
 
     Example:
-        >>> import keras, numpy as np
+        >>> import keras
         >>> from gradstab.layers import ScaledResidual
-        >>> block = ScaledResidual([keras.layers.Dense(8, "relu"), keras.layers.Dense(4)])
-        >>> x = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
-        >>> block(x).numpy(), float(block.alpha.numpy())
-        (array([[1., 2., 3., 4.]], dtype=float32), 0.0)
-        >>> inputs = keras.Input((8, 8, 3))
-        >>> y = keras.layers.Conv2D(6, 3, strides=2, padding="same")(inputs)
-        >>> ScaledResidual(shortcut="projection")([inputs, y]).shape
-        (None, 4, 4, 6)
+        >>> def block():
+        ...     dense = keras.layers.Dense
+        ...     return ScaledResidual([dense(32, activation="relu"), dense(32)], method="rezero")
+        >>> model = keras.Sequential([keras.Input((32,)), *(block() for _ in range(20))])
+        >>> x = keras.ops.ones((1, 32))
+        >>> bool(keras.ops.all(model(x) == x))
+        True
 
     References:
-        - Bachlechner, Majumder, Mao, Cottrell and McAuley, 2020, ReZero is all you need: fast
-          convergence at large depth.
+        - Bachlechner and others, 2020, ReZero is all you need: fast convergence at large depth.
         - De and Smith, 2020, Batch normalization biases residual blocks towards the identity
           function in deep networks (SkipInit).
         - Zhang, Dauphin and Ma, 2019, Fixup initialization: residual learning without
           normalization.
-    """  # noqa: E501  a table row can't be broken
+    """
 
     def __init__(
         self,
         branch: Any = None,
-        shortcut: Any = None,
-        activation: Any = None,
-        alpha_initializer: Any = 0.0,
-        alpha_regularizer: Any = None,
-        alpha_constraint: Any = None,
-        scalar_biases: bool = False,
+        method: str = "rezero",
+        num_branches: int | None = None,
+        projection: Any = None,
+        alpha_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.branch = None if branch is None else as_layer("branch", branch)
-        self.shortcut = shortcut
-        if shortcut is not None and not isinstance(shortcut, str):
-            self.shortcut = as_layer("shortcut", shortcut)
-        elif shortcut not in (None, _PROJECTION):
-            raise ValueError(
-                f'`shortcut` must be a layer, a list of layers, "projection" or None. Received: '
-                f"shortcut={shortcut!r}"
+        check_choice("method", method, _METHODS)
+        if num_branches is not None:
+            num_branches = check_int("num_branches", num_branches)
+        if projection not in (None, "auto") and not isinstance(projection, keras.Layer):
+            raise TypeError(
+                '`projection` must be None, "auto" or a keras.Layer. Received: '
+                f"projection={projection!r}"
             )
-        self.activation = keras.activations.get(activation)
-        if isinstance(alpha_initializer, numbers.Real):
-            alpha_initializer = keras.initializers.Constant(float(alpha_initializer))
+        self.branch = _check_branch(branch)
+        self.method = method
+        self.num_branches = num_branches
+        self.projection = projection
         self.alpha_initializer = keras.initializers.get(alpha_initializer)
-        self.alpha_regularizer = keras.regularizers.get(alpha_regularizer)
-        self.alpha_constraint = keras.constraints.get(alpha_constraint)
-        self.scalar_biases = bool(scalar_biases)
+        self.alpha = None
+        self.biases = None
         self.supports_masking = True
-        self._projection: Any = None
+        self._linear: Any = None
+        self._strides: tuple[int, ...] = ()
+        if method == "fixup" and branch is not None:
+            self._set_fixup_initializers()
 
     def build(self, input_shape: Any) -> None:
-        """Build branch and shortcut, and make the scalars."""
-        shape, branch_shape = self._split(input_shape)
-        for layer in self._branch_layers():
-            build_layer(layer, branch_shape)
-            branch_shape = output_shape(layer, branch_shape)
-        shortcut_shape = shape
-        if isinstance(self.shortcut, keras.layers.Layer):
-            build_layer(self.shortcut, shape)
-            shortcut_shape = output_shape(self.shortcut, shape)
-        elif self.shortcut == _PROJECTION and not _fits(shape, branch_shape):
-            self._projection = _projection(shape, branch_shape, self.dtype_policy)
-            build_layer(self._projection, shape)
-            shortcut_shape = output_shape(self._projection, shape)
-        _check_fit(shortcut_shape, branch_shape)
+        """Build branch and projection, and make the scalars."""
+        shortcut, branch = self._shapes(input_shape)
+        self._build_projection(shortcut, branch)
+        begin = "ones" if self.method == "fixup" else "zeros"
         self.alpha = self.add_weight(
-            name="alpha",
-            shape=(),
-            initializer=self.alpha_initializer,
-            regularizer=self.alpha_regularizer,
-            constraint=self.alpha_constraint,
-            autocast=False,
+            name="alpha", shape=(), initializer=self.alpha_initializer or begin
         )
-        count = len(self._branch_layers()) + 1 if self.scalar_biases else 0
-        self.biases = [
-            self.add_weight(name=f"bias_{place}", shape=(), initializer="zeros", autocast=False)
-            for place in range(count)
-        ]
-        self.built = True
+        if self.method == "fixup":
+            number = sum(map(_takes_bias, self._steps())) + 1
+            self.biases = self.add_weight(name="biases", shape=(number,), initializer="zeros")
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Return `activation(shortcut + alpha · branch)`."""
-        x, y = self._split(inputs)
-        x_mask, y_mask = self._split(mask)
-        for place, layer in enumerate(self._branch_layers()):
-            if self.scalar_biases:
-                y = ops.add(y, ops.cast(self.biases[place], y.dtype))
-            before = y
-            y = call_layer(layer, y, training, y_mask)
-            y_mask = layer.compute_mask(before, y_mask) if layer.supports_masking else None
-        way = self._way()
-        x = x if way is None else call_layer(way, x, training, x_mask)
-        wide = keras.backend.result_type(self.compute_dtype, "float32")
-        result = ops.add(
-            ops.cast(x, wide), ops.multiply(ops.cast(self.alpha, wide), ops.cast(y, wide))
-        )
-        if self.scalar_biases:
-            result = ops.add(result, ops.cast(self.biases[-1], wide))
-        result = ops.cast(result, self.compute_dtype)
-        return result if self.activation is None else self.activation(result)
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        """Return x + α F(x), or shortcut + α branch for inputs `[shortcut, branch]`."""
+        if self.branch is None:
+            shortcut, outputs = inputs
+        else:
+            shortcut, outputs = inputs, self._run_branch(inputs, mask)
+        if self._linear is not None:
+            shortcut = shortcut[(slice(None), *(slice(None, None, s) for s in self._strides))]
+            shortcut = self._linear(shortcut)
+        elif isinstance(self.projection, keras.Layer):
+            shortcut = self.projection(shortcut)
+        outputs = ops.multiply(self.alpha, outputs)
+        if self.biases is not None:
+            outputs = ops.add(outputs, self.biases[-1])
+        return ops.add(shortcut, outputs)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
-        """Return the shape of the sum."""
-        _, shape = self._split(input_shape)
-        for layer in self._branch_layers():
-            shape = output_shape(layer, shape)
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """Return the mask of the shortcut."""
+        return previous_mask[0] if isinstance(previous_mask, list | tuple) else previous_mask
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Return the branch's output shape."""
+        if self.branch is None:
+            return tuple(input_shape[1])
+        shape = input_shape
+        for layer in self._steps():
+            shape = layer.compute_output_shape(shape)
         return tuple(shape)
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """Return the mask of the shortcut, or that of the branch where only it has one."""
-        x = self._split(inputs)[0]
-        x_mask, y_mask = self._split(mask)
-        way = self._way()
-        if way is not None:
-            x_mask = way.compute_mask(x, x_mask) if way.supports_masking else None
-        return y_mask if self.branch is None and x_mask is None else x_mask
-
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that rebuild this layer, its layers included."""
-        serialize = keras.saving.serialize_keras_object
+        """Return the arguments that rebuild this layer, those of the layers inside included."""
+        branch = list(self.branch) if isinstance(self.branch, list | tuple) else self.branch
         return {
             **super().get_config(),
-            "branch": None if self.branch is None else serialize(self.branch),
-            "shortcut": (
-                serialize(self.shortcut)
-                if isinstance(self.shortcut, keras.layers.Layer)
-                else self.shortcut
-            ),
-            "activation": keras.activations.serialize(self.activation),
-            "alpha_initializer": keras.initializers.serialize(self.alpha_initializer),
-            "alpha_regularizer": keras.regularizers.serialize(self.alpha_regularizer),
-            "alpha_constraint": keras.constraints.serialize(self.alpha_constraint),
-            "scalar_biases": self.scalar_biases,
+            "branch": keras.saving.serialize_keras_object(branch),
+            "method": self.method,
+            "num_branches": self.num_branches,
+            "projection": keras.saving.serialize_keras_object(self.projection),
+            "alpha_initializer": keras.initializers.serialize(self.alpha_initializer)
+            if self.alpha_initializer is not None
+            else None,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ScaledResidual:
-        """Rebuild the layer and those in it."""
+        """Rebuild the layer and those inside."""
         config = dict(config)
-        for name in ("branch", "shortcut"):
-            if isinstance(config[name], dict):
+        for name in ("branch", "projection"):
+            if config.get(name) is not None and config[name] != "auto":
                 config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        return super().from_config(config)
 
-    def _way(self) -> Any:
-        return self._projection if isinstance(self.shortcut, str) else self.shortcut
-
-    def _branch_layers(self) -> list[Any]:
+    def _steps(self) -> list[Any]:
+        """Return what is called in turn: Fixup's biases stand between the layers of a list."""
         if self.branch is None:
             return []
-        if self.scalar_biases and isinstance(self.branch, keras.Sequential):
+        if isinstance(self.branch, list | tuple):
+            return list(self.branch)
+        if self.method == "fixup" and isinstance(self.branch, keras.Sequential):
             return list(self.branch.layers)
         return [self.branch]
 
-    def _split(self, value: Any) -> tuple[Any, Any]:
-        """Return what goes the one way and what goes the other, of inputs, shapes or masks."""
-        if self.branch is not None or value is None:
-            return value, value
-        if not isinstance(value, list | tuple) or len(value) != 2 or isinstance(value[1], int):
+    def _run_branch(self, x: Any, mask: Any) -> Any:
+        place = 0
+        for layer in self._steps():
+            if self.biases is not None and _takes_bias(layer):
+                x = ops.add(x, self.biases[place])
+                place += 1
+            # The sum above has lost the mask that Keras would find on its own.
+            x = layer(x, mask=mask) if mask is not None and _takes_mask(layer) else layer(x)
+        return x
+
+    def _shapes(self, input_shape: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        if self.branch is None:
+            if not isinstance(input_shape, list | tuple) or not all(
+                isinstance(shape, list | tuple) for shape in input_shape
+            ):
+                raise ValueError(
+                    f"{self.name!r} has no `branch` and so must be called on [shortcut, branch]. "
+                    f"Received: input_shape={input_shape}"
+                )
+            shortcut, branch = input_shape
+            return tuple(shortcut), tuple(branch)
+        if input_shape and isinstance(input_shape[0], list | tuple):
             raise ValueError(
-                f"{self.name!r} has no `branch` and must be called on a list, [shortcut, branch]. "
-                f"Received: {value!r}"
+                f"{self.name!r} has a `branch` and so must be called on one tensor. Received: "
+                f"input_shape={input_shape}"
             )
-        return value[0], value[1]
+        shape = input_shape
+        for layer in self._steps():
+            if not layer.built:
+                layer.build(shape)
+            shape = layer.compute_output_shape(shape)
+        if isinstance(self.branch, keras.Sequential) and not self.branch.built:
+            self.branch.build(input_shape)
+        return tuple(input_shape), tuple(shape)
+
+    def _build_projection(self, shortcut: tuple[Any, ...], branch: tuple[Any, ...]) -> None:
+        if isinstance(self.projection, keras.Layer):
+            if not self.projection.built:
+                self.projection.build(shortcut)
+            shortcut = tuple(self.projection.compute_output_shape(shortcut))
+        elif self.projection == "auto" and shortcut[1:] != branch[1:]:
+            strides = _strides(shortcut, branch)
+            if strides is not None:
+                self._strides = strides
+                self._linear = keras.layers.Dense(
+                    branch[-1],
+                    use_bias=False,
+                    kernel_initializer="lecun_normal",
+                    dtype=self.dtype_policy,
+                    name="projection",
+                )
+                self._linear.build((*shortcut[:-1], shortcut[-1]))
+                return
+        if len(shortcut) != len(branch) or any(
+            a != b for a, b in zip(shortcut, branch, strict=True) if None not in (a, b)
+        ):
+            raise ValueError(
+                f"The branch of {self.name!r} must give the shape of the shortcut, {shortcut}. "
+                f"Received: {branch}. "
+                'Give `projection="auto"` or a layer that makes the one from the other'
+            )
+
+    def _set_fixup_initializers(self) -> None:
+        layers = [layer for layer in _flat(self.branch) if hasattr(layer, "kernel_initializer")]
+        if not layers:
+            raise ValueError(
+                '`branch` must hold a layer with a kernel for `method="fixup"`. Received: '
+                f"branch={self.branch!r}"
+            )
+        if self.num_branches is None and len(layers) > 1:
+            raise ValueError(
+                '`num_branches` must be a positive integer for `method="fixup"`: the number of '
+                "residual branches in the whole net. Received: num_branches=None"
+            )
+        scale = 2.0 * fixup_scale(self.num_branches or 1, len(layers)) ** 2
+        for layer in layers[:-1]:
+            _initialize(layer, "VarianceScaling", scale)
+        _initialize(layers[-1], "Zeros", 0.0)
 
 
-def _fits(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return len(one) == len(other) and all(
-        a == b or a is None or b is None for a, b in zip(one, other, strict=True)
-    )
-
-
-def _check_fit(shortcut: Sequence[Any], branch: Sequence[Any]) -> None:
-    if not _fits(shortcut, branch):
-        raise ValueError(
-            "The branch must have the shape of the shortcut. Received: shortcut of shape "
-            f"{tuple(shortcut)}, branch of shape {tuple(branch)}. Give a layer as `shortcut` that "
-            'changes the shape likewise, or shortcut="projection"'
+def _check_branch(branch: Any) -> Any:
+    layers = branch if isinstance(branch, list | tuple) else [branch]
+    if branch is not None and (
+        not layers or not all(isinstance(layer, keras.Layer) for layer in layers)
+    ):
+        raise TypeError(
+            f"`branch` must be a keras.Layer, a list of them or None. Received: branch={branch!r}"
         )
+    return list(branch) if isinstance(branch, tuple) else branch
 
 
-def _projection(shape: Sequence[Any], target: Sequence[Any], policy: Any) -> Any:
-    """Return a linear layer without bias that makes one shape the other."""
-    places, targets, rank = shape[1:-1], target[1:-1], len(shape)
-    arguments = {"use_bias": False, "dtype": policy, "name": _PROJECTION}
-    if len(target) == rank and _fits(places, targets):
-        return keras.layers.Dense(target[-1], **arguments)
-    strides = [
-        -(-size // out) if size is not None and out else 0
-        for size, out in zip(places, targets, strict=False)
-    ]
-    reached = [
-        -(-size // stride) if stride else None
-        for size, stride in zip(places, strides, strict=False)
-    ]
-    if len(target) != rank or rank not in _CONVOLUTIONS or reached != list(targets):
-        raise ValueError(
-            f"A projection can't make shape {tuple(target)} of {tuple(shape)}. Give a layer as "
-            "`shortcut` that does"
+def _flat(branch: Any) -> list[Any]:
+    if isinstance(branch, keras.Model):
+        branch = branch.layers
+    if isinstance(branch, list | tuple):
+        return [layer for part in branch for layer in _flat(part)]
+    return [branch]
+
+
+def _initialize(layer: Any, kind: str, scale: float) -> None:
+    """Have a layer's kernel begin as Fixup says, unless it does already."""
+    old = layer.kernel_initializer
+    if type(old).__name__ == kind and getattr(old, "scale", scale) == scale:
+        return
+    if kind == "Zeros":
+        layer.kernel_initializer = keras.initializers.Zeros()
+    else:
+        seed = old.get_config().get("seed") if hasattr(old, "get_config") else None
+        layer.kernel_initializer = keras.initializers.VarianceScaling(
+            scale, "fan_in", "untruncated_normal", seed=seed
         )
-    convolution = getattr(keras.layers, _CONVOLUTIONS[rank])
-    return convolution(
-        target[-1], 1, strides=tuple(strides), data_format="channels_last", **arguments
-    )
+    if layer.built:
+        layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape, layer.kernel.dtype))
+
+
+def _takes_bias(layer: Any) -> bool:
+    return hasattr(layer, "kernel_initializer") or isinstance(layer, _ACTIVATIONS)
+
+
+def _takes_mask(layer: Any) -> bool:
+    return "mask" in inspect.signature(layer.call).parameters
+
+
+def _strides(shortcut: tuple[Any, ...], branch: tuple[Any, ...]) -> tuple[int, ...] | None:
+    """Return the steps between the positions to keep, or None if none lead to the branch."""
+    if len(shortcut) != len(branch) or None in (shortcut[-1], branch[-1]):
+        return None
+    strides = []
+    for size, wanted in zip(shortcut[1:-1], branch[1:-1], strict=True):
+        if size is None or wanted is None or size == wanted:
+            strides.append(1)
+            continue
+        stride = -(-size // wanted)
+        if -(-size // stride) != wanted:
+            return None
+        strides.append(stride)
+    return tuple(strides)
