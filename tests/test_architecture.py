@@ -35,7 +35,7 @@ MAY_IMPORT["unwrap"] = {
     "functional", "transforms", "optimizers", "schedules", "initializers", "regularizers", "layers",
     "models",
 }  # fmt: skip
-MAY_IMPORT["callbacks"] |= {"reports"}
+MAY_IMPORT["callbacks"] |= {"reports", "layers"}
 MAY_IMPORT["cli"] |= set(MAY_IMPORT)
 # Anybody may use these; they use each other at most.
 PRIVATE = {"_coefficients", "_errors", "_layers", "_lazy", "_serialization", "_validation"}

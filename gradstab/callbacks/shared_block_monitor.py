@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import MutableMapping
 from typing import Any, final
 
 import keras
-import numpy as np
 
 from gradstab._layers import layers_in_order
 from gradstab._validation import check_int
+from gradstab.layers.shared import SharedBlock
 
 
 @final
 class SharedBlockMonitor(keras.callbacks.Callback):
     """Keeps the gradient norm of each use of the `SharedBlock` layers in a model.
 
-    The layers write the norms down inside the compiled step; this reads them at the first step and
-    every n-th one, and divides them by the loss scale where there is one. With
+    The layers write the norms down inside the compiled step, divided by the loss scale where there
+    is one; this reads them at the first step and every n-th one. With
     `steps_per_execution` above 1, at the first chance after. The epoch's logs get the latest, as
     `NAME/use_1` to `NAME/use_T`, the norm over all of the block's variables.
 
@@ -54,16 +53,24 @@ class SharedBlockMonitor(keras.callbacks.Callback):
         self._steps = 0
         self._due = 1
         self._last_batch = -1
-        self._scale = 1.0
 
-    def on_train_begin(self, logs: MutableMapping[str, Any] | None = None) -> None:
-        """Find the layers."""
-        self.history, self._steps, self._due = [], 0, 1
+    def set_model(self, model: Any) -> None:
+        """Find the layers, and tell them whose loss scale it is, before a step is traced."""
+        super().set_model(model)
         self._layers = [
             layer
-            for layer in layers_in_order(self.model)
-            if hasattr(layer, "use_gradients") and layer.watch
+            for layer in layers_in_order(model)
+            if isinstance(layer, SharedBlock) and layer.watch
         ]
+        optimizer = getattr(model, "optimizer", None)
+        changed = [layer.follow(optimizer) for layer in self._layers]  # all of them, each time
+        if any(changed):
+            # Steps that were traced before divide by another optimizer's scale.
+            model.train_function = None
+
+    def on_train_begin(self, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Begin anew, and refuse a model in which there is nothing to see."""
+        self.history, self._steps, self._due = [], 0, 1
         if not self._layers:
             raise ValueError(
                 "`model` must hold a `gradstab.layers.SharedBlock` with `watch=True`. Received: "
@@ -74,20 +81,14 @@ class SharedBlockMonitor(keras.callbacks.Callback):
         """Count batches anew."""
         self._last_batch = -1
 
-    def on_train_batch_begin(
-        self, batch: int, logs: MutableMapping[str, Any] | None = None
-    ) -> None:
-        """Note the loss scale, which the step may change."""
-        if self._steps + 1 >= self._due:
-            self._scale = _loss_scale(self.model.optimizer)
-
     def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Look, if it is time."""
         self._steps += max(1, batch - self._last_batch)
         self._last_batch = batch
         if self._steps >= self._due:
             self._due = self._steps - self._steps % self.every_n_steps + self.every_n_steps
-            self.history.append((self._steps, {ly.name: self._read(ly) for ly in self._layers}))
+            found = {layer.name: layer.use_gradients() for layer in self._layers}
+            self.history.append((self._steps, found))
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Put the latest norms into the logs."""
@@ -95,17 +96,3 @@ class SharedBlockMonitor(keras.callbacks.Callback):
             for name, gradients in self.history[-1][1].items():
                 for use, value in enumerate(gradients.use_norm, start=1):
                     logs[f"{name}/use_{use}"] = float(value)
-
-    def _read(self, layer: Any) -> Any:
-        gradients = layer.use_gradients()
-        scale = np.float32(self._scale)
-        return dataclasses.replace(
-            gradients, norms=gradients.norms / scale, total=gradients.total / scale
-        )
-
-
-def _loss_scale(optimizer: Any) -> float:
-    scale = getattr(optimizer, "dynamic_scale", None)
-    if scale is None:  # None too before the first step, which makes the variable.
-        scale = getattr(optimizer, "initial_scale", 1.0)
-    return float(keras.ops.convert_to_numpy(scale))

@@ -56,6 +56,8 @@ class ScaledResidual(keras.layers.Layer):
         alpha_initializer: For the scalar; None for 0 or, with Fixup, 1.
         **kwargs: `name`, `dtype`, `trainable`, as for any layer.
 
+    The scalars and the sum are computed in float32 where the layer computes in half precision.
+
     Fixup sets the `kernel_initializer` of the branch's layers that have one (Dense, Conv,
     EinsumDense), and draws the kernels of those that are built already anew. A functional or
     subclassed model as branch gets no scalar biases inside.
@@ -121,11 +123,16 @@ class ScaledResidual(keras.layers.Layer):
         self._build_projection(shortcut, branch)
         begin = "ones" if self.method == "fixup" else "zeros"
         self.alpha = self.add_weight(
-            name="alpha", shape=(), initializer=self.alpha_initializer or begin
+            name="alpha",
+            shape=(),
+            initializer=self.alpha_initializer or begin,
+            autocast=False,
         )
         if self.method == "fixup":
             number = sum(map(_takes_bias, self._steps())) + 1
-            self.biases = self.add_weight(name="biases", shape=(number,), initializer="zeros")
+            self.biases = self.add_weight(
+                name="biases", shape=(number,), initializer="zeros", autocast=False
+            )
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
         """Return x + α F(x), or shortcut + α branch for inputs `[shortcut, branch]`."""
@@ -138,10 +145,10 @@ class ScaledResidual(keras.layers.Layer):
             shortcut = self._linear(shortcut)
         elif isinstance(self.projection, keras.Layer):
             shortcut = self.projection(shortcut)
-        outputs = ops.multiply(self.alpha, outputs)
+        outputs = ops.multiply(_wide(self.alpha), _wide(outputs))
         if self.biases is not None:
-            outputs = ops.add(outputs, self.biases[-1])
-        return ops.add(shortcut, outputs)
+            outputs = ops.add(outputs, _wide(self.biases[-1]))
+        return ops.cast(ops.add(_wide(shortcut), outputs), self.compute_dtype)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """Return the mask of the shortcut."""
@@ -199,7 +206,7 @@ class ScaledResidual(keras.layers.Layer):
         place = 0
         for layer in self._steps():
             if self.biases is not None and _takes_bias(layer):
-                x = ops.add(x, self.biases[place])
+                x = ops.cast(ops.add(_wide(x), _wide(self.biases[place])), x.dtype)
                 place += 1
             # The sum above has lost the mask that Keras would find on its own.
             x = layer(x, mask=mask) if mask is not None and _takes_mask(layer) else layer(x)
@@ -313,6 +320,15 @@ def _initialize(layer: Any, kind: str, scale: float) -> None:
 def _has_kernel(layer: Any) -> bool:
     # A recurrent layer only shows its cell's initializers, as properties.
     return "kernel_initializer" in vars(layer)
+
+
+def _wide(value: Any) -> Any:
+    """Return `value` in float32 at least.
+
+    A scalar's gradient is a sum over all entries of what it is multiplied with or added to. In
+    float16 that sum is infinite long before the entries are, in bfloat16 it has two digits.
+    """
+    return ops.cast(value, keras.backend.result_type(value.dtype, "float32"))
 
 
 def _takes_bias(layer: Any) -> bool:

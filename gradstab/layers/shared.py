@@ -13,7 +13,8 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_int
-from gradstab.functional.norms import norms
+from gradstab.functional.norms import norms, widen
+from gradstab.layers._backward import RawValues, sum_over_replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,10 @@ class SharedBlock(keras.layers.Layer):
     `use_gradients()` reads them; `gradstab.callbacks.SharedBlockMonitor` does that in `fit`.
 
     What is read is of the last backward pass: under gradient accumulation that of the last
-    micro-batch, under a strategy that of the first replica's share of the batch. Under a loss scale
-    the norms are of the scaled loss; the monitor divides them. The gradient of an `Embedding`
-    inside the block becomes dense.
+    micro-batch. Under a strategy each addend is summed over the replicas first, one more reduction
+    for each use. Under a loss scale the norms are of the scaled loss, unless the block is told
+    whose scale it is with `follow(optimizer)` before the step is traced; the monitor does that.
+    The gradient of an `Embedding` inside the block becomes dense.
 
     Args:
         block: The layer or model to call; its output has the shape of its input.
@@ -120,7 +122,7 @@ class SharedBlock(keras.layers.Layer):
                 inputs = _same_shape(inputs, self.block(inputs, **arguments))
             return inputs
         # The sum of the uses arrives where all weights pass first, each addend where one use's do.
-        weights = self._notes.passing([ops.convert_to_tensor(v.value) for v in variables], -1)
+        weights = self._notes.passing(self._notes.raw.of(variables, inputs), -1)
         for use in range(self.num_uses):
             inputs = self._use(inputs, self._notes.passing(weights, use), arguments)
         return inputs
@@ -139,6 +141,19 @@ class SharedBlock(keras.layers.Layer):
         if np.isnan(values).all():
             raise RuntimeError(f"{self.name!r} has seen no backward pass with `training=True` yet")
         return UseGradients(self._notes.paths, values[:-1], values[-1])
+
+    def follow(self, optimizer: Any) -> bool:
+        """Divide norms by the loss scale of an optimizer, in steps that are traced from now on.
+
+        Args:
+            optimizer: The one whose `scale_loss` the loss goes through, or None.
+
+        Returns:
+            Whether it was another one before.
+        """
+        changed = optimizer is not self._notes.optimizer
+        self._notes.optimizer = optimizer
+        return changed
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the input's shape."""
@@ -182,6 +197,8 @@ class _Notes:
     def __init__(self) -> None:
         self.rows: list[Any] = []
         self.paths: tuple[str, ...] = ()
+        self.raw = RawValues()
+        self.optimizer: Any = None
 
     def make_room(self, num_uses: int, variables: list[Any]) -> None:
         self.paths = tuple(variable.path for variable in variables)
@@ -190,6 +207,8 @@ class _Notes:
                 np.full(len(variables), np.nan),
                 dtype="float32",
                 trainable=False,
+                # Each replica writes down the norm of the sum over all: any one of them tells it.
+                synchronization="on_read",
                 aggregation="only_first_replica",
                 name=f"use_{use + 1}" if use < num_uses else "sum_of_uses",
             )
@@ -210,12 +229,26 @@ class _Notes:
             def note(*arriving: Any, upstream: Any = None) -> Any:
                 gradients = arriving if upstream is None else upstream
                 gradients = [ops.convert_to_tensor(gradient) for gradient in gradients]
-                target.assign(ops.cast(norms(gradients), "float32"))
+                found = norms(sum_over_replicas([widen(gradient) for gradient in gradients]))
+                target.assign(ops.cast(found, "float32") / self._loss_scale())
                 return tuple(gradients)
 
             return tuple(ops.copy(value) for value in values), note
 
         return list(pass_on(*weights))
+
+    def _loss_scale(self) -> Any:
+        """Return the factor of `optimizer.scale_loss`, which others listen to and so is not called.
+
+        It is that of this very step: the optimizer changes it after the backward pass.
+        """
+        if not hasattr(self.optimizer, "initial_scale"):
+            factor = getattr(self.optimizer, "loss_scale_factor", None)
+            return 1.0 if factor is None else float(factor)
+        # As long as it is not built, Keras multiplies by the first scale.
+        built = self.optimizer.built
+        scale = self.optimizer.dynamic_scale if built else self.optimizer.initial_scale
+        return ops.cast(scale, "float32")
 
 
 def _same_shape(inputs: Any, outputs: Any) -> Any:

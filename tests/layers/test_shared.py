@@ -166,17 +166,19 @@ def test_an_embedding_inside_the_block():
     assert (found.norms > 0).all()
 
 
-def test_under_a_strategy_it_is_the_first_replicas_share():
+def test_under_a_strategy_it_is_the_sum_over_replicas():
     with checks.mirrored(2).scope():
         model = net()
         model.compile(keras.optimizers.SGD(0.1), "mse")
     values = [v.numpy() for v in model.trainable_variables]
     monitor = SharedBlockMonitor()
-    half = np.concatenate([X, X])  # both replicas see X; each one's loss counts half
+    half = np.concatenate(
+        [X, X]
+    )  # both replicas see X; each one's loss counts half, and both halves add up
     target = np.concatenate([Y, Y])
     model.fit(half, target, batch_size=16, verbose=0, shuffle=False, callbacks=[monitor])
     norms, _ = expected(values, 3)
-    np.testing.assert_allclose(monitor.history[0][1]["shared"].norms, norms / 2, rtol=1e-4)
+    np.testing.assert_allclose(monitor.history[0][1]["shared"].norms, norms, rtol=1e-4)
     alone = net()
     alone.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
     alone.fit(X, Y, batch_size=8, verbose=0)

@@ -1,0 +1,48 @@
+"""What a layer needs to look at its own gradient: raw weights, and sums over replicas."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import keras
+
+from gradstab.functional._backend import value_of
+
+
+@final
+class RawValues(keras.layers.Layer):
+    """Reads variables in the dtype in which they are kept, also where Keras casts what is read.
+
+    Inside the call of a layer of a mixed policy every variable is read in half precision. A layer
+    with `autocast=False` is let off that, but only when it is called from inside such a layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(autocast=False, dtype="float32", name="raw_values")
+        self._read: Any = None
+
+    def call(self, inputs: Any) -> list[Any]:
+        """Return the values of the variables, whatever the inputs are."""
+        return [value_of(variable) for variable in self._read()]
+
+    def of(self, variables: list[Any], anchor: Any) -> list[Any]:
+        """Return values of variables as tensors.
+
+        Args:
+            variables: Keras variables.
+            anchor: Any tensor, since a layer is called on tensors.
+        """
+        self._read = lambda: variables
+        return list(self(anchor))
+
+
+def sum_over_replicas(tensors: list[Any]) -> list[Any]:
+    """Return sums over the replicas of a strategy, and the tensors as they are without one."""
+    if keras.backend.backend() != "tensorflow":
+        return tensors
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensors
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, tensors))
