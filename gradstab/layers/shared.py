@@ -216,7 +216,7 @@ class _Notes:
             def note(*arriving: Any, upstream: Any = None) -> Any:
                 gradients = arriving if upstream is None else upstream
                 gradients = [ops.convert_to_tensor(gradient) for gradient in gradients]
-                target.assign(ops.cast(ops.stack(norms(gradients)), "float32"))
+                target.assign(ops.cast(norms(gradients), "float32"))
                 return tuple(gradients)
 
             return tuple(ops.copy(value) for value in values), note
