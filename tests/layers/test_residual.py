@@ -148,10 +148,12 @@ def test_masks_reach_the_branch_and_go_on(method):
     tokens = np.array([[1, 2, 0, 0], [3, 1, 2, 1]])
     embedding = keras.layers.Embedding(4, 3, mask_zero=True)
     recurrent = keras.layers.SimpleRNN(3, return_sequences=True)
-    block = ScaledResidual([recurrent], method, num_branches=1, alpha_initializer="ones")
+    last = dense(3, kernel_initializer="identity")
+    block = ScaledResidual([recurrent, last], method, 1, alpha_initializer="ones")
     inputs = keras.Input((4,), dtype="int32")
     model = keras.Model(inputs, [block(embedding(inputs)), embedding(inputs)])
     recurrent.cell.kernel.assign(np.ones((3, 3)))
+    last.kernel.assign(np.eye(3))
     outputs, shortcut = model(tokens)
     change = np.asarray(outputs - shortcut)[0]
     np.testing.assert_allclose(change[2], change[1], rtol=1e-5)

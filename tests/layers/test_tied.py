@@ -364,7 +364,7 @@ def test_a_source_that_is_a_kind_of_dense_and_lora_are_followed():
 
 @pytest.mark.parametrize("bad", [None, "dense", keras.layers.Conv2D(3, 3)])
 def test_only_dense_and_embedding_can_be_shared(bad):
-    with pytest.raises(TypeError, match=r"`tied_to` must be a keras.layers.Dense or"):
+    with pytest.raises(TypeError, match="`tied_to` must be a keras"):
         TiedDense(bad)
 
 
