@@ -63,7 +63,8 @@ class SharedBlockMonitor(keras.callbacks.Callback):
             if isinstance(layer, SharedBlock) and layer.watch
         ]
         optimizer = getattr(model, "optimizer", None)
-        if any([layer.follow(optimizer) for layer in self._layers]):
+        followed = [layer.follow(optimizer) for layer in self._layers]
+        if any(followed):
             # Steps that were traced before divide by another optimizer's scale.
             model.train_function = None
 

@@ -11,6 +11,7 @@ from keras import ops
 from gradstab._serialization import register
 from gradstab._validation import check_choice, check_int
 from gradstab.functional.depth import fixup_scale
+from gradstab.layers._inside import build_inside, output_shape
 
 _METHODS = ("rezero", "skipinit", "fixup")
 _ACTIVATIONS = (
@@ -159,7 +160,7 @@ class ScaledResidual(keras.layers.Layer):
             return tuple(input_shape[1])
         shape = input_shape
         for layer in self._steps():
-            shape = layer.compute_output_shape(shape)
+            shape = output_shape(layer, shape)
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -223,18 +224,14 @@ class ScaledResidual(keras.layers.Layer):
             )
         shape = input_shape
         for layer in self._steps():
-            if not layer.built:
-                layer.build(shape)
-            shape = layer.compute_output_shape(shape)
+            shape = build_inside(layer, shape)
         if isinstance(self.branch, keras.Sequential) and not self.branch.built:
             self.branch.build(input_shape)
         return tuple(input_shape), tuple(shape)
 
     def _build_projection(self, shortcut: tuple[Any, ...], branch: tuple[Any, ...]) -> None:
         if isinstance(self.projection, keras.Layer):
-            if not self.projection.built:
-                self.projection.build(shortcut)
-            shortcut = tuple(self.projection.compute_output_shape(shortcut))
+            shortcut = build_inside(self.projection, shortcut)
         elif self.projection == "auto" and shortcut[1:] != branch[1:]:
             strides = _strides(shortcut, branch)
             if strides is not None:

@@ -15,6 +15,7 @@ from gradstab._serialization import register
 from gradstab._validation import check_int
 from gradstab.functional.norms import norms, widen
 from gradstab.layers._backward import RawValues, sum_over_replicas
+from gradstab.layers._inside import build_inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +63,19 @@ class SharedBlock(keras.layers.Layer):
 
     What is read is of the last backward pass: under gradient accumulation that of the last
     micro-batch. Under a strategy each addend is summed over the replicas first, one more reduction
-    for each use. Under a loss scale the norms are of the scaled loss, unless the block is told whose
-    scale it is with `follow(optimizer)` before the step is traced; the monitor does that. The
+    for each use. Under a loss scale the norms are of the scaled loss, unless the block is told
+    whose scale it is with `follow(optimizer)` before the step is traced; the monitor does that. The
     gradient of an `Embedding` inside the block becomes dense.
 
     Args:
-        block: The layer or model to call; its output has the shape of its input.
+        block: The layer or model to call, or a list of layers to call in turn (which becomes a
+            `keras.Sequential`); its output has the shape of its input.
         num_uses: T, how often it is called.
         watch: Whether to note the gradients; without, it is the plain loop.
         **kwargs: `name`, `dtype`, `trainable`, as for any layer.
 
     Raises:
-        TypeError: If `block` is not a layer or `num_uses` not an integer.
+        TypeError: If `block` is no layer or list of layers, or `num_uses` not an integer.
         ValueError: If `num_uses` is below 1, or if the block changes the shape of its input.
 
     Example:
@@ -95,9 +97,12 @@ class SharedBlock(keras.layers.Layer):
 
     def __init__(self, block: Any, num_uses: int, watch: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(block, keras.Layer):
-            raise TypeError(f"`block` must be a keras.Layer. Received: block={block!r}")
-        self.block = block
+        layers = block if isinstance(block, list | tuple) else [block]
+        if not layers or not all(isinstance(layer, keras.Layer) for layer in layers):
+            raise TypeError(
+                f"`block` must be a keras.Layer or a list of them. Received: block={block!r}"
+            )
+        self.block = block if isinstance(block, keras.Layer) else keras.Sequential(list(block))
         self.num_uses = check_int("num_uses", num_uses)
         self.watch = bool(watch)
         self.supports_masking = True
@@ -105,9 +110,7 @@ class SharedBlock(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Build the block, and make room for the norms, outside of the model's weights."""
-        if not self.block.built:
-            self.block.build(input_shape)
-        output_shape = tuple(self.block.compute_output_shape(input_shape))
+        output_shape = build_inside(self.block, input_shape)
         if output_shape != tuple(input_shape):
             raise ValueError(
                 "`block` must give the shape of its input, which it is called on again. Received: "
