@@ -11,12 +11,11 @@ import keras
 def build_inside(layer: Any, shape: Sequence[Any]) -> tuple[Any, ...]:
     """Build a layer for inputs of a shape, and return the shape of what it puts out.
 
-    A layer made of others often has no `build` and no `compute_output_shape` of its own. Called on
-    a symbolic tensor, Keras finds out both.
+    A layer made of others often has no `build` and no `compute_output_shape` of its own, and when
+    it is loaded Keras takes it for built before those inside are. Called on a symbolic tensor, all
+    of them are built, and Keras finds the shape.
     """
-    tensor = keras.KerasTensor(tuple(shape), dtype=layer.compute_dtype)
-    output = layer.compute_output_spec(tensor) if layer.built else layer(tensor)
-    return tuple(output.shape)
+    return tuple(layer(keras.KerasTensor(tuple(shape), dtype=layer.compute_dtype)).shape)
 
 
 def output_shape(layer: Any, shape: Sequence[Any]) -> tuple[Any, ...]:
