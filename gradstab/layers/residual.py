@@ -11,6 +11,7 @@ from keras import ops
 from gradstab._serialization import register
 from gradstab._validation import check_choice, check_int
 from gradstab.functional.depth import fixup_scale
+from gradstab.layers._inside import build_inside, output_shape
 
 _METHODS = ("rezero", "skipinit", "fixup")
 _ACTIVATIONS = (
@@ -160,7 +161,7 @@ class ScaledResidual(keras.layers.Layer):
             return tuple(input_shape[1])
         shape = input_shape
         for layer in self._steps():
-            shape = self._output_shape(layer, shape)
+            shape = output_shape(layer, shape)
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -196,12 +197,6 @@ class ScaledResidual(keras.layers.Layer):
             return list(self.branch.layers)
         return [self.branch]
 
-    def _output_shape(self, layer: Any, shape: Any) -> Any:
-        try:
-            return layer.compute_output_shape(shape)
-        except NotImplementedError:  # A layer that says what it gives only by being called.
-            return layer.compute_output_spec(keras.KerasTensor(shape, self.compute_dtype)).shape
-
     def _run_branch(self, x: Any, mask: Any) -> Any:
         place = 0
         for layer in self._steps():
@@ -230,18 +225,14 @@ class ScaledResidual(keras.layers.Layer):
             )
         shape = input_shape
         for layer in self._steps():
-            if not layer.built:
-                layer.build(shape)
-            shape = self._output_shape(layer, shape)
+            shape = build_inside(layer, shape)
         if isinstance(self.branch, keras.Sequential) and not self.branch.built:
             self.branch.build(input_shape)
         return tuple(input_shape), tuple(shape)
 
     def _build_projection(self, shortcut: tuple[Any, ...], branch: tuple[Any, ...]) -> None:
         if isinstance(self.projection, keras.Layer):
-            if not self.projection.built:
-                self.projection.build(shortcut)
-            shortcut = tuple(self.projection.compute_output_shape(shortcut))
+            shortcut = build_inside(self.projection, shortcut)
         elif self.projection == "auto" and shortcut[1:] != branch[1:]:
             strides = _strides(shortcut, branch)
             if strides is not None:

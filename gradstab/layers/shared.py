@@ -15,6 +15,7 @@ from gradstab._serialization import register
 from gradstab._validation import check_int
 from gradstab.functional.norms import norms, widen
 from gradstab.layers._backward import RawValues, sum_over_replicas
+from gradstab.layers._inside import build_inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +68,14 @@ class SharedBlock(keras.layers.Layer):
     The gradient of an `Embedding` inside the block becomes dense.
 
     Args:
-        block: The layer or model to call; its output has the shape of its input.
+        block: The layer or model to call, or a list of layers to call in turn (which becomes a
+            `keras.Sequential`); its output has the shape of its input.
         num_uses: T, how often it is called.
         watch: Whether to note the gradients; without, it is the plain loop.
         **kwargs: `name`, `dtype`, `trainable`, as for any layer.
 
     Raises:
-        TypeError: If `block` is not a layer or `num_uses` not an integer.
+        TypeError: If `block` is no layer or list of layers, or `num_uses` not an integer.
         ValueError: If `num_uses` is below 1, or if the block changes the shape of its input.
 
     Example:
@@ -95,9 +97,12 @@ class SharedBlock(keras.layers.Layer):
 
     def __init__(self, block: Any, num_uses: int, watch: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(block, keras.Layer):
-            raise TypeError(f"`block` must be a keras.Layer. Received: block={block!r}")
-        self.block = block
+        layers = block if isinstance(block, list | tuple) else [block]
+        if not layers or not all(isinstance(layer, keras.Layer) for layer in layers):
+            raise TypeError(
+                f"`block` must be a keras.Layer or a list of them. Received: block={block!r}"
+            )
+        self.block = block if isinstance(block, keras.Layer) else keras.Sequential(list(block))
         self.num_uses = check_int("num_uses", num_uses)
         self.watch = bool(watch)
         self.supports_masking = True
@@ -105,8 +110,12 @@ class SharedBlock(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Build the block, and make room for the norms, outside of the model's weights."""
-        if not self.block.built:
-            self.block.build(input_shape)
+        output_shape = build_inside(self.block, input_shape)
+        if output_shape != tuple(input_shape):
+            raise ValueError(
+                "`block` must give the shape of its input, which it is called on again. Received: "
+                f"{output_shape} for input_shape={tuple(input_shape)}"
+            )
         if self.watch:
             self._notes.make_room(self.num_uses, self.block.trainable_variables)
 
@@ -119,7 +128,7 @@ class SharedBlock(keras.layers.Layer):
         variables = self.block.trainable_variables
         if not (training and self._notes.fit(self.num_uses, variables)):
             for _ in range(self.num_uses):
-                inputs = _same_shape(inputs, self.block(inputs, **arguments))
+                inputs = self.block(inputs, **arguments)
             return inputs
         # The sum of the uses arrives where all weights pass first, each addend where one use's do.
         weights = self._notes.passing(self._notes.raw.of(variables, inputs), -1)
@@ -187,7 +196,7 @@ class SharedBlock(keras.layers.Layer):
                 value = scope.get_current_value(variable)
                 if value is not None:
                     variable.assign(value)
-        return _same_shape(x, outputs)
+        return outputs
 
 
 @final
@@ -249,15 +258,6 @@ class _Notes:
         built = self.optimizer.built
         scale = self.optimizer.dynamic_scale if built else self.optimizer.initial_scale
         return ops.cast(scale, "float32")
-
-
-def _same_shape(inputs: Any, outputs: Any) -> Any:
-    if tuple(inputs.shape) != tuple(outputs.shape):
-        raise ValueError(
-            "`block` must give the shape of its input, which it is called on again. Received: "
-            f"{tuple(outputs.shape)} for an input of shape {tuple(inputs.shape)}"
-        )
-    return outputs
 
 
 def _takes(layer: Any, argument: str) -> bool:
