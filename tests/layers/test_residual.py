@@ -166,14 +166,16 @@ def test_masks_reach_the_branch_and_go_on(method):
 # Saved and trained --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["rezero", "fixup"])
-@pytest.mark.parametrize("kind", [list, keras.Sequential])
+@pytest.mark.parametrize(
+    ("method", "kind"), [("fixup", list), ("rezero", keras.Sequential), ("fixup", keras.Sequential)]
+)
 def test_model_files_weights_files_and_clones(method, kind, tmp_path):
-    model = trained(net(method, kind))
+    model = trained(net(method, kind, depth=2), run_eagerly=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
-    trained(loaded), trained(model)
+    for one in (loaded, model):
+        one.train_on_batch(X, X[:, :1])
     checks.close(loaded.trainable_variables, model.trainable_variables)
     model.save_weights(tmp_path / "own.weights.h5")
     clone = keras.models.clone_model(model)
@@ -208,12 +210,11 @@ def test_config_round_trip(arguments):
     assert keras.saving.get_registered_name(ScaledResidual) == "gradstab>ScaledResidual"
 
 
-@pytest.mark.parametrize("method", ["rezero", "fixup"])
-def test_eager_graph_and_xla_train_alike(method):
+def test_eager_graph_and_xla_train_alike():
     runs = []
     for arguments in ({"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}):
         keras.utils.set_random_seed(2)
-        runs.append(trained(net(method, depth=1), **arguments).trainable_variables)
+        runs.append(trained(net("fixup", depth=1), **arguments).trainable_variables)
     checks.close(runs[1], runs[0], 1e-5)
     checks.close(runs[2], runs[0], 1e-5)
     assert all(np.abs(v.numpy()).max() > 0 for v in runs[0] if v.name == "alpha")
