@@ -78,12 +78,21 @@ def _slopes(name: str) -> tuple[float, float]:
 
 def _through(name: str, width: int, draw_seed: list[int], seed: int) -> tuple[float, float]:
     """Return the ratios of the variances, forward and backward."""
-    function = keras.activations.get(name)
-    draw = np.random.default_rng(draw_seed)
     generator = keras.random.SeedGenerator(seed % 2**31)
-    fixed_point = FIXED_POINTS.get(name, 1.0)
-    initializer = CriticalNormal(name, fixed_point, seed=generator)
+    initializer = CriticalNormal(name, FIXED_POINTS.get(name, 1.0), seed=generator)
     biases = initializer.bias_initializer(seed=generator)
+    draw = np.random.default_rng(draw_seed)
+    forward, backward = over_depth(name, width, draw, initializer, biases)
+    ratios = forward[-1] / forward[0], backward[0] / backward[-1]
+    return tuple(each if math.isfinite(each) else LARGEST for each in ratios)
+
+
+def over_depth(
+    name: str, width: int, draw: np.random.Generator, initializer: Any, biases: Any
+) -> tuple[list[float], list[float]]:
+    """Return the variance of each layer's pre-activations, and its gradient's second moment."""
+    function = keras.activations.get(name)
+    fixed_point = FIXED_POINTS.get(name, 1.0)
     before = math.sqrt(fixed_point) * draw.normal(size=(BATCH, width))
     x = function(keras.ops.convert_to_tensor(before, "float32"))
     kernels, pre_activations = [], []
@@ -92,13 +101,13 @@ def _through(name: str, width: int, draw_seed: list[int], seed: int) -> tuple[fl
         x = keras.ops.matmul(x, kernels[-1]) + biases((width,))
         pre_activations.append(x)
         x = function(x)
-    forward = [float(keras.ops.var(each)) for each in (pre_activations[0], pre_activations[-1])]
     gradient = keras.ops.convert_to_tensor(draw.normal(size=(BATCH, width)), "float32")
+    backward = [float(keras.ops.mean(keras.ops.square(gradient)))]
     for place in reversed(range(1, DEPTH)):
         gradient = keras.ops.matmul(gradient, keras.ops.transpose(kernels[place]))
         gradient = gradient * _derivative(function, pre_activations[place - 1])
-    ratios = forward[1] / forward[0], float(keras.ops.mean(keras.ops.square(gradient)))
-    return tuple(each if math.isfinite(each) else LARGEST for each in ratios)
+        backward.append(float(keras.ops.mean(keras.ops.square(gradient))))
+    return [float(keras.ops.var(each)) for each in pre_activations], backward[::-1]
 
 
 def _derivative(function: Any, x: Any) -> Any:
