@@ -1,6 +1,6 @@
 """Draws how signals and gradients fare over 100 layers, from several initial weights.
 
-    PYTHONPATH=benchmarks python benchmarks/figures/signal_over_depth.py docs/images/signal_over_depth.png
+    PYTHONPATH=benchmarks python benchmarks/figures/signal_over_depth.py FILE.png
 
 Dense layers of width 1024 as in `signal_parts/variances.py`. Lines are medians over three seeds,
 shades reach from the least to the largest.
