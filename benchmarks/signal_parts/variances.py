@@ -7,7 +7,8 @@ moment of a gradient, drawn N(0, 1) at the last pre-activations, at the first ov
 Medians over 20 seeds are to lie within a factor of 2 of 1 where theory says that they can: where
 the fixed point is stable, that is where the slope dq'/dq = 1 + σ_w²·E[φ·φ''] is at most 1. Where it
 is above, a deviation of finite width is multiplied by it in each layer, and depth has an end. The
-spread grows with depth over width: the deviation of ln q over seeds is given at widths 1024 and 256.
+spread grows with depth over width: the deviation of ln q over seeds is given at widths 1024 and
+256.
 
 Beside it: how exactly a circular convolution with `DeltaOrthogonal` keeps the norm.
 """

@@ -63,8 +63,8 @@ class SharedBlockMonitor(keras.callbacks.Callback):
             if isinstance(layer, SharedBlock) and layer.watch
         ]
         optimizer = getattr(model, "optimizer", None)
-        followed = [layer.follow(optimizer) for layer in self._layers]
-        if any(followed):
+        changed = [layer.follow(optimizer) for layer in self._layers]  # all of them, each time
+        if any(changed):
             # Steps that were traced before divide by another optimizer's scale.
             model.train_function = None
 

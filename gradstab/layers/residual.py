@@ -59,8 +59,9 @@ class ScaledResidual(keras.layers.Layer):
 
     The scalars and the sum are computed in float32 where the layer computes in half precision.
 
-    Fixup sets the `kernel_initializer` of the branch's layers, and draws the kernels of those that
-    are built already anew. A functional or subclassed model as branch gets no scalar biases inside.
+    Fixup sets the `kernel_initializer` of the branch's layers that have one (Dense, Conv,
+    EinsumDense), and draws the kernels of those that are built already anew. A functional or
+    subclassed model as branch gets no scalar biases inside.
 
     Raises:
         TypeError: If `branch` or `projection` is no layer, or `num_branches` no integer.
@@ -255,7 +256,7 @@ class ScaledResidual(keras.layers.Layer):
             )
 
     def _set_fixup_initializers(self) -> None:
-        layers = [layer for layer in _flat(self.branch) if hasattr(layer, "kernel_initializer")]
+        layers = [layer for layer in _flat(self.branch) if _has_kernel(layer)]
         if not layers:
             raise ValueError(
                 '`branch` must hold a layer with a kernel for `method="fixup"`. Received: '
@@ -307,6 +308,11 @@ def _initialize(layer: Any, kind: str, scale: float) -> None:
         layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape, layer.kernel.dtype))
 
 
+def _has_kernel(layer: Any) -> bool:
+    # A recurrent layer only shows its cell's initializers, as properties.
+    return "kernel_initializer" in vars(layer)
+
+
 def _wide(value: Any) -> Any:
     """Return `value` in float32 at least.
 
@@ -317,7 +323,7 @@ def _wide(value: Any) -> Any:
 
 
 def _takes_bias(layer: Any) -> bool:
-    return hasattr(layer, "kernel_initializer") or isinstance(layer, _ACTIVATIONS)
+    return _has_kernel(layer) or isinstance(layer, _ACTIVATIONS)
 
 
 def _takes_mask(layer: Any) -> bool:

@@ -64,8 +64,8 @@ class SharedBlock(keras.layers.Layer):
     What is read is of the last backward pass: under gradient accumulation that of the last
     micro-batch. Under a strategy each addend is summed over the replicas first, one more reduction
     for each use. Under a loss scale the norms are of the scaled loss, unless the block is told
-    whose scale it is with `follow(optimizer)` before the step is traced; the monitor does that. The
-    gradient of an `Embedding` inside the block becomes dense.
+    whose scale it is with `follow(optimizer)` before the step is traced; the monitor does that.
+    The gradient of an `Embedding` inside the block becomes dense.
 
     Args:
         block: The layer or model to call, or a list of layers to call in turn (which becomes a
@@ -114,7 +114,7 @@ class SharedBlock(keras.layers.Layer):
         if output_shape != tuple(input_shape):
             raise ValueError(
                 "`block` must give the shape of its input, which it is called on again. Received: "
-                f"{output_shape} for input_shape={tuple(input_shape)}"
+                f"{output_shape} for an input of shape {tuple(input_shape)}"
             )
         if self.watch:
             self._notes.make_room(self.num_uses, self.block.trainable_variables)

@@ -51,6 +51,13 @@ def test_callbacks_stop_the_run_and_put_the_best_weights_back(run_example, tmp_p
     assert "The weights and moments of epoch 1, the best so far, have been restored." in output
 
 
+def test_shared_weights_are_shared_and_each_use_is_shown(run_example):
+    code, output = run_example("shared_weights")
+    assert code == 0
+    assert "loaded as shared: True" in output
+    assert output.count("gradient of use 1 to 8") == 4
+
+
 def test_ablation_goes_on_where_it_was(run_example, tmp_path):
     code, output = run_example("ablation", "--output", tmp_path)
     assert code == 0
