@@ -1,9 +1,10 @@
 """100-layer residual nets without normalization: ReZero and Fixup beside what they replace.
 
-50 blocks of two 3x3 convolutions, 16 channels at 7x7, before a linear layer on the mean over all
-places, on Fashion-MNIST. The healthy twin has the same layers with batch normalization; the plain
-one has neither normalization nor a scalar. Each takes the best of the same three rates by
-validation accuracy, measured with the first seed, and is scored on test images with every seed.
+50 blocks of two 3x3 convolutions with 16 channels at 7x7, then a linear layer on the mean over all
+places; Fashion-MNIST, 500 steps of 32 images, Adam. The healthy twin has the same layers with batch
+normalization; the plain one has neither normalization nor a scalar. Each takes the best of the same
+three rates by validation accuracy, measured with the first seed, and is scored on test images with
+every seed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ RATES = (3e-4, 1e-3, 3e-3)
 CHANCE = 0.1
 FLOOR = 0.8
 NUM_SEEDS = 3
+BATCH = 32
 SECONDS = {"batchnorm": 220, "rezero": 140, "fixup": 150, "plain": 130}
 
 
@@ -138,10 +140,10 @@ def _trained(name, train, blocks, steps, rate, seed):
         jit_compile=False,
     )
     draw = np.random.default_rng(seed)
-    epochs = [draw.permutation(len(images)) for _ in range(1 + 64 * steps // len(images))]
-    order = np.concatenate(epochs)[: 64 * steps]
+    epochs = [draw.permutation(len(images)) for _ in range(1 + BATCH * steps // len(images))]
+    order = np.concatenate(epochs)[: BATCH * steps]
     start = time.perf_counter()
-    model.fit(images[order], labels[order], batch_size=64, shuffle=False, verbose=0)
+    model.fit(images[order], labels[order], batch_size=BATCH, shuffle=False, verbose=0)
     _say(f"{name}: trained in {time.perf_counter() - start:.0f} s")
     return model
 

@@ -103,7 +103,7 @@ def test_norms_are_divided_by_the_scale_of_the_very_step():
 
 @keras.saving.register_keras_serializable("gradstab_tests")
 class Composite(keras.layers.Layer):
-    """Made of another layer, without `build` and `compute_output_shape`, as many are."""
+    """Made of another layer, without `build` and `compute_output_shape`, as people do."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
