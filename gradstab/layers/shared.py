@@ -114,7 +114,7 @@ class SharedBlock(keras.layers.Layer):
         if output_shape != tuple(input_shape):
             raise ValueError(
                 "`block` must give the shape of its input, which it is called on again. Received: "
-                f"{output_shape} for input_shape={tuple(input_shape)}"
+                f"{output_shape} for an input of shape {tuple(input_shape)}"
             )
         if self.watch:
             self._notes.make_room(self.num_uses, self.block.trainable_variables)
