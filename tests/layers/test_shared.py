@@ -234,3 +234,53 @@ def test_bad_arguments():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="must hold a `gradstab"):
         model.fit(X, Y, verbose=0, callbacks=[SharedBlockMonitor()])
+
+
+def test_under_accumulation_it_is_the_last_micro_batch():
+    model = net()
+    values = [v.numpy() for v in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse")
+    monitor = SharedBlockMonitor(every_n_steps=2)
+    first = np.flip(X, axis=1)  # another batch, whose gradients are not those of the second
+    model.fit(
+        np.concatenate([first, X]),
+        np.concatenate([Y, Y]),
+        batch_size=8,
+        shuffle=False,
+        verbose=0,
+        callbacks=[monitor],
+    )
+    assert [step for step, _ in monitor.history] == [1, 2]
+    norms, _ = expected(values, 3)
+    np.testing.assert_allclose(monitor.history[1][1]["shared"].norms, norms, rtol=1e-4)
+    assert np.abs(monitor.history[0][1]["shared"].norms / norms - 1).max() > 0.1
+
+
+def test_a_watched_step_is_traced_once():
+    model = net()
+    model.compile(gradstab.stabilize("adam"), "mse", jit_compile=False)
+    block = model.layers[0].block
+    traces = []
+    call = block.call
+    block.call = lambda x, training=None: (traces.append(1), call(x, training))[1]
+    monitors = [SharedBlockMonitor(1), gradstab.callbacks.GradientMonitor(every_n_steps=2)]
+    model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=monitors)
+    count = len(traces)
+    model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[monitors[0]])
+    first, second = count, len(traces) - count
+    # Three uses in each trace; the monitor of all gradients has a function with its sampler beside.
+    assert first <= 2 * 3
+    assert second <= 3
+    assert len(monitors[0].history) == 4
+
+
+def test_in_gradstab_train():
+    model = net()
+    model.compile(gradstab.stabilize("sgd", learning_rate=0.1), "mse")
+    values = [v.numpy() for v in model.trainable_variables]
+    monitor = SharedBlockMonitor(every_n_steps=1)
+    gradstab.training.train(
+        model, (X, Y), epochs=1, seed=0, callbacks=[monitor], jit_compile=False, verbose=0
+    )
+    norms, _ = expected(values, 3)
+    np.testing.assert_allclose(monitor.history[0][1]["shared"].norms, norms, rtol=1e-4)
