@@ -187,7 +187,7 @@ class TiedDense(keras.layers.Layer):
         source = keras.saving.deserialize_keras_object(saved)
         layer = super().from_config({**config, "tied_to": source})
         # While a whole model file is loaded, Keras gives one object for one config.
-        if keras.saving.deserialize_keras_object(saved) is not source:
+        if keras.saving.deserialize_keras_object({**saved, "build_config": None}) is not source:
             layer._source = SharedSource(source, is_stand_in=True)
         return layer
 
