@@ -10,17 +10,10 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_choice, check_int
-from gradstab.functional.depth import fixup_scale
-from gradstab.layers._inside import build_inside, output_shape
+from gradstab.layers._fixup import initialize_by_fixup, takes_bias
+from gradstab.layers._inside import build_inside, output_shape, strides_between
 
 _METHODS = ("rezero", "skipinit", "fixup")
-_ACTIVATIONS = (
-    keras.layers.Activation,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ELU,
-)
 
 
 @final
@@ -116,7 +109,7 @@ class ScaledResidual(keras.layers.Layer):
         self._linear: Any = None
         self._strides: tuple[int, ...] = ()
         if method == "fixup" and branch is not None:
-            self._set_fixup_initializers()
+            initialize_by_fixup(branch, num_branches)
 
     def build(self, input_shape: Any) -> None:
         """Build branch and projection, and make the scalars."""
@@ -130,7 +123,7 @@ class ScaledResidual(keras.layers.Layer):
             autocast=False,
         )
         if self.method == "fixup":
-            number = sum(map(_takes_bias, self._steps())) + 1
+            number = sum(map(takes_bias, self._steps())) + 1
             self.biases = self.add_weight(
                 name="biases", shape=(number,), initializer="zeros", autocast=False
             )
@@ -200,7 +193,7 @@ class ScaledResidual(keras.layers.Layer):
     def _run_branch(self, x: Any, mask: Any) -> Any:
         place = 0
         for layer in self._steps():
-            if self.biases is not None and _takes_bias(layer):
+            if self.biases is not None and takes_bias(layer):
                 x = ops.cast(ops.add(_wide(x), _wide(self.biases[place])), x.dtype)
                 place += 1
             # The sum above has lost the mask that Keras would find on its own.
@@ -234,7 +227,7 @@ class ScaledResidual(keras.layers.Layer):
         if isinstance(self.projection, keras.Layer):
             shortcut = build_inside(self.projection, shortcut)
         elif self.projection == "auto" and shortcut[1:] != branch[1:]:
-            strides = _strides(shortcut, branch)
+            strides = strides_between(shortcut, branch)
             if strides is not None:
                 self._strides = strides
                 self._linear = keras.layers.Dense(
@@ -255,23 +248,6 @@ class ScaledResidual(keras.layers.Layer):
                 'Give `projection="auto"` or a layer that makes the one from the other'
             )
 
-    def _set_fixup_initializers(self) -> None:
-        layers = [layer for layer in _flat(self.branch) if _has_kernel(layer)]
-        if not layers:
-            raise ValueError(
-                '`branch` must hold a layer with a kernel for `method="fixup"`. Received: '
-                f"branch={self.branch!r}"
-            )
-        if self.num_branches is None and len(layers) > 1:
-            raise ValueError(
-                '`num_branches` must be a positive integer for `method="fixup"`: the number of '
-                "residual branches in the whole net. Received: num_branches=None"
-            )
-        scale = 2.0 * fixup_scale(self.num_branches or 1, len(layers)) ** 2
-        for layer in layers[:-1]:
-            _initialize(layer, "VarianceScaling", scale)
-        _initialize(layers[-1], "Zeros", 0.0)
-
 
 def _check_branch(branch: Any) -> Any:
     layers = branch if isinstance(branch, list | tuple) else [branch]
@@ -284,35 +260,6 @@ def _check_branch(branch: Any) -> Any:
     return list(branch) if isinstance(branch, tuple) else branch
 
 
-def _flat(branch: Any) -> list[Any]:
-    if isinstance(branch, keras.Model):
-        branch = branch.layers
-    if isinstance(branch, list | tuple):
-        return [layer for part in branch for layer in _flat(part)]
-    return [branch]
-
-
-def _initialize(layer: Any, kind: str, scale: float) -> None:
-    """Have a layer's kernel begin as Fixup says, unless it does already."""
-    old = layer.kernel_initializer
-    if type(old).__name__ == kind and getattr(old, "scale", scale) == scale:
-        return
-    if kind == "Zeros":
-        layer.kernel_initializer = keras.initializers.Zeros()
-    else:
-        seed = old.get_config().get("seed") if hasattr(old, "get_config") else None
-        layer.kernel_initializer = keras.initializers.VarianceScaling(
-            scale, "fan_in", "untruncated_normal", seed=seed
-        )
-    if layer.built:
-        layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape, layer.kernel.dtype))
-
-
-def _has_kernel(layer: Any) -> bool:
-    # A recurrent layer only shows its cell's initializers, as properties.
-    return "kernel_initializer" in vars(layer)
-
-
 def _wide(value: Any) -> Any:
     """Return `value` in float32 at least.
 
@@ -322,25 +269,5 @@ def _wide(value: Any) -> Any:
     return ops.cast(value, keras.backend.result_type(value.dtype, "float32"))
 
 
-def _takes_bias(layer: Any) -> bool:
-    return _has_kernel(layer) or isinstance(layer, _ACTIVATIONS)
-
-
 def _takes_mask(layer: Any) -> bool:
     return "mask" in inspect.signature(layer.call).parameters
-
-
-def _strides(shortcut: tuple[Any, ...], branch: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """Return the steps between the positions to keep, or None if none lead to the branch."""
-    if len(shortcut) != len(branch) or None in (shortcut[-1], branch[-1]):
-        return None
-    strides = []
-    for size, wanted in zip(shortcut[1:-1], branch[1:-1], strict=True):
-        if size is None or wanted is None or size == wanted:
-            strides.append(1)
-            continue
-        stride = -(-size // wanted)
-        if -(-size // stride) != wanted:
-            return None
-        strides.append(stride)
-    return tuple(strides)
