@@ -1,5 +1,7 @@
 """Micro-batches: their mean is what is measured and clipped, and the window is the step."""
 
+import functools
+
 import common_checks as checks
 import keras
 import numpy as np
@@ -61,28 +63,33 @@ def test_without_transforms_it_is_the_inner_optimizer(name, mode):
     assert int(ours.iterations) == int(plain.iterations) == 2
 
 
+def _two_windows(mode, bad=None):
+    """Take two good windows, with one between them in which one micro-batch is bad."""
+    optimizer = _accumulating(chain=[transforms.SkipNonFinite(), transforms.ClipByNorm(0.5)])
+    variables = checks.make_variables()
+    step, _ = _step(optimizer, variables, mode)
+    for seed in range(WINDOW):
+        step(*checks.make_gradients(seed))
+    if bad is not None:
+        state = [*variables, *_without_counters(optimizer)]
+        before = checks.contents(state)
+        for micro in range(WINDOW):
+            step(*checks.make_gradients(9 + micro, scale=np.nan if micro == bad else 1.0))
+        assert not checks.differences(before, checks.contents(state))
+        assert int(optimizer.iterations) == 2  # micro-batches are counted, as in Keras
+        assert optimizer.telemetry.peek().skipped.tolist() == [False, True]
+    for seed in range(WINDOW):
+        step(*checks.make_gradients(20 + seed))
+    return checks.values_of(variables)
+
+
+_two_good_windows = functools.cache(_two_windows)
+
+
 @pytest.mark.parametrize("mode", checks.MODES)
 @pytest.mark.parametrize("place", range(WINDOW))
 def test_a_window_with_a_bad_micro_batch_is_skipped_and_the_next_is_as_if_alone(place, mode):
-    def run(bad_window):
-        optimizer = _accumulating(chain=[transforms.SkipNonFinite(), transforms.ClipByNorm(0.5)])
-        variables = checks.make_variables()
-        step, _ = _step(optimizer, variables, mode)
-        for seed in range(WINDOW):
-            step(*checks.make_gradients(seed))
-        if bad_window:
-            state = [*variables, *_without_counters(optimizer)]
-            before = checks.contents(state)
-            for micro in range(WINDOW):
-                step(*checks.make_gradients(9 + micro, scale=np.nan if micro == place else 1.0))
-            assert not checks.differences(before, checks.contents(state))
-            assert int(optimizer.iterations) == 2  # micro-batches are counted, as in Keras
-            assert optimizer.telemetry.peek().skipped.tolist() == [False, True]
-        for seed in range(WINDOW):
-            step(*checks.make_gradients(20 + seed))
-        return checks.values_of(variables)
-
-    for got, expected in zip(run(True), run(False), strict=True):
+    for got, expected in zip(_two_windows(mode, place), _two_good_windows(mode), strict=True):
         np.testing.assert_array_equal(got, expected)
 
 

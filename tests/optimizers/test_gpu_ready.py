@@ -222,6 +222,16 @@ SETTINGS = {
 FORMS = ("graph", "xla_step")
 
 
+def _with_every_model(*cases):
+    """Sparse rows meet all cases but the first one with the slow tests."""
+    return [
+        pytest.param(model, *case, marks=[pytest.mark.slow] if slow else [])
+        for model in MODELS
+        for case in cases
+        for slow in [model == "embedding" and case is not cases[0]]
+    ]
+
+
 def _compiled(model_name, setting, *, extra=(), dropout=0.5, jit_compile=False):
     """Return a compiled model whose optimizer holds every transform, and its data."""
     policy, arguments = SETTINGS[setting]
@@ -277,6 +287,14 @@ def _step_of_train(model, data, form, monkeypatch):
     return concrete
 
 
+@functools.cache
+def _traced(model_name, setting, form):
+    """Return a model and its step of `train`, traced once for all tests that read it."""
+    model, data = _compiled(model_name, setting)
+    with pytest.MonkeyPatch.context() as patch:
+        return model, _step_of_train(model, data, form, patch)
+
+
 def _assert_nothing(found):
     assert not found, "\n" + "\n".join(
         f"{finding.op} {finding.reason}: {finding.origin}" for finding in sorted(set(found))
@@ -285,11 +303,13 @@ def _assert_nothing(found):
 
 @needs_kernels
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("setting", ["each_step", "float16", "float16_window", "bfloat16"])
-@pytest.mark.parametrize("model_name", MODELS)
-def test_the_step_of_train(model_name, setting, form, monkeypatch):
-    model, data = _compiled(model_name, setting)
-    _assert_nothing(findings(_step_of_train(model, data, form, monkeypatch)))
+@pytest.mark.parametrize(
+    ("model_name", "setting"),
+    _with_every_model(("each_step",), ("float16",), ("float16_window",), ("bfloat16",)),
+)
+def test_the_step_of_train(model_name, setting, form):
+    _, concrete = _traced(model_name, setting, form)
+    _assert_nothing(findings(concrete))
 
 
 @needs_kernels
@@ -308,9 +328,9 @@ def test_the_step_of_train_on_a_pipeline(monkeypatch):
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("setting", "jit_compile"), [("window", False), ("float16_window", False), ("window", True)]
+    ("model_name", "setting", "jit_compile"),
+    _with_every_model(("window", False), ("float16_window", False), ("window", True)),
 )
-@pytest.mark.parametrize("model_name", MODELS)
 def test_the_step_of_fit(model_name, setting, jit_compile):
     model, data = _compiled(model_name, setting, jit_compile=jit_compile)
     _assert_nothing(findings(_step_of_fit(model, data)[1]))
@@ -328,10 +348,9 @@ def test_it_looks_at_the_function_that_fit_runs():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_it_sees_all_of_the_step(form, monkeypatch):
+def test_it_sees_all_of_the_step(form):
     """Forward and backward pass, sparse rows, both branches of the verdict, the record."""
-    model, data = _compiled("embedding", "each_step")
-    concrete = _step_of_train(model, data, form, monkeypatch)
+    model, concrete = _traced("embedding", "each_step", form)
     nodes = list(nodes_of(concrete))
     ops = {node.definition.op for node in nodes}
     assert {"While", "If", "MatMul", "StatelessRandomUniformV2", "UnsortedSegmentSum"} <= ops
@@ -393,13 +412,20 @@ FAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def found_of_all_faults():
+    """The findings in one step that has all the faults, each in a transform of its own."""
+    extra = [_Extra(function) for function, _, _ in FAULTS.values()]
+    model, data = _compiled("cnn", "each_step", extra=extra)
+    with pytest.MonkeyPatch.context() as patch:
+        return findings(_step_of_train(model, data, "graph", patch))
+
+
 @needs_kernels
 @pytest.mark.parametrize("fault", FAULTS)
-def test_it_finds_what_keeps_a_transform_off_the_gpu(fault, monkeypatch):
+def test_it_finds_what_keeps_a_transform_off_the_gpu(fault, found_of_all_faults):
     function, op, reason = FAULTS[fault]
-    model, data = _compiled("cnn", "each_step", extra=[_Extra(function)])
-    found = findings(_step_of_train(model, data, "graph", monkeypatch))
-    from_here = [f for f in found if f.op == op and re.match(reason, f.reason)]
+    from_here = [f for f in found_of_all_faults if f.op == op and re.match(reason, f.reason)]
     assert from_here
     assert all(f" ({function.__name__})" in finding.origin for finding in from_here)
 

@@ -1,5 +1,7 @@
 """Closer looks at some steps, against numbers computed by hand from the same batches."""
 
+import functools
+
 import common_checks as checks
 import keras
 import numpy as np
@@ -35,6 +37,7 @@ def _model(optimizer, **arguments):
     return model
 
 
+@functools.cache
 def _by_hand(rate, max_norm=np.inf):
     """Gradient descent with clipping: gradients, factor, weights after and updates of each step."""
     model = _model("sgd")

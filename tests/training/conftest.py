@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     """Return a function that makes the same compiled model again and again."""
 
@@ -26,12 +26,15 @@ def make_model():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data():
     """70 examples: two batches of 32 and a smaller one, in three classes that can be learnt."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(70, 4)).astype("float32")
-    return x, np.argmax(x[:, :3], axis=1).astype("int32")
+    y = np.argmax(x[:, :3], axis=1).astype("int32")
+    for array in (x, y):
+        array.flags.writeable = False
+    return x, y
 
 
 @pytest.fixture

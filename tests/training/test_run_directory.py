@@ -52,16 +52,24 @@ def test_model_file_is_the_best(make_model, data, tmp_path):
     np.testing.assert_allclose(best.evaluate(*data, verbose=0)[0], losses[1], rtol=1e-5)
 
 
+_TWO_EPOCHS = {"epochs": 2, "seed": 2, "jit_compile": False, "verbose": 0}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_model, data, tmp_path_factory):
+    """A run that nothing stops: its directory, model and history."""
+    directory = tmp_path_factory.mktemp("whole")
+    model = make_model(noisy=True)
+    return directory, model, train(model, data, data, run_dir=directory, **_TWO_EPOCHS)
+
+
 # The renamings of a run: the model as it begins, config.json, and in each epoch the best model, the
 # last weights, state.json, history.json.
 @pytest.mark.parametrize("kill_at", [2, 4, 5, 6])
 def test_resumed_is_uninterrupted_wherever_the_kill_falls(
-    make_model, data, tmp_path, monkeypatch, same_state, kill_at
+    make_model, data, tmp_path, monkeypatch, same_state, undisturbed, kill_at
 ):
-    arguments = {"epochs": 2, "seed": 2, "jit_compile": False, "verbose": 0}
-    whole = make_model(noisy=True)
-    expected = train(whole, data, data, run_dir=tmp_path / "whole", **arguments)
-
+    whole_directory, whole, expected = undisturbed
     rename, renamed = os.replace, []
 
     def die(source, target):
@@ -75,19 +83,19 @@ def test_resumed_is_uninterrupted_wherever_the_kill_falls(
     interrupted = make_model(noisy=True)
     monkeypatch.setattr("os.replace", die)
     with pytest.raises(Killed):
-        train(interrupted, data, data, run_dir=directory, **arguments)
+        train(interrupted, data, data, run_dir=directory, **_TWO_EPOCHS)
     monkeypatch.undo()
     assert any(directory.rglob(".writing-*"))
 
     model = make_model(noisy=True)
-    history = train(model, data, data, run_dir=directory, resume=True, **arguments)
+    history = train(model, data, data, run_dir=directory, resume=True, **_TWO_EPOCHS)
     assert history.history == expected.history
     assert history.epoch == [0, 1]
     assert same_state(model, whole)
     assert not any(directory.rglob(".writing-*"))
     states = [
         json.loads((path / "checkpoints" / "state.json").read_text())
-        for path in (directory, tmp_path / "whole")
+        for path in (directory, whole_directory)
     ]
     assert states[0] == states[1]
 

@@ -1,5 +1,7 @@
 """`train` under a strategy: the numbers of one device, however batches split."""
 
+import functools
+
 import common_checks as checks
 import keras
 import numpy as np
@@ -41,6 +43,11 @@ def _trained(num_replicas, make=_model, data=None, **arguments):
     return model, history.history
 
 
+@functools.cache
+def _trained_on_one_device():
+    return _trained(1)
+
+
 def _same(pair, other, tolerance=1e-6):
     (model, history), (expected, logs) = pair, other
     for got, value in zip(model.get_weights(), expected.get_weights(), strict=True):
@@ -53,7 +60,7 @@ def _same(pair, other, tolerance=1e-6):
 @pytest.mark.parametrize("num_replicas", [2, 4])
 def test_it_is_the_run_on_one_device(num_replicas):
     """75 examples in batches of 16: the last batch of 11 splits unevenly over 2 and 4."""
-    _same(_trained(num_replicas), _trained(1))
+    _same(_trained(num_replicas), _trained_on_one_device())
 
 
 @pytest.mark.parametrize("batch_size", [17, 3])

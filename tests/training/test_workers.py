@@ -1,5 +1,7 @@
 """Two processes that train one model: the numbers of one, and what happens when one is lost."""
 
+import contextlib
+import io
 import json
 import os
 import socket
@@ -56,13 +58,11 @@ print("result:", json.dumps([weights, history.history, skipped]), flush=True)
 """
 
 
-def _start(arguments, index=None, ports=()):
+def _start(arguments, index, ports):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("TF_CONFIG", None)
-    if index is not None:
-        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-        task = {"type": "worker", "index": index}
-        environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    task = {"type": "worker", "index": index}
+    environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, json.dumps(arguments)],
         env=environment,
@@ -82,8 +82,22 @@ def _two(arguments):
     return [_start(arguments, index, ports) for index in range(2)]
 
 
+def _alone(arguments, monkeypatch):
+    """What the script says in this process, which is no worker."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr(sys, "argv", ["script", json.dumps(arguments)])
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(SCRIPT, "script", "exec"), {"__name__": "__main__"})
+    return _result_in(said.getvalue())
+
+
 def _result(process):
     said, _ = process.communicate(timeout=150)
+    return _result_in(said)
+
+
+def _result_in(said):
     lines = [line for line in said.splitlines() if line.startswith("result: ")]
     assert lines, said[-3000:]
     return json.loads(lines[0].removeprefix("result: "))
@@ -95,11 +109,11 @@ def _same(got, expected, tolerance):
     assert got[1].keys() == expected[1].keys()
 
 
-def test_two_workers_are_one(tmp_path):
+def test_two_workers_are_one(tmp_path, monkeypatch):
     """The seed is drawn by the first worker; a NaN example in one share skips the step in both."""
     arguments = {"epochs": 3, "seed": 0}
-    alone = _result(_start(arguments))
     workers = _two({**arguments, "run_dir": str(tmp_path / "run")})
+    alone = _alone(arguments, monkeypatch)
     first, second = map(_result, workers)
     assert first == second
     _same(first, alone, 1e-6)
@@ -143,6 +157,7 @@ def test_a_killed_worker_stops_the_other_and_a_restart_comes_to_the_same_end(tmp
     assert resumed[0][0] == undisturbed[0][0]
 
 
+@pytest.mark.slow
 def test_a_worker_that_falls_silent_is_given_up_after_the_timeout():
     """It lives, and so TensorFlow waits for it."""
     workers = _two({"epochs": 100_000, "seed": 0, "worker_timeout": 6.0, "pause": 90.0})
