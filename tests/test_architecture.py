@@ -38,7 +38,9 @@ MAY_IMPORT["unwrap"] = {
 MAY_IMPORT["callbacks"] |= {"reports", "layers"}
 MAY_IMPORT["cli"] |= set(MAY_IMPORT)
 # Anybody may use these; they use each other at most.
-PRIVATE = {"_coefficients", "_errors", "_layers", "_lazy", "_serialization", "_validation"}
+PRIVATE = {
+    "_coefficients", "_errors", "_layers", "_lazy", "_serialization", "_substitute", "_validation",
+}  # fmt: skip
 
 KERAS_FREE = [
     name

@@ -81,9 +81,10 @@ from gradstab.initializers.critical import (
     CriticalUniform,
     critical_point,
 )
-from gradstab.initializers.data_dependent import LayerScale, Report, lsuv
+from gradstab.initializers.data_dependent import LsuvReport, lsuv
 from gradstab.initializers.gains import gain
 from gradstab.initializers.identity import ConvolutionIdentity, ZerO
+from gradstab.initializers.layer_scaling import LayerScale
 from gradstab.initializers.orthogonal import DeltaOrthogonal
 from gradstab.initializers.residual import apply_fixup, apply_skipinit, fixup_initializers
 
@@ -103,11 +104,11 @@ __all__ = [
     "LayerScale",
     "LecunNormal",
     "LecunUniform",
+    "LsuvReport",
     "Ones",
     "Orthogonal",
     "RandomNormal",
     "RandomUniform",
-    "Report",
     "TruncatedNormal",
     "VarianceScaling",
     "ZerO",

@@ -124,7 +124,7 @@ def fan_in(shape: Sequence[int], axes: Sequence[int] | None) -> int:
 
 
 class _Critical(keras.initializers.Initializer):
-    """What both have in common; abstract, by the two attributes below."""
+    """What both have in common: all but the distribution. Abstract."""
 
     distribution: ClassVar[str]
 
@@ -161,6 +161,20 @@ class _Critical(keras.initializers.Initializer):
         # As (inputs, units) the fan is what it should be; the draw itself has no order.
         weights = ops.reshape(drawn, shape) * math.sqrt(self.weight_variance)
         return ops.cast(weights, dtype or keras.config.floatx())
+
+    def bias_initializer(self, seed: Any = None) -> keras.initializers.Initializer:
+        """Return the initializer of the biases that belongs to it, one of Keras' own.
+
+        Args:
+            seed: As above; by default one that Keras draws.
+        """
+        deviation = math.sqrt(self.bias_variance)
+        if not deviation:
+            return keras.initializers.Zeros()
+        if self.distribution == "uniform":
+            limit = math.sqrt(3.0) * deviation
+            return keras.initializers.RandomUniform(-limit, limit, seed=seed)
+        return keras.initializers.RandomNormal(0.0, deviation, seed=seed)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that rebuild this initializer."""
@@ -246,16 +260,6 @@ class CriticalNormal(_Critical):
 
     distribution = "untruncated_normal"
 
-    def bias_initializer(self, seed: Any = None) -> keras.initializers.Initializer:
-        """Return the initializer of the biases that belongs to it, one of Keras' own.
-
-        Args:
-            seed: As above; by default one that Keras draws.
-        """
-        if not self.bias_variance:
-            return keras.initializers.Zeros()
-        return keras.initializers.RandomNormal(0.0, math.sqrt(self.bias_variance), seed=seed)
-
 
 @final
 @register
@@ -285,14 +289,3 @@ class CriticalUniform(_Critical):
     """
 
     distribution = "uniform"
-
-    def bias_initializer(self, seed: Any = None) -> keras.initializers.Initializer:
-        """Return the initializer of the biases that belongs to it, one of Keras' own.
-
-        Args:
-            seed: As above; by default one that Keras draws.
-        """
-        if not self.bias_variance:
-            return keras.initializers.Zeros()
-        limit = math.sqrt(3.0 * self.bias_variance)
-        return keras.initializers.RandomUniform(-limit, limit, seed=seed)

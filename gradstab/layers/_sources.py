@@ -6,6 +6,8 @@ from typing import Any, final
 
 import keras
 
+from gradstab._layers import all_layers
+
 
 @final
 class SharedSource:
@@ -77,20 +79,6 @@ def find_upstream(inputs: Any, stand_in: Any) -> Any:
             if _looks_like(stand_in, layer):
                 found[id(layer)] = layer
     return next(iter(found.values())) if len(found) == 1 else None
-
-
-def all_layers(layer: Any) -> list[Any]:
-    """Return a layer and all layers below it, each once."""
-    found: dict[int, Any] = {}
-    pending = [layer]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, keras.layers.Layer) and id(current) not in found:
-            found[id(current)] = current
-            for value in list(vars(current).values()):
-                items = list(value.values()) if isinstance(value, dict) else value
-                pending.extend(items if isinstance(items, list | tuple) else [value])
-    return list(found.values())
 
 
 def _looks_like(layer: Any, other: Any) -> bool:

@@ -7,10 +7,10 @@ from typing import Any, final
 import keras
 from keras import ops
 
+from gradstab._layers import all_layers
 from gradstab._serialization import register
 from gradstab.layers._sources import (
     SharedSource,
-    all_layers,
     check_source,
     find_upstream,
     read_kernel,

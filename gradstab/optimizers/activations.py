@@ -11,8 +11,9 @@ import tensorflow as tf
 from keras import ops
 
 from gradstab._layers import layers_in_order
+from gradstab._substitute import replaced_method
 from gradstab.functional.norms import widen
-from gradstab.optimizers import distribution, substitute
+from gradstab.optimizers import distribution
 
 KINDS: Final = ("mean", "deviation", "saturated", "dead")
 # Between which values an activation lies; `None` where it has no bound on that side.
@@ -75,9 +76,7 @@ class Activations:
         """Note what layers put out in this block, where steps are traced or run eagerly."""
         with contextlib.ExitStack() as stack:
             for place, layer in enumerate(self._layers):
-                stack.enter_context(
-                    substitute.method(layer, "call", self._noting(place, layer.call))
-                )
+                stack.enter_context(replaced_method(layer, "call", self._noting(place, layer.call)))
             yield
 
     def _noting(self, place: int, call: Any) -> Any:

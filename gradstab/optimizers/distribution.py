@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gradstab._substitute import replaced_method
 from gradstab.functional._backend import kept_whole, value_of
-from gradstab.optimizers import substitute
 from gradstab.optimizers.inner import resource
 from gradstab.optimizers.sparse import is_sparse, map_values
 
@@ -162,7 +162,7 @@ def without_reduction(optimizers: Iterable[Any]) -> Iterator[None]:
     """Keep Keras' optimizers from summing over the replicas what is summed already."""
     with contextlib.ExitStack() as stack:
         for optimizer in optimizers:
-            stack.enter_context(substitute.method(optimizer, _INNER_REDUCTION, list))
+            stack.enter_context(replaced_method(optimizer, _INNER_REDUCTION, list))
         yield
 
 

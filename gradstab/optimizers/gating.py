@@ -17,8 +17,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from gradstab._substitute import replaced_method, replaced_untracked
 from gradstab.functional._backend import is_taken_apart, select
-from gradstab.optimizers import distribution, substitute
+from gradstab.optimizers import distribution
 from gradstab.optimizers.inner import ReadOnce, is_overwritten, parts, resource
 
 # Optimizers of which every assignment goes through `assign`, `assign_add` or `assign_sub`.
@@ -128,10 +129,10 @@ def gated(optimizer: Any, accept: Any, updates: dict[int, Any]) -> Iterator[None
 
     with contextlib.ExitStack() as stack:
         for part in {id(each): each for each in (optimizer, *parts(optimizer))}.values():
-            stack.enter_context(substitute.method(part, "assign", assign))
-            stack.enter_context(substitute.method(part, "assign_add", adding(1.0)))
-            stack.enter_context(substitute.method(part, "assign_sub", adding(-1.0)))
+            stack.enter_context(replaced_method(part, "assign", assign))
+            stack.enter_context(replaced_method(part, "assign_add", adding(1.0)))
+            stack.enter_context(replaced_method(part, "assign_sub", adding(-1.0)))
             count = vars(part)["_iterations"]
             kept = ReadOnce(count, accept)
-            stack.enter_context(substitute.untracked(part, "_iterations", kept))
+            stack.enter_context(replaced_untracked(part, "_iterations", kept))
         yield

@@ -17,8 +17,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from gradstab._substitute import replaced_attribute, replaced_method, replaced_untracked
 from gradstab.functional._backend import value_of
-from gradstab.optimizers import substitute
 from gradstab.optimizers.chain import Chain
 from gradstab.transforms.base import Context
 from gradstab.transforms.measured import Measured
@@ -92,15 +92,15 @@ def only_updating(optimizer: Any, variables: Sequence[Any], *, afterwards: bool)
     """
     with contextlib.ExitStack() as stack:
         for each in {id(part): part for part in (optimizer, *parts(optimizer))}.values():
-            stack.enter_context(substitute.attribute(each, "loss_scale_factor", None))
+            stack.enter_context(replaced_attribute(each, "loss_scale_factor", None))
             if each.gradient_accumulation_steps:
                 apply = _applying_windows(each)
-                stack.enter_context(substitute.method(each, _APPLY_GRADIENTS, apply))
+                stack.enter_context(replaced_method(each, _APPLY_GRADIENTS, apply))
             if afterwards:
-                stack.enter_context(substitute.attribute(each, "use_ema", False))
+                stack.enter_context(replaced_attribute(each, "use_ema", False))
         for variable in variables if afterwards else ():
             if isinstance(variable, keras.Variable) and variable.constraint is not None:
-                stack.enter_context(substitute.attribute(variable, "constraint", None))
+                stack.enter_context(replaced_attribute(variable, "constraint", None))
         yield
 
 
@@ -149,9 +149,9 @@ def reading_once(optimizer: Any) -> Iterator[None]:
             count = vars(part)["_iterations"]
             if not part.built or not isinstance(count, keras.Variable):
                 continue
-            stack.enter_context(substitute.untracked(part, "_iterations", ReadOnce(count)))
+            stack.enter_context(replaced_untracked(part, "_iterations", ReadOnce(count)))
             read = functools.partial(_same, value_of(part.learning_rate))
-            stack.enter_context(substitute.untracked(part, "_learning_rate", read))
+            stack.enter_context(replaced_untracked(part, "_learning_rate", read))
         yield
 
 

@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from gradstab.optimizers import distribution, substitute
+from gradstab._substitute import replaced_method
+from gradstab.optimizers import distribution
 from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.binding import variable_path
@@ -102,7 +103,8 @@ class Observer:
     def install(self) -> None:
         """Have the model trace its step anew, watched, from now to `uninstall`."""
         model = self._model
-        self.sampler.begin(self.telemetry.peek().cursor)
+        steps = self.telemetry.peek().cursor
+        self.sampler.begin(steps)
         model.make_train_function()
         other = getattr(model.train_function, ATTRIBUTE, None)
         if other is None or other._history is not model.history:
@@ -113,7 +115,7 @@ class Observer:
         else:
             self._before, self._others = other._before, [other, *other._others]
         self._history = history = model.history
-        self._next = self.telemetry.peek().cursor + 1 if self._knows_steps() else None
+        self._next = steps + 1 if self._knows_steps() else None
         with self._told(model):
             model.make_train_function(force=True)
             function = unsampled = model.train_function
@@ -207,9 +209,9 @@ class Observer:
                     self._plan.note_loss(loss)
                     return scale_loss(loss)
 
-                stack.enter_context(substitute.method(self._outer, "scale_loss", note_and_scale))
+                stack.enter_context(replaced_method(self._outer, "scale_loss", note_and_scale))
                 stack.enter_context(
-                    substitute.method(self._optimizer, "apply", self._measuring(apply))
+                    replaced_method(self._optimizer, "apply", self._measuring(apply))
                 )
             yield
 
@@ -233,7 +235,7 @@ class Observer:
                 logs = train_step(data)
                 return {**logs, **self.latest()} if isinstance(logs, dict) else logs
 
-        with substitute.method(model, "train_step", step_and_tell):
+        with replaced_method(model, "train_step", step_and_tell):
             yield
 
     def _measuring(self, apply: Callable[..., Any]) -> Callable[..., None]:

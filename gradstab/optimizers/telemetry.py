@@ -13,6 +13,7 @@ from keras import ops
 from gradstab._validation import check_int
 from gradstab.functional._backend import choose, value_of
 from gradstab.functional.finite import first_false
+from gradstab.optimizers.counts import COUNTS, counted
 from gradstab.optimizers.distribution import (
     gather_row,
     num_replicas,
@@ -32,19 +33,6 @@ OVERFLOW = "overflow"
 # Overflows in a row at the floor of the scale, where no transform of the chain has a budget.
 OVERFLOW_BUDGET = 50
 _ROW = ("grad_norm", "grad_norm_after", "loss", "clipped", "cause", "bad_variable")
-_COUNTS = (
-    "skipped",
-    "clipped",
-    "consecutive_skips",
-    "longest_skips",
-    "run_variable",
-    "run_step",
-    "longest_variable",
-    "longest_step",
-    "applied_nonfinite",
-    "applied_variable",
-    "applied_step",
-)
 
 
 class Telemetry:
@@ -82,7 +70,7 @@ class Telemetry:
         self._steps = steps
         self._paths = tuple(_distinct(paths))
         specs: dict[str, tuple[tuple[int, ...], str]] = {
-            "counts": ((len(_COUNTS) + len(self._causes),), "int"),
+            "counts": ((len(COUNTS) + len(self._causes),), "int"),
             "recent": ((CAPACITY, len(_ROW)), "float32"),
             "norms": ((len(self._paths),), "float32"),
         }
@@ -175,7 +163,7 @@ class Telemetry:
     @property
     def consecutive_skips(self) -> Any:
         """Steps skipped in a row up to now, an integer scalar tensor."""
-        return value_of(self._variables["counts"])[_COUNTS.index("consecutive_skips")]
+        return value_of(self._variables["counts"])[COUNTS.index("consecutive_skips")]
 
     def record(
         self,
@@ -205,7 +193,7 @@ class Telemetry:
         step = ops.cast(self._steps, counts.dtype)
         # Not finite where a norm is not.
         bad = ops.logical_not(ops.isfinite(incoming.global_norm))
-        in_a_row = counts[_COUNTS.index("consecutive_skips")] > 0
+        in_a_row = counts[COUNTS.index("consecutive_skips")] > 0
         unusual = ops.logical_or(ops.logical_or(skip, bad), in_a_row)
 
         def count_more() -> Any:
@@ -218,7 +206,7 @@ class Telemetry:
             if overflow is not None:
                 expected = ops.logical_and(overflow, ops.logical_not(at_floor))
                 spends = 1 - ops.cast(expected, counts.dtype)
-            new = self._counted(counts, step, skipped, first, bad, spends)
+            new = counted(counts, step, skipped, first, bad, spends)
             return ops.concatenate([new, ops.stack([(first + 1) * skipped, bad])])
 
         def count_nothing() -> Any:
@@ -226,7 +214,7 @@ class Telemetry:
 
         # Most steps are healthy, and then there is nothing to do but what follows.
         new = choose(unusual, count_more, count_nothing)
-        is_clipped = np.arange(counts.shape[0]) == _COUNTS.index("clipped")
+        is_clipped = np.arange(counts.shape[0]) == COUNTS.index("clipped")
         self._variables["counts"].assign(new[:-2] + clip * ops.cast(is_clipped, counts.dtype))
         clipped = ops.cast(clip, "float32")
         row = ops.concatenate(
@@ -248,45 +236,6 @@ class Telemetry:
             self._noted["skipped"] = ops.cast(skip, "float32")
         write_row(self._variables["recent"], (step - 1) % CAPACITY, row)
         self._variables["norms"].assign(incoming.norms)
-
-    def _counted(self, counts: Any, step: Any, skip: Any, first: Any, bad: Any, spends: Any) -> Any:
-        """Return the counts after a step that was skipped, was not finite, or ends a run of skips.
-
-        Args:
-            counts: The counts before.
-            step: Number of the step. This and what follows are integer scalar tensors.
-            skip: 1 if it was skipped, else 0.
-            first: Place of the first cause.
-            bad: Place of the first variable whose gradient was not finite, or -1.
-            spends: 1 if a skip counts towards the budget.
-        """
-        old = dict(zip(_COUNTS, ops.unstack(counts[: len(_COUNTS)]), strict=True))
-        run = ops.where(
-            spends == 1, (old["consecutive_skips"] + 1) * skip, old["consecutive_skips"]
-        )
-        begins = ops.logical_and(run == 1, spends == 1)
-        run_variable = ops.where(begins, bad, old["run_variable"])
-        run_step = ops.where(begins, step, old["run_step"])
-        record_run = run > old["longest_skips"]
-        applied_bad = ops.logical_and(bad >= 0, skip == 0)
-        first_applied = ops.logical_and(applied_bad, old["applied_nonfinite"] == 0)
-        new = {
-            **old,
-            "skipped": old["skipped"] + skip,
-            "consecutive_skips": run,
-            "longest_skips": ops.maximum(run, old["longest_skips"]),
-            "run_variable": run_variable,
-            "run_step": run_step,
-            "longest_variable": ops.where(record_run, run_variable, old["longest_variable"]),
-            "longest_step": ops.where(record_run, run_step, old["longest_step"]),
-            "applied_nonfinite": old["applied_nonfinite"] + ops.cast(applied_bad, counts.dtype),
-            "applied_variable": ops.where(first_applied, bad, old["applied_variable"]),
-            "applied_step": ops.where(first_applied, step, old["applied_step"]),
-        }
-        head = ops.stack([ops.cast(new[name], counts.dtype) for name in _COUNTS])
-        places = ops.arange(len(self._causes), dtype=counts.dtype)
-        causes = skip * ops.cast(places == first, counts.dtype)
-        return ops.concatenate([head, counts[len(_COUNTS) :] + causes])
 
     def read(self, since: int | None = None) -> Reading:
         """Return what happened since a cursor, in one transfer from the device.
@@ -368,7 +317,7 @@ class Telemetry:
             return
         counts = np.array(self._variables["counts"].numpy())
         for name in ("consecutive_skips", "longest_skips", "applied_nonfinite"):
-            counts[_COUNTS.index(name)] = 0
+            counts[COUNTS.index(name)] = 0
         self._variables["counts"].assign(counts)
 
     def _fetch(
@@ -381,7 +330,7 @@ class Telemetry:
         Sequence[np.ndarray[Any, Any]],
     ]:
         """Bring steps, counts, recent rows, norms and samples to the host, all at once."""
-        names = (*_COUNTS, *self._cause_counts())
+        names = (*COUNTS, *self._cause_counts())
         if not self._variables:
             empty = np.zeros((CAPACITY, len(_ROW)), "float32")
             nothing = np.zeros(len(self._paths), "float32")

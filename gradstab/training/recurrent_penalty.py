@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from gradstab._layers import layers_in_order
 from gradstab._serialization import register
-from gradstab.optimizers import substitute
+from gradstab._substitute import replaced_method, replaced_untracked
 from gradstab.training.penalty import ForwardPass, Penalty, lengths
 
 # Below e⁻⁶⁰ of what comes in later, an error of earlier steps is nothing.
@@ -165,8 +165,8 @@ def _recorded(layer: Any, runs: list[_Run], tape: Any) -> Iterator[None]:
             )
         # Nothing that uses the states may get them by another way than through these.
         with (
-            substitute.untracked(layer, "return_sequences", True),
-            substitute.untracked(layer, "return_state", False),
+            replaced_untracked(layer, "return_sequences", True),
+            replaced_untracked(layer, "return_state", False),
         ):
             states = call(sequences, initial_state=initial_state, mask=mask, **arguments)
         tape.watch(states)
@@ -179,7 +179,7 @@ def _recorded(layer: Any, runs: list[_Run], tape: Any) -> Iterator[None]:
         output = states if layer.return_sequences else last
         return (output, last) if layer.return_state else output
 
-    with substitute.method(layer, "call", recorded):
+    with replaced_method(layer, "call", recorded):
         yield
 
 

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from gradstab._layers import all_layers
-from gradstab.optimizers import substitute
+from gradstab._substitute import replaced_method
 from gradstab.optimizers.distribution import replica_index
 from gradstab.optimizers.find import bind
 from gradstab.optimizers.forward_state import changed_by_forward_pass
@@ -118,5 +118,5 @@ def _weighted_loss(optimizer: Any, weight: Callable[[], Any | None]) -> Iterator
         factor = weight()
         return scale_loss(loss if factor is None else loss * tf.cast(factor, loss.dtype))
 
-    with substitute.method(optimizer, "scale_loss", scaled):
+    with replaced_method(optimizer, "scale_loss", scaled):
         yield

@@ -201,3 +201,43 @@ def test_without_matplotlib_the_record_is_written_and_the_plot_left_out(
     model.fit(*data, batch_size=4, verbose=0, callbacks=[monitor])
     assert len(read_record(tmp_path / "run").steps) == 3
     assert not (tmp_path / "run" / "gradient_norm.png").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "gradstab's"])
+def test_both_functions_of_the_step_are_traced_at_once(data, optimizer):
+    traced = []
+
+    class Model(keras.Sequential):
+        def train_step(self, data):
+            traced.append(len(seen))
+            return super().train_step(data)
+
+    seen = []
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    model = Model([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile("sgd" if optimizer == "sgd" else gradstab.stabilize("sgd"), "mse")
+    monitor = GradientMonitor(every_n_steps=4)
+    model.fit(*data, batch_size=4, epochs=2, verbose=0, callbacks=[monitor, look])
+    assert len(seen) == 32
+    # One with a sampler, for the first step, and one without, for the second.
+    assert traced == [0, 1]
+    reading = monitor._observer.telemetry.peek(sampler=monitor._observer.sampler)
+    assert reading.samples.steps.tolist() == [1, *range(4, 33, 4)]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "gradstab's"])
+def test_where_a_call_is_not_one_step_samples_are_missed_before_the_first_look_only(
+    data, optimizer
+):
+    class Twice(keras.Sequential):
+        def train_step(self, data):
+            super().train_step(data)
+            return super().train_step(data)
+
+    model = Twice([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile("sgd" if optimizer == "sgd" else gradstab.stabilize("sgd"), "mse")
+    monitor = GradientMonitor(every_n_steps=4)
+    model.fit(*data, batch_size=4, verbose=0, callbacks=[monitor])
+    reading = monitor._observer.telemetry.peek(sampler=monitor._observer.sampler)
+    assert reading.cursor == 32
+    assert set(range(8, 33, 4)) <= set(reading.samples.steps.tolist())

@@ -12,7 +12,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Give an attribute another value."""
     before = getattr(owner, name)
     setattr(owner, name, value)
@@ -23,7 +23,7 @@ def attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untracked(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced_untracked(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Give an attribute another value without telling what tracks the owner's attributes."""
     before = vars(owner)[name]
     vars(owner)[name] = value
@@ -34,7 +34,7 @@ def untracked(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def method(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def replaced_method(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
     """Have a method of this one object do something else.
 
     Raises:
