@@ -50,8 +50,9 @@ def measure(name: str, seeds: int, quick: bool) -> dict[str, Any]:
 
 
 def _clothes() -> tuple[Any, ...]:
-    (x, y), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
-    x, x_test = (each[..., None].astype("float32") / 127.5 - 1 for each in (x, x_test))
+    found = gradstab.data.load("fashion_mnist", seed=0)
+    (x, y), (x_test, y_test) = found.arrays("train"), found.arrays("test")
+    x, x_test = (each.astype("float32") / 127.5 - 1 for each in (x, x_test))
     end = TRAINED + VALIDATED
     return x[:TRAINED], y[:TRAINED], x[TRAINED:end], y[TRAINED:end], x_test, y_test
 
