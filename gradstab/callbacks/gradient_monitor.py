@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -25,6 +27,8 @@ from gradstab.optimizers.sampling import Sampler
 from gradstab.optimizers.telemetry import CAPACITY
 from gradstab.transforms.clipping import ClipByGlobalNorm
 
+# Reading holds the steps up for a millisecond or two: where steps are short, not at each sample.
+_SECONDS_BETWEEN_LOOKS = 1.0
 # Bins of the histograms for TensorBoard.
 _BINS = 30
 
@@ -35,9 +39,9 @@ class GradientMonitor(keras.callbacks.Callback):
 
     It works on any compiled model: it reads what a `StabilizedOptimizer` measured inside the
     compiled step, and has any other optimizer's step measured in the same way while the run lasts.
-    So it costs a look at most every `every_n_steps` steps and no second backward pass, and changes
-    neither what is trained nor what is saved. The logs get, for History, CSVLogger, the progress
-    bar and every other callback, wherever it stands in the list:
+    So it costs a look each second at most, or before more steps than can wait, and no second
+    backward pass, and changes neither what is trained nor what is saved. The logs get, for History,
+    CSVLogger, the progress bar and every other callback, wherever it stands in the list:
 
     | key | in a batch's logs, of the last step | in an epoch's logs |
     |---|---|---|
@@ -108,6 +112,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._sinks: list[Sink] | None = None
         self._cursor = 0
         self._unread = 0
+        self._looked = -math.inf
         self._last_batch = -1
         self._calls_read = 0
         self._epoch: list[Reading] = []
@@ -128,6 +133,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._open(self._observer)
         self._cursor = self._observer.telemetry.peek().cursor
         self._unread = 0
+        self._looked = -math.inf
         feed_epoch_logs(self.model, self._logs_once)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
@@ -141,7 +147,7 @@ class GradientMonitor(keras.callbacks.Callback):
         with self._lock:
             self._unread += max(1, batch - self._last_batch)
             self._last_batch = batch
-            if self._unread >= min(self.every_n_steps, CAPACITY):
+            if self._is_time_to_look():
                 self._look()
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
@@ -206,6 +212,14 @@ class GradientMonitor(keras.callbacks.Callback):
         sampler = Sampler(self.every_n_steps, bins=bins, probe=probe, activations=activations)
         return Observer(self.model, sampler, activations, self._lock)
 
+    def _is_time_to_look(self) -> bool:
+        waited = time.monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS
+        if self._unread >= self.every_n_steps and waited:
+            return True
+        # Before what waits on the device would be overwritten.
+        samples = 1 if self._observer is None else max(1, self._observer.sampler.capacity // 2)
+        return self._unread >= min(CAPACITY // 2, samples * self.every_n_steps)
+
     def _has_news(self) -> bool:
         """Whether a step may have run since the last reading."""
         calls = 0 if self._observer is None else self._observer.calls
@@ -217,6 +231,7 @@ class GradientMonitor(keras.callbacks.Callback):
             raise RuntimeError("GradientMonitor reads what a run measures, and none has begun")
         with self._lock:
             self._unread = 0
+            self._looked = time.monotonic()
             self._calls_read = observer.calls
             reading = observer.telemetry.peek(since=self._cursor, sampler=observer.sampler)
             self._cursor = reading.cursor

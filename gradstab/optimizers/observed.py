@@ -16,6 +16,7 @@ from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.binding import variable_path
 from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.packed import pack, unpack
 from gradstab.optimizers.plan import Plan
 from gradstab.optimizers.sampling import Sampler, is_due, run_sampled
 from gradstab.optimizers.sparse import split_sparse
@@ -24,6 +25,8 @@ from gradstab.transforms.measured import Measured
 
 # By this name `training.train` finds what watches the functions that it compiles itself.
 ATTRIBUTE = "gradstab_observer"
+# Under this name the scalars of a step leave the compiled function.
+_PACKED = "gradstab_scalars"
 
 
 @final
@@ -69,6 +72,7 @@ class Observer:
         self._next: int | None = None
         self._before: Any = None
         self._history: Any = None
+        self._names: tuple[str, ...] = ()
         self._others: list[Observer] = []
         if model.built:
             self.build(model.trainable_variables)
@@ -105,6 +109,8 @@ class Observer:
         model = self._model
         steps = self.telemetry.peek().cursor
         self.sampler.begin(steps)
+        # Variables that are made while a step is traced have it traced once more.
+        self.telemetry.prepare(self.sampler)
         model.make_train_function()
         other = getattr(model.train_function, ATTRIBUTE, None)
         if other is None or other._history is not model.history:
@@ -116,12 +122,9 @@ class Observer:
             self._before, self._others = other._before, [other, *other._others]
         self._history = history = model.history
         self._next = steps + 1 if self._knows_steps() else None
-        with self._told(model):
-            model.make_train_function(force=True)
-            function = unsampled = model.train_function
-            if self._next is not None:
-                model.make_train_function(force=True)
-                unsampled = model.train_function
+        function = unsampled = self._function(sampling=True)
+        if self._next is not None:
+            unsampled = self._function(sampling=False)
 
         def watched(*arguments: Any) -> Any:
             if model.history is not history:
@@ -131,15 +134,15 @@ class Observer:
             try:
                 with self._lock:
                     if self._may_sample():
-                        with self.attached():
-                            result = function(*arguments)
+                        with self._around_calls(sampling=True):
+                            logs = function(*arguments)
                     else:
-                        with self.attached(sampling=False):
-                            result = unsampled(*arguments)
+                        with self._around_calls(sampling=False):
+                            logs = unsampled(*arguments)
                     self.calls += 1
                     if self._next is not None:
                         self._next += 1
-                    return result
+                    return self._unpacked(logs)
             except (StopIteration, tf.errors.OutOfRangeError):
                 raise  # The end of an epoch.
             except BaseException:
@@ -221,22 +224,50 @@ class Observer:
             return {}
         return {**self.telemetry.latest(), "update_ratio": self.sampler.ratio()}
 
-    @contextlib.contextmanager
-    def _told(self, model: Any) -> Iterator[None]:
-        """Have the train functions that are made in this block tell of each step in its logs."""
-        train_step = model.train_step
+    def _function(self, *, sampling: bool) -> Callable[..., Any]:
+        """Return a train function that measures and tells of each step in its logs.
+
+        Args:
+            sampling: Whether its steps may be sampled.
+        """
+        model, train_step = self._model, self._model.train_step
 
         @distribution.as_written
         def step_and_tell(data: Any) -> Any:
             for each in (self, *self._others):
                 if each._activations is not None:
                     each._activations.begin()
-            with self.telemetry.noting():
+            with self._around_steps(sampling=sampling), self.telemetry.noting():
                 logs = train_step(data)
-                return {**logs, **self.latest()} if isinstance(logs, dict) else logs
+                scalars = self.latest() if isinstance(logs, dict) else {}
+                if not scalars:
+                    return logs
+                self._names = tuple(scalars)
+                return {**logs, _PACKED: pack(scalars)}
 
         with replaced_method(model, "train_step", step_and_tell):
-            yield
+            model.make_train_function(force=True)
+        function: Callable[..., Any] = model.train_function
+        return function
+
+    def _unpacked(self, logs: Any) -> Any:
+        if not isinstance(logs, dict) or _PACKED not in logs:
+            return logs
+        vector = logs[_PACKED]
+        own = {name: value for name, value in logs.items() if name != _PACKED}
+        return {**own, **unpack(self._names, vector)}
+
+    def _around_steps(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
+        """Attach within the step, where that is traced by one thread and so but once."""
+        return contextlib.nullcontext() if self._meets else self.attached(sampling=sampling)
+
+    def _around_calls(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
+        """Attach round each call, where several replicas trace the step in threads of their own."""
+        return self.attached(sampling=sampling) if self._meets else contextlib.nullcontext()
+
+    @property
+    def _meets(self) -> bool:
+        return int(self._model.distribute_strategy.num_replicas_in_sync) > 1
 
     def _measuring(self, apply: Callable[..., Any]) -> Callable[..., None]:
         @distribution.as_written

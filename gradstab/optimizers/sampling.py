@@ -115,6 +115,11 @@ class Sampler:
         return list(self._variables.values())
 
     @property
+    def capacity(self) -> int:
+        """Samples that can wait to be read; 0 before it is known."""
+        return int(self._variables["steps"].shape[0]) if self._variables else 0
+
+    @property
     def built(self) -> bool:
         """Whether the variables are there."""
         return bool(self._variables)

@@ -1,14 +1,17 @@
 """What the monitor adds to logs and writes to the run record."""
 
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import gradstab
 from gradstab.callbacks import GradientMonitor
 from gradstab.monitoring import read_record
+from gradstab.optimizers.telemetry import Telemetry
 
 
 def make_model(optimizer, **arguments):
@@ -241,3 +244,21 @@ def test_where_a_call_is_not_one_step_samples_are_missed_before_the_first_look_o
     reading = monitor._observer.telemetry.peek(sampler=monitor._observer.sampler)
     assert reading.cursor == 32
     assert set(range(8, 33, 4)) <= set(reading.samples.steps.tolist())
+
+
+def test_between_two_looks_a_second_apart_nothing_is_lost(data, tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr("gradstab.callbacks.gradient_monitor.time", clock)
+    looks = []
+    peek = Telemetry.peek
+    monkeypatch.setattr(Telemetry, "peek", lambda *a, **k: looks.append(1) or peek(*a, **k))
+    model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(4).repeat()
+    monitor = GradientMonitor(tmp_path / "run", every_n_steps=2)
+    model.fit(dataset, steps_per_epoch=400, verbose=0, shuffle=False, callbacks=[monitor])
+    record = read_record(tmp_path / "run")
+    np.testing.assert_array_equal(record.steps, [1, *range(2, 401, 2)])
+    assert record.norms.values.shape[0] == 201
+    assert all(event.name != "missed" for event in record.events)
+    # At the beginning and the end, and whenever half of what the device holds is full.
+    assert len(looks) <= 2 + 2 + 400 // 64 + 2
