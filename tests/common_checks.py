@@ -24,8 +24,12 @@ TRANSFORMS = {
     "LimitUpdateRatio": lambda: transforms.LimitUpdateRatio(0.01, epsilon=0.1),
     "ClipByBlockRMS": lambda: transforms.ClipByBlockRMS(0.1),
     "AdaptiveGradientClipping": lambda: transforms.AdaptiveGradientClipping(clip_factor=0.1),
-    "PercentileClipping": lambda: transforms.PercentileClipping(20.0, history_length=3),
-    "ZScoreClipping": lambda: transforms.ZScoreClipping(0.5, decay=0.8, warmup_steps=1),
+    "PercentileClipping": lambda: transforms.PercentileClipping(
+        20.0, history_length=3, max_norm=2.0
+    ),
+    "ZScoreClipping": lambda: transforms.ZScoreClipping(
+        0.5, decay=0.8, warmup_steps=1, max_norm=2.0
+    ),
     "AdaGradientClipping": lambda: transforms.AdaGradientClipping(
         1.1, decay=0.9, warmup_steps=1, max_norm=0.1
     ),

@@ -6,6 +6,7 @@ and a norm that is not finite is never written, whoever let it pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, final
@@ -37,11 +38,15 @@ class PercentileClipping(Transform):
 
     Deviations: the paper keeps all norms, here the last N count, in a ring of N float32 numbers
     that is saved with the optimizer. Norms of 0 do not count, or a run of them would make the bound
-    0 for good. What is not finite does not count, and is passed on as it came.
+    0 for good. What is not finite does not count, and is passed on as it came. And c can be kept
+    from exceeding `max_norm`: the first step is the only one that its own norm is compared with,
+    and the paper never clips it.
 
     Args:
         percentile: p, a float between 0 and 100. Can be assigned during a run.
         history_length: N, a positive integer.
+        max_norm: Upper bound on c, a positive float; infinite for none. Can be assigned during a
+            run.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -51,14 +56,19 @@ class PercentileClipping(Transform):
     for source separation networks.
 
     >>> PercentileClipping(percentile=10)
-    PercentileClipping(percentile=10.0, history_length=1000)
+    PercentileClipping(percentile=10.0, history_length=1000, max_norm=inf)
     """
 
     percentile = Bound(partial(check_float, maximum=100.0, include_minimum=True))
 
-    def __init__(self, percentile: float = 10.0, history_length: int = 1000) -> None:
+    max_norm = Bound(_check_bound)
+
+    def __init__(
+        self, percentile: float = 10.0, history_length: int = 1000, max_norm: float = math.inf
+    ) -> None:
         self.percentile = percentile
         self.history_length = check_int("history_length", history_length)
+        self.max_norm = max_norm
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
         """Keep the last norms, and how many there were."""
@@ -71,6 +81,7 @@ class PercentileClipping(Transform):
         history = ops.where(counts, push(state["history"], state["count"], norm), state["history"])
         count = state["count"] + ops.cast(counts, "int32")
         bound = percentile(history, ops.maximum(count, 1), self.bound("percentile"))
+        bound = ops.minimum(bound, self.bound("max_norm"))
         factor = ops.where(counts, clip_factor(norm, bound), 1.0)
         return values.scaled(factor), {"history": history, "count": count}
 
@@ -87,12 +98,13 @@ class ZScoreClipping(Transform):
     norms are what the moving ones begin with.
 
     It leaves ordinary steps alone and takes spikes out. It can't tell an exploding start, which
-    falls into its warm-up: put a `ClipByGlobalNorm` with a generous bound before it. When norms
-    rise to a new level for good, it clips to the old one for long, since it is fed clipped norms;
-    training goes on meanwhile.
+    falls into its warm-up: give it a generous `max_norm` for that. When norms rise to a new level
+    for good, it clips to the old one for long, since it is fed clipped norms; training goes on
+    meanwhile.
 
-    Deviation: a deviation below 1 % of the mean counts as that. Where norms hardly vary, the paper
-    would clip each step that is a hair above the mean, and be fed with the mean for ever.
+    Deviations: a deviation below 1 % of the mean counts as that. Where norms hardly vary, the paper
+    would clip each step that is a hair above the mean, and be fed with the mean for ever. And no
+    norm exceeds `max_norm`, in the warm-up neither.
 
     Args:
         z_threshold: z_t, in standard deviations; a positive float, may be infinite. Can be assigned
@@ -100,6 +112,8 @@ class ZScoreClipping(Transform):
         decay: α, a float of at least 0 and below 1.
         warmup_steps: Number of steps that are not clipped, a positive integer.
         epsilon: ε, in units of the norm; a positive float.
+        max_norm: Bound on the global norm at any time, a positive float; infinite for none. Can be
+            assigned during a run.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -108,10 +122,11 @@ class ZScoreClipping(Transform):
     Reference: Kumar et al., 2025, ZClip: Adaptive spike mitigation for LLM pre-training.
 
     >>> ZScoreClipping()
-    ZScoreClipping(z_threshold=2.5, decay=0.97, warmup_steps=25, epsilon=1e-06)
+    ZScoreClipping(z_threshold=2.5, decay=0.97, warmup_steps=25, epsilon=1e-06, max_norm=inf)
     """
 
     z_threshold = Bound(_check_bound)
+    max_norm = Bound(_check_bound)
 
     def __init__(
         self,
@@ -119,11 +134,13 @@ class ZScoreClipping(Transform):
         decay: float = 0.97,
         warmup_steps: int = 25,
         epsilon: float = 1e-6,
+        max_norm: float = math.inf,
     ) -> None:
         self.z_threshold = z_threshold
         self.decay = _check_decay("decay", decay)
         self.warmup_steps = check_int("warmup_steps", warmup_steps)
         self.epsilon = check_float("epsilon", epsilon)
+        self.max_norm = max_norm
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
         """Keep mean and variance, and how many norms went in."""
@@ -138,14 +155,15 @@ class ZScoreClipping(Transform):
         z = (norm - mean) / (deviation + self.epsilon)
         stands_out = ops.logical_and(ops.logical_not(warms_up), z > threshold)
         limit = mean + threshold * deviation / (ops.where(stands_out, z, 1.0) / threshold)
-        fed = ops.where(stands_out, limit, norm)
+        limit = ops.minimum(ops.where(stands_out, limit, math.inf), self.bound("max_norm"))
+        factor = clip_factor(norm, limit)
+        fed = norm * factor
         first = accumulate(mean, variance, count, fed)
         later = average(mean, variance, fed, self.decay)
         new_mean = ops.where(warms_up, first[0], later[0])
         new_variance = ops.where(warms_up, first[1], later[1])
         # A finite norm may be too long to be squared.
         counts = ops.logical_and(ops.isfinite(norm), ops.isfinite(new_variance))
-        factor = ops.where(stands_out, clip_factor(norm, limit), 1.0)
         return values.scaled(factor), {
             "mean": ops.where(counts, new_mean, mean),
             "variance": ops.where(counts, new_variance, variance),
