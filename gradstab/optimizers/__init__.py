@@ -13,7 +13,7 @@ from gradstab.optimizers.stabilize import (
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.optimizers.stable_adamw import StableAdamW
 
-__all__ = [
+__all__ = [  # noqa: RUF022  in plain order, as everywhere
     "ClippyAdagrad",
     "SPAM",
     "StabilizedOptimizer",
