@@ -81,8 +81,8 @@ def unit_axes_by_rank(variable: Any) -> tuple[int, ...]:
     """Return the axes of one output unit, guessed from a variable's name and rank.
 
     The whole of a scalar, a vector or anything called like a bias or a gain; a row of an embedding;
-    the spatial axes of a depthwise kernel; else all axes but the last, which is right for Dense, convolution
-    and recurrent kernels and wrong for transposed convolutions and EinsumDense.
+    the spatial axes of a depthwise kernel; else all axes but the last, which is right for Dense,
+    convolution and recurrent kernels and wrong for transposed convolutions and EinsumDense.
     """
     rank = len(variable.shape)
     name = str(variable.name)

@@ -107,8 +107,8 @@ class AdaptiveGradientClipping(Transform):
     Reference: Brock, De, Smith and Simonyan, 2021, High-performance large-scale image recognition
     without normalization.
 
-    >>> AdaptiveGradientClipping(exclude=["output", "*/bias"])
-    AdaptiveGradientClipping(clip_factor=0.01, epsilon=0.001, exclude=['output', '*/bias'])
+    >>> AdaptiveGradientClipping(exclude=["output", "bias"])
+    AdaptiveGradientClipping(clip_factor=0.01, epsilon=0.001, exclude=['output', 'bias'])
     """
 
     clip_factor = Bound(_check_bound)

@@ -30,8 +30,10 @@ class Only(Transform):
 
     A variable is chosen if its path fits a pattern of `include` and none of `exclude`. Patterns are
     the shell's: `*` stands for any characters, slashes among them, `?` for one, `[ab]` for one of
-    some; capitals count, and the whole path has to fit. Paths are those of Keras, such as
-    `"dense_1/kernel"`; `[v.path for v in model.trainable_variables]` lists them.
+    some; capitals count. A pattern has to fit the whole path, or all that comes after one of its
+    slashes: `"kernel"` fits every kernel, `"head/*"` all of a layer "head", wherever it stands.
+    Paths are those of Keras, such as `"sequential/dense_1/kernel"`, and
+    `[v.path for v in model.trainable_variables]` lists them.
 
     A pattern that fits no variable gets a warning, with the nearest paths, when the optimizer is
     built. If no variable is left, nothing is done.
@@ -46,8 +48,8 @@ class Only(Transform):
         ValueError: If there is neither `include` nor `exclude`, or one is empty.
 
     >>> from gradstab.transforms.clipping import ClipByNorm
-    >>> Only(ClipByNorm(1.0), include="*/kernel", exclude=["head/*"])
-    Only(transform=ClipByNorm(max_norm=1.0), include='*/kernel', exclude=['head/*'])
+    >>> Only(ClipByNorm(1.0), include="kernel", exclude=["head/*"])
+    Only(transform=ClipByNorm(max_norm=1.0), include='kernel', exclude=['head/*'])
     """
 
     def __init__(
@@ -145,7 +147,7 @@ def check_patterns(name: str, patterns: Any) -> Patterns:
     """
     if patterns is None:
         return None
-    expected = f"`{name}` must be a pattern such as '*/kernel', or a list of patterns"
+    expected = f"`{name}` must be a pattern such as 'dense/kernel', or a list of patterns"
     given = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
         raise TypeError(f"{expected}. Received: {name}={patterns!r}")
@@ -155,9 +157,11 @@ def check_patterns(name: str, patterns: Any) -> Patterns:
 
 
 def fits(path: str, patterns: Patterns) -> bool:
-    """Whether a path fits one of the patterns; none fits where there are none."""
+    """Whether a path, or its end after a slash, fits one of the patterns, if there are any."""
     given = [patterns] if isinstance(patterns, str) else patterns or []
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in given)
+    parts = path.split("/")
+    ends = ["/".join(parts[place:]) for place in range(len(parts))]
+    return any(fnmatch.fnmatchcase(end, pattern) for end in ends for pattern in given)
 
 
 def warn_of_idle_patterns(name: str, patterns: Patterns, paths: Sequence[str]) -> None:

@@ -52,8 +52,8 @@ def test_agc_of_vectors(ratio, share, mode):
     gradients, weights = _pairs(SMALL, [[1.0, 2.0], [3.0, 4.0]])
     clip = transforms.AdaptiveGradientClipping(ratio)
     changes, _ = _updates(clip, gradients, weights, mode=mode)
-    np.testing.assert_allclose(changes[0], share * np.array([2.23595618, 0.02235956]), rtol=2e-5)
-    np.testing.assert_allclose(changes[1], share * np.array([4.99975, 0.0499975]), rtol=2e-5)
+    np.testing.assert_allclose(changes[0], share * np.array([2.23595618, 0.02235956]), 1e-6, 2e-7)
+    np.testing.assert_allclose(changes[1], share * np.array([4.99975, 0.0499975]), 1e-6, 5e-7)
 
 
 def test_agc_of_a_kernel_and_of_zero_weights():
@@ -170,13 +170,18 @@ def test_the_roles_of_gains_of_rank_two():
 )
 def test_what_is_exempt(exclude, clipped):
     model = keras.Sequential(
-        [keras.Input((3,)), layers.Dense(4, name="body"), layers.Dense(2, name="head")]
+        [keras.Input((3,)), layers.Dense(4, name="body"), layers.Dense(2, name="head")],
+        name="sequential",
     )
     weights = model.trainable_variables
     clip = transforms.AdaptiveGradientClipping(0.01, exclude=exclude)
     gradients = [tf.ones(w.shape) for w in weights]
     changes, _ = _updates(clip, gradients, weights, model)
-    found = [w.path for w, change in zip(weights, changes, strict=True) if change.max() < 0.9]
+    found = [
+        w.path.removeprefix("sequential/")
+        for w, change in zip(weights, changes, strict=True)
+        if change.max() < 0.9
+    ]
     assert found == clipped
 
 
@@ -187,9 +192,9 @@ def test_without_binding_the_output_is_not_known():
 
 
 def test_bad_arguments_of_agc():
-    with pytest.raises(ValueError, match="`clip_factor` must be a positive float. Received: "):
+    with pytest.raises(ValueError, match=r"`clip_factor` must be a positive float\. Received: "):
         transforms.AdaptiveGradientClipping(-1)
-    with pytest.raises(ValueError, match="`epsilon` must be a positive float. Received: "):
+    with pytest.raises(ValueError, match=r"`epsilon` must be a positive float\. Received: "):
         transforms.AdaptiveGradientClipping(epsilon=0)
     with pytest.raises(TypeError, match=r"`exclude` must be a pattern .* Received: exclude=3"):
         transforms.AdaptiveGradientClipping(exclude=3)

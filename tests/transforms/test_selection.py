@@ -38,11 +38,18 @@ def test_the_rest_is_passed_on_as_it_came(mode):
         ({"include": ["*e*"], "exclude": ["k*"]}, ["embeddings"]),
         ({"include": "[bk]*"}, ["kernel", "bias"]),
         ({"include": "?ias"}, ["bias"]),
+        ({"include": "in/*"}, ["kernel"]),
+        ({"include": "deep/in/*"}, ["kernel"]),
     ],
 )
 def test_patterns(arguments, chosen):
     optimizer = _optimizer(Only(ClipByNorm(0.01), **arguments))
-    variables, gradients = checks.make_variables(), checks.make_gradients()
+    gradients = checks.make_gradients()
+    with keras.name_scope("deep"), keras.name_scope("in"):
+        kernel = keras.Variable(np.ones((3, 2)), name="kernel")
+    variables = [keras.Variable(np.ones((5, 2)), name="embeddings"), kernel]
+    variables.append(keras.Variable(np.ones(4), name="bias"))
+    assert kernel.path == "deep/in/kernel"
     before = checks.values_of(variables)
     optimizer.apply(gradients, variables)
     lengths = [np.linalg.norm(o - v.numpy()) for o, v in zip(before, variables, strict=True)]
@@ -70,11 +77,12 @@ def test_a_bound_inside_changes_the_compiled_step_and_is_saved():
     variables, gradients = checks.make_variables(), checks.make_gradients()
     step, traces = checks.stepper(optimizer, variables, "graph")
     step(*gradients)
+    first = len(traces)
     only.transform.max_norm = 0.25
     before = variables[1].numpy()
     step(*gradients)
     np.testing.assert_allclose(np.linalg.norm(variables[1].numpy() - before), 0.25, rtol=1e-5)
-    assert len(traces) == 1
+    assert len(traces) == first
     again = optimizers.StabilizedOptimizer.from_config(optimizer.get_config())
     assert again.transforms[0] == Only(ClipByNorm(0.25), include="kernel")
     assert again.transforms[0] != Only(ClipByNorm(0.1), include="kernel")
@@ -121,13 +129,13 @@ def test_patterns_that_fit_nothing_are_told_with_the_nearest_paths():
 
 
 def test_bad_arguments():
-    with pytest.raises(TypeError, match="`transform` must be an instance of .*Transform"):
+    with pytest.raises(TypeError, match=r"`transform` must be an instance of .*Transform"):
         Only("ClipByNorm", include="*")
     with pytest.raises(ValueError, match="`include` or `exclude` must be given"):
         Only(ClipByNorm(1.0))
     with pytest.raises(TypeError, match="`include` must be a pattern"):
         Only(ClipByNorm(1.0), include=[1])
-    with pytest.raises(ValueError, match="`exclude` must be a pattern .* none of them empty"):
+    with pytest.raises(ValueError, match=r"`exclude` must be a pattern .* none of them empty"):
         Only(ClipByNorm(1.0), exclude=[])
     shared = ClipByNorm(1.0)
     optimizer = _optimizer(Only(shared, include="kernel"), Only(shared, include="bias"))
