@@ -191,6 +191,7 @@ class SPAM(Adam):
 
     def __init__(self, rate, threshold, reset, warmup, **arguments):
         super().__init__(rate, **arguments)
+        self.decay, self.weight_decay = self.weight_decay * rate, 0.0  # by the whole rate
         self.full_rate, self.threshold, self.reset, self.warmup = rate, threshold, reset, warmup
         self.total = 0
 
@@ -208,4 +209,4 @@ class SPAM(Adam):
             cosine = 0.5 * (1 + math.cos(math.pi * self.steps / self.warmup))
             self.rate *= 1 - 0.99 * cosine
         self.total += 1
-        return super().change(weight, gradient)
+        return super().change(weight, gradient) - self.decay * np.asarray(weight, "float64")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
 from gradstab.optimizers.sparse import is_sparse, join_sparse, split_sparse
 
 
@@ -40,3 +42,11 @@ def with_rows_once(gradient: Any) -> Any:
         return gradient
     values, rows = split_sparse([gradient])
     return join_sparse(values, rows, [gradient])[0]
+
+
+def dense(gradient: Any) -> Any:
+    """Return a sparse gradient as the dense one that it stands for; a dense one as it is.
+
+    TensorFlow sums duplicate rows, `ops.convert_to_tensor` keeps the last.
+    """
+    return tf.convert_to_tensor(gradient)

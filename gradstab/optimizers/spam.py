@@ -10,7 +10,7 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_float, check_int
-from gradstab.optimizers.slots import slot
+from gradstab.optimizers.slots import dense, slot
 
 
 @final
@@ -32,6 +32,7 @@ class SPAM(keras.optimizers.Adam):
     - Deviation: Adam's bias correction counts the steps since the last reset, where the paper's
       code counts all steps and so takes steps of up to 3 times the rate once the warm-up is over.
       And the check acts in every step, where that code lets 20 steps pass after a reset.
+    - Weight decay goes by the whole rate at all times, as in the paper's code.
     - Sparse gradients are made dense, as all that Keras' Adam does with them is: an absent row has
       gradient 0. The sparse momentum of the paper is left out.
 
@@ -113,7 +114,7 @@ class SPAM(keras.optimizers.Adam):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Cut spikes, reset if it is time, and take Adam's step for one variable."""
         dtype = variable.dtype
-        gradient = ops.cast(ops.convert_to_tensor(gradient), "float32")
+        gradient = ops.cast(dense(gradient), "float32")
         since = ops.mod(self.iterations, self.reset_steps)
         resets = since == 0
         first, second = (

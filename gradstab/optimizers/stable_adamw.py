@@ -9,7 +9,7 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_float
-from gradstab.optimizers.slots import decays, slot
+from gradstab.optimizers.slots import decays, dense, slot
 
 
 @final
@@ -97,7 +97,7 @@ class StableAdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Take AdamW's step for one variable, with the rate that its RMS leaves."""
-        gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
+        gradient = ops.cast(dense(gradient), variable.dtype)
         rms = self._root_mean_square(gradient, variable)
         share = 1.0 / ops.maximum(rms, 1.0)
         rate = ops.cast(learning_rate, "float32")

@@ -45,10 +45,10 @@ def _gradients(seed, scale, dtype="float32"):
     return [tf.constant(g, dtype) for g in gradients]
 
 
-def _reference(name, steps=range(len(SCALES))):
+def _reference(name, number=len(SCALES)):  # noqa: B008
     weights = [np.array(v, "float64") for v in checks.values_of(checks.make_variables())]
     optimizers = [CASES[name][1]() for _ in weights]
-    for seed in steps:
+    for seed in range(number):
         for place, gradient in enumerate(_gradients(seed, SCALES[seed])):
             weights[place] += optimizers[place].change(weights[place], gradient.numpy())
     return weights
@@ -80,7 +80,7 @@ def test_the_reference_is_not_the_plain_optimizer(name):
     for seed, scale in enumerate(SCALES):
         plain.apply(_gradients(seed, scale), variables)
     for variable, expected in zip(variables, _reference(name), strict=True):
-        assert np.abs(variable.numpy() - expected).max() > 0.05
+        assert np.abs(variable.numpy() - expected).max() > 0.01
 
 
 @pytest.mark.parametrize("mode", checks.MODES)
@@ -101,7 +101,7 @@ def test_clippy_by_the_numbers(mode):
 def test_where_nothing_is_to_be_cut_the_step_is_keras_own():
     pairs = [
         (
-            SPAM(0.1, threshold=np.inf, reset_steps=100, weight_decay=0.01),
+            SPAM(0.1, threshold=np.inf, weight_decay=0.01),
             keras.optimizers.Adam(0.1, weight_decay=0.01),
         ),
         (StableAdamW(0.1, beta_2=0.5), keras.optimizers.AdamW(0.1, beta_2=0.5)),
@@ -140,7 +140,7 @@ def test_half_precision(name, dtype):
     for seed in range(2):
         optimizer.apply(_gradients(seed, SCALES[seed], dtype), variables)
     tolerance = {"float16": 2e-2, "bfloat16": 1e-1}[dtype]
-    for variable, expected in zip(variables, _reference(name, range(2)), strict=True):
+    for variable, expected in zip(variables, _reference(name, 2), strict=True):
         assert keras.backend.standardize_dtype(variable.dtype) == dtype
         got = np.asarray(keras.ops.convert_to_numpy(variable), "float64")
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
