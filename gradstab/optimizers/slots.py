@@ -47,6 +47,6 @@ def with_rows_once(gradient: Any) -> Any:
 def dense(gradient: Any) -> Any:
     """Return a sparse gradient as the dense one that it stands for; a dense one as it is.
 
-    TensorFlow sums duplicate rows, `ops.convert_to_tensor` keeps the last.
+    Duplicate rows are summed. (`ops.convert_to_tensor` would leave it sparse.)
     """
     return tf.convert_to_tensor(gradient)
