@@ -23,7 +23,7 @@ def push(history: Any, count: Any, value: Any) -> Any:
     [1.0, 9.0, 3.0]
     """
     size = history.shape[0]
-    here = ops.arange(size, dtype="int32") == ops.mod(ops.cast(count, "int32"), size)
+    here = ops.arange(size, dtype="int64") == ops.mod(ops.cast(count, "int64"), size)
     return ops.where(here, ops.cast(value, "float32"), history)
 
 
@@ -40,11 +40,11 @@ def percentile(history: Any, count: Any, rank: Any) -> Any:
     3.0
     """
     size = history.shape[0]
-    held = ops.minimum(ops.cast(count, "int32"), size)
-    written = ops.arange(size, dtype="int32") < held
+    held = ops.minimum(ops.cast(count, "int64"), size)
+    written = ops.arange(size, dtype="int64") < held
     ordered = ops.sort(ops.where(written, history, float("inf")))
     place = ops.cast(rank, "float32") / 100.0 * ops.cast(held - 1, "float32")
-    below = ops.minimum(ops.cast(ops.floor(place), "int32"), held - 1)
+    below = ops.minimum(ops.cast(ops.floor(place), "int64"), held - 1)
     low = ops.take(ordered, below)
     high = ops.take(ordered, ops.minimum(below + 1, held - 1))
     return low + (place - ops.cast(below, "float32")) * (high - low)
@@ -63,8 +63,8 @@ def mean_and_deviation(history: Any, count: Any) -> tuple[Any, Any]:
     [2.0, 1.0]
     """
     size = history.shape[0]
-    held = ops.minimum(ops.cast(count, "int32"), size)
-    written = ops.arange(size, dtype="int32") < held
+    held = ops.minimum(ops.cast(count, "int64"), size)
+    written = ops.arange(size, dtype="int64") < held
     values = ops.where(written, history, 0.0)
     largest = ops.max(ops.abs(values))
     scale = ops.where(largest > 0, largest, 1.0)

@@ -89,7 +89,7 @@ class SkipOutliers(Transform):
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
         """Keep the last norms and losses, and how many there were of each."""
-        history, count = StateSpec((self.history_length,)), StateSpec(dtype="int32")
+        history, count = StateSpec((self.history_length,)), StateSpec(dtype="int64")
         spec: dict[str, StateSpec | SeedSpec] = {"norms": history, "num_norms": count}
         return spec | ({"losses": history, "num_losses": count} if self.use_loss else {})
 
@@ -102,11 +102,11 @@ class SkipOutliers(Transform):
         )
         new_state: dict[str, Any] = {}
         for name, value in judged:
-            count = ops.where(restarts, 0, state[f"num_{name}"])
+            count = ops.where(restarts, ops.cast(0, "int64"), state[f"num_{name}"])
             counts = ops.isfinite(value)
             pushed = push(state[name], count, value)
             new_state[name] = ops.where(counts, pushed, state[name])
-            new_state[f"num_{name}"] = count + ops.cast(counts, "int32")
+            new_state[f"num_{name}"] = count + ops.cast(counts, "int64")
         return values, new_state
 
     def veto(self, state: State, context: Context) -> Any | None:

@@ -72,14 +72,14 @@ class PercentileClipping(Transform):
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
         """Keep the last norms, and how many there were."""
-        return {"history": StateSpec((self.history_length,)), "count": StateSpec(dtype="int32")}
+        return {"history": StateSpec((self.history_length,)), "count": StateSpec(dtype="int64")}
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
         """Scale all gradients by one factor, and take in the norm."""
         norm = values.global_norm
         counts = ops.logical_and(ops.isfinite(norm), norm > 0)
         history = ops.where(counts, push(state["history"], state["count"], norm), state["history"])
-        count = state["count"] + ops.cast(counts, "int32")
+        count = state["count"] + ops.cast(counts, "int64")
         bound = percentile(history, ops.maximum(count, 1), self.bound("percentile"))
         bound = ops.minimum(bound, self.bound("max_norm"))
         factor = ops.where(counts, clip_factor(norm, bound), 1.0)
@@ -144,7 +144,7 @@ class ZScoreClipping(Transform):
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
         """Keep mean and variance, and how many norms went in."""
-        return {"mean": StateSpec(), "variance": StateSpec(), "count": StateSpec(dtype="int32")}
+        return {"mean": StateSpec(), "variance": StateSpec(), "count": StateSpec(dtype="int64")}
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
         """Scale all gradients by one factor, and take in the clipped norm."""
@@ -167,7 +167,7 @@ class ZScoreClipping(Transform):
         return values.scaled(factor), {
             "mean": ops.where(counts, new_mean, mean),
             "variance": ops.where(counts, new_variance, variance),
-            "count": count + ops.cast(counts, "int32"),
+            "count": count + ops.cast(counts, "int64"),
         }
 
 
@@ -226,7 +226,7 @@ class AdaGradientClipping(Transform):
         """Keep one average per variable, and how many steps went in."""
         return {
             "averages": StateSpec((len(variables),), initial=float("inf")),
-            "count": StateSpec(dtype="int32"),
+            "count": StateSpec(dtype="int64"),
         }
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
@@ -248,7 +248,7 @@ class AdaGradientClipping(Transform):
         counts = ops.logical_and(counts, is_finite)
         return values.scaled(factors), {
             "averages": ops.where(counts, new, averages),
-            "count": count + ops.cast(is_finite, "int32"),
+            "count": count + ops.cast(is_finite, "int64"),
         }
 
 
