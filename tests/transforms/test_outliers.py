@@ -52,10 +52,18 @@ def test_a_norm_far_above_the_others(mode):
 
 
 @pytest.mark.parametrize("mode", checks.MODES)
-def test_a_skipped_outlier_is_atomic(mode):
+@pytest.mark.parametrize("more", [{}, {"weight_decay": 0.01, "use_ema": True}])
+def test_a_skipped_outlier_is_atomic(more, mode):
+    """With and without a condition round the update, which plain Adam needs none of in a graph."""
     skip = transforms.SkipOutliers(6.0, history_length=4, warmup_steps=2)
-    inner = keras.optimizers.Adam(0.1, weight_decay=0.01, use_ema=True)
-    chain = [transforms.SkipNonFinite(), transforms.ZScoreClipping(warmup_steps=2), skip]
+    inner = keras.optimizers.Adam(0.1, **more)
+    chain = [
+        transforms.SkipNonFinite(),
+        transforms.PercentileClipping(50.0, history_length=8),
+        transforms.ZScoreClipping(warmup_steps=2),
+        transforms.AdaGradientClipping(warmup_steps=1),
+        skip,
+    ]
     optimizer = optimizers.StabilizedOptimizer(inner, chain)
     variables = checks.make_variables()
     step, _ = checks.stepper(optimizer, variables, mode)
