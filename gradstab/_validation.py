@@ -20,6 +20,7 @@ def check_float(
     minimum: float = 0.0,
     maximum: float = math.inf,
     include_minimum: bool = False,
+    below: float = math.inf,
     allow_inf: bool = False,
     fix: str = "",
 ) -> float:
@@ -31,6 +32,7 @@ def check_float(
         minimum: Lower end of the range.
         maximum: Upper end of the range, included when it is finite.
         include_minimum: Whether `minimum` itself is allowed.
+        below: Upper end of the range, where it is not included.
         allow_inf: Whether positive infinity is allowed.
         fix: A sentence that ends the message.
 
@@ -39,17 +41,18 @@ def check_float(
         ValueError: If `value` is NaN or outside the range.
     """
     sign = "at least" if include_minimum else "above"
-    if minimum == 0.0 and maximum == math.inf:
+    if minimum == 0.0 and maximum == below == math.inf:
         expected = "a non-negative float" if include_minimum else "a positive float"
     elif maximum == math.inf:
         expected = f"a float {sign} {minimum:g}"
+        expected += "" if below == math.inf else f" and below {below:g}"
     else:
         expected = f"a float {sign} {minimum:g} and at most {maximum:g}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _fail(TypeError, name, expected, value, fix)
     number = float(value)
     too_small = number < minimum or (number == minimum and not include_minimum)
-    if math.isnan(number) or too_small or number > maximum:
+    if math.isnan(number) or too_small or number > maximum or number >= below < math.inf:
         _fail(ValueError, name, expected, value, fix)
     if math.isinf(number) and not allow_inf:
         _fail(ValueError, name, f"{expected} and finite", value, fix)
@@ -69,6 +72,13 @@ def check_int(name: str, value: Any, *, minimum: int = 1, fix: str = "") -> int:
     if value < minimum:
         _fail(ValueError, name, expected, value, fix)
     return int(value)
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Return `value` if it is a bool, or raise `TypeError`."""
+    if not isinstance(value, bool):
+        _fail(TypeError, name, "True or False", value)
+    return bool(value)
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any], *, fix: str = "") -> Any:

@@ -50,7 +50,10 @@ def unwrap(model_or_optimizer: Any, learning_rate: float | None = None) -> Any:
     if isinstance(model_or_optimizer, keras.Model):
         return _unwrap_model(model_or_optimizer, learning_rate)
     if isinstance(model_or_optimizer, keras.optimizers.Optimizer):
-        _refuse(_foreign_schedules(model_or_optimizer, learning_rate))
+        _refuse(
+            _foreign_schedules(model_or_optimizer, learning_rate)
+            + _foreign_optimizers(model_or_optimizer)
+        )
         return _unwrap_optimizer(model_or_optimizer, learning_rate)
     raise TypeError(
         "`model_or_optimizer` must be a keras.Model or a Keras optimizer. Received: "
@@ -62,7 +65,7 @@ def _unwrap_model(model: Any, learning_rate: float | None) -> Any:
     optimizer = getattr(model, "optimizer", None)
     foreign = _foreign_objects(model)
     if optimizer is not None:
-        foreign += _foreign_schedules(optimizer, learning_rate)
+        foreign += _foreign_schedules(optimizer, learning_rate) + _foreign_optimizers(optimizer)
     _refuse(foreign)
     penalties = vars(model).get("_gradstab_penalties")  # as `training.set_penalties` left them
     if penalties is not None:
@@ -139,7 +142,8 @@ def _refuse(names: list[str]) -> None:
         raise ValueError(
             "`unwrap` can't replace what Keras has no equivalent of. Received: "
             f"{', '.join(sorted(set(names)))}. Pass `learning_rate=` to replace a schedule by a "
-            "fixed rate; rebuild layers of gradstab's with Keras' own and copy their weights"
+            "fixed rate; rebuild layers of gradstab's with Keras' own and copy their weights; "
+            "compile the model with one of Keras' optimizers in place of gradstab's"
         )
 
 
@@ -157,6 +161,14 @@ def _foreign_schedules(optimizer: Any, learning_rate: float | None) -> list[str]
     if isinstance(schedule, _Schedule):
         return list(_registered(keras.optimizers.schedules.serialize(schedule)))
     return []
+
+
+def _foreign_optimizers(optimizer: Any) -> list[str]:
+    """Name the optimizers of gradstab's that would stay behind: the wrapper would not."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    each = [optimizer, *getattr(optimizer, "optimizers", [])]
+    return [type(o).__name__ for o in each if type(o).__module__.startswith("gradstab.")]
 
 
 def _foreign_objects(model: Any) -> list[str]:

@@ -22,6 +22,21 @@ TRANSFORMS = {
     "ClipByGlobalNorm": lambda: transforms.ClipByGlobalNorm(max_norm=0.1),
     "SkipNonFinite": lambda: transforms.SkipNonFinite(max_consecutive=3),
     "LimitUpdateRatio": lambda: transforms.LimitUpdateRatio(0.01, epsilon=0.1),
+    "ClipByBlockRMS": lambda: transforms.ClipByBlockRMS(0.1),
+    "AdaptiveGradientClipping": lambda: transforms.AdaptiveGradientClipping(clip_factor=0.1),
+    "PercentileClipping": lambda: transforms.PercentileClipping(
+        20.0, history_length=3, max_norm=2.0
+    ),
+    "ZScoreClipping": lambda: transforms.ZScoreClipping(
+        0.5, decay=0.8, warmup_steps=1, max_norm=2.0
+    ),
+    "AdaGradientClipping": lambda: transforms.AdaGradientClipping(
+        1.1, decay=0.9, warmup_steps=1, max_norm=0.1
+    ),
+    "SkipOutliers": lambda: transforms.SkipOutliers(history_length=4, warmup_steps=4),
+    "CentralizeGradients": lambda: transforms.CentralizeGradients(),
+    "AddGradientNoise": lambda: transforms.AddGradientNoise(0.01, seed=3),
+    "Only": lambda: transforms.Only(transforms.ClipByNorm(0.1), include="*e*"),
 }
 
 

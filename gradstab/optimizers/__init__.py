@@ -1,7 +1,9 @@
-"""The optimizer that wraps another, and functions that do the wrapping."""
+"""The optimizer that wraps another, functions that do the wrapping, and stable optimizers."""
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
+from gradstab.optimizers.clippy_adagrad import ClippyAdagrad
+from gradstab.optimizers.spam import SPAM
 from gradstab.optimizers.stabilize import (
     clip_by_global_norm,
     clip_by_norm,
@@ -9,9 +11,13 @@ from gradstab.optimizers.stabilize import (
     stabilize,
 )
 from gradstab.optimizers.stabilized import StabilizedOptimizer
+from gradstab.optimizers.stable_adamw import StableAdamW
 
-__all__ = [
+__all__ = [  # noqa: RUF022  in plain order, as everywhere
+    "ClippyAdagrad",
+    "SPAM",
     "StabilizedOptimizer",
+    "StableAdamW",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",

@@ -80,13 +80,13 @@ def variable_path(variable: Any) -> str:
 def unit_axes_by_rank(variable: Any) -> tuple[int, ...]:
     """Return the axes of one output unit, guessed from a variable's name and rank.
 
-    The whole of a scalar, a vector or anything called a bias; a row of an embedding; the spatial
-    axes of a depthwise kernel; else all axes but the last, which is right for Dense, convolution
-    and recurrent kernels and wrong for transposed convolutions and EinsumDense.
+    The whole of a scalar, a vector or anything called like a bias or a gain; a row of an embedding;
+    the spatial axes of a depthwise kernel; else all axes but the last, which is right for Dense,
+    convolution and recurrent kernels and wrong for transposed convolutions and EinsumDense.
     """
     rank = len(variable.shape)
     name = str(variable.name)
-    if rank < 2 or "bias" in name:
+    if _is_one_unit(name, rank):
         return tuple(range(rank))
     if "embeddings" in name:
         return tuple(range(1, rank))
@@ -95,10 +95,15 @@ def unit_axes_by_rank(variable: Any) -> tuple[int, ...]:
     return tuple(range(rank - 1))
 
 
+def _is_one_unit(name: str, rank: int) -> bool:
+    """Whether a variable is one unit as a whole, as biases and the gains of normalization are."""
+    return rank < 2 or "bias" in name or name in {"beta", "gamma", "scale"}
+
+
 def _unit_axes(variable: Any, layer: Any) -> tuple[int, ...]:
     rank = len(variable.shape)
     name = str(variable.name)
-    if rank < 2 or "bias" in name:
+    if _is_one_unit(name, rank):
         return tuple(range(rank))
     if isinstance(layer, keras.layers.EinsumDense):
         # "abc,cde->abde": the kernel's axes that the output lacks are summed over in one unit.

@@ -67,9 +67,9 @@ class Chain:
                     name,
                     shape=(),
                     dtype="float32",
-                    initializer=keras.initializers.Constant(getattr(transform, name)),
+                    initializer=keras.initializers.Constant(value),
                 )
-                for name in transform.bounds()
+                for name, value in transform.bound_values().items()
             }
             transform.attach(bounds)
             state: dict[str, Any] = {}

@@ -22,6 +22,8 @@ from gradstab.optimizers.plan import Plan
 from gradstab.optimizers.step import Step
 from gradstab.optimizers.telemetry import Telemetry
 from gradstab.transforms.base import Transform
+from gradstab.transforms.outliers import SkipOutliers
+from gradstab.transforms.selection import innermost
 from gradstab.transforms.skipping import SkipNonFinite
 
 
@@ -291,7 +293,10 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
     @property
     def max_consecutive(self) -> int | None:
         """Steps in a row that may be skipped before training has diverged; `None` if none skips."""
-        budgets = [t.max_consecutive for t in self.transforms if isinstance(t, SkipNonFinite)]
+        inside = [innermost(transform) for transform in self.transforms]
+        budgets = [t.max_consecutive for t in inside if isinstance(t, SkipNonFinite)]
+        # Of finite steps `SkipOutliers` skips no more than these in a row: beyond are others.
+        budgets = budgets or [t.max_consecutive for t in inside if isinstance(t, SkipOutliers)]
         return min(budgets, default=None)
 
     def __repr__(self) -> str:

@@ -120,6 +120,10 @@ class Transform(abc.ABC):
             if isinstance(value, Bound)
         ]
 
+    def bound_values(self) -> dict[str, float]:
+        """Return the bounds by name, each of which an optimizer makes a variable for."""
+        return {name: getattr(self, name) for name in self.bounds()}
+
     def bound(self, name: str) -> Any:
         """Return the current value of a bound as the compiled step has to read it."""
         variable = self.bound_variables.get(name)
@@ -174,6 +178,15 @@ class Transform(abc.ABC):
     @classmethod
     def _arguments(cls) -> list[str]:
         return list(inspect.signature(cls).parameters)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is of the same class, with equal arguments."""
+        if not isinstance(other, Transform) or type(other) is not type(self):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())

@@ -129,3 +129,19 @@ class Measured:
             shrank = ops.any(result.norms < self.norms)
             result._clipped = ops.logical_or(self.clipped, shrank)
         return result
+
+    def part(self, places: Sequence[int]) -> Measured:
+        """Return some of the tensors, with the norms that are known of all."""
+        values = [self.values[place] for place in places]
+        return Measured(values, ops.take(self.norms, list(places)))
+
+    def with_part(self, places: Sequence[int], part: Measured) -> Measured:
+        """Put the tensors of a part back at their places, with what has been measured on them."""
+        values = list(self.values)
+        for place, value in zip(places, part.values, strict=True):
+            values[place] = value
+        norms = ops.scatter_update(self.norms, [[place] for place in places], part.norms)
+        clipped = self._clipped
+        if part._clipped is not None:
+            clipped = ops.logical_or(self.clipped, part._clipped)
+        return Measured(values, norms, clipped)

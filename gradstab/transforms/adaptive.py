@@ -1,0 +1,161 @@
+"""Clips whose bound follows from the variable itself: its size, or its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, final
+
+from keras import ops
+
+from gradstab._serialization import register
+from gradstab._validation import check_float
+from gradstab.functional._backend import value_of
+from gradstab.functional.clipping import clip_factor
+from gradstab.functional.units import clip_units, unit_norms
+from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform, VariableRole
+from gradstab.transforms.bounds import Bound
+from gradstab.transforms.measured import Measured
+from gradstab.transforms.selection import (
+    Patterns,
+    check_patterns,
+    fits,
+    path_of,
+    warn_of_idle_patterns,
+)
+
+_check_bound = partial(check_float, allow_inf=True)
+
+OUTPUT = "output"
+"""What stands for the layers that make the model's output, among the patterns to exclude."""
+
+
+@final
+@register
+class ClipByBlockRMS(Transform):
+    """Scales each variable's gradient so that the root mean square of its entries is bounded.
+
+    g ← g / max(1, RMS(g)/t) with RMS(g) = √(Σᵢ gᵢ²/n), for the gradient g of each variable with n
+    entries. As `ClipByNorm`, with a bound that does not depend on how large a variable is. The
+    absent rows of a sparse gradient count as zeros, as in the dense one that it stands for. A
+    gradient that holds NaN or infinity is passed on as it came.
+
+    Args:
+        max_rms: t, in units of a gradient's entry; a positive float, may be infinite. Can be
+            assigned during a run.
+
+    Raises:
+        TypeError: If the bound is not a number.
+        ValueError: If it is zero, negative or NaN.
+
+    Reference: Shazeer and Stern, 2018, Adafactor: Adaptive learning rates with sublinear memory
+    cost, which bounds the update so; optax has it for gradients as `clip_by_block_rms`.
+
+    >>> ClipByBlockRMS(1.0)
+    ClipByBlockRMS(max_rms=1.0)
+    """
+
+    max_rms = Bound(_check_bound)
+
+    def __init__(self, max_rms: float) -> None:
+        self.max_rms = max_rms
+
+    def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
+        """Scale each gradient to its bound."""
+        roots = [math.sqrt(max(1, math.prod(v.shape))) for v in context.variables]
+        return values.scaled(clip_factor(values.norms / roots, self.bound("max_rms"))), {}
+
+
+@final
+@register
+class AdaptiveGradientClipping(Transform):
+    """Keeps each output unit's gradient small against the weights of that unit (AGC).
+
+    g ← g·min(1, λ·max(‖W‖, ε)/‖g‖) for the weights W and the gradient g of each unit. Made for nets
+    without normalization, where it lets larger batches and rates be used; it bounds the relative
+    change of each unit whatever the scale of the loss.
+
+    A unit is what makes one output of a layer, and its norm is taken over the kernel's other axes:
+    all but the last for Dense, convolution, LSTM and GRU kernels, all but the last but one for
+    transposed convolutions, the spatial axes for depthwise ones, the axes that are summed over for
+    EinsumDense and attention, one row for Embedding; biases and gains are one unit each. The model
+    that is bound (by `training.train` and gradstab's callbacks, or `optimizer.bind(model)`) tells
+    which layer a variable belongs to. Without it a rule by name and rank stands in, which takes all
+    axes but the last for transposed convolutions, depthwise convolutions that are not separable,
+    and EinsumDense.
+
+    The output layer is exempt by default, as the paper says. Which one it is only a bound model can
+    tell: without one nothing is exempt unless it is named in `exclude`.
+
+    Deviation: the paper's code has max(‖g‖, 1e-6) in the denominator, which shrinks gradients below
+    1e-6 further than to the bound. Here the bound is the bound.
+
+    Args:
+        clip_factor: λ, the largest ratio of a unit's gradient norm to its weight norm; a positive
+            float, may be infinite. The smaller the larger the batch; 0.01 to 0.16 in the paper.
+            Can be assigned during a run.
+        epsilon: ε, the norm below which weights count as that large, so that weights which begin at
+            zero can move; a positive float. Can be assigned during a run.
+        exclude: What is not clipped: `"output"` for the layers that make the model's output, a
+            pattern on paths (see `Only`), or a list of these; `None` for nothing.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If a number is zero, negative or NaN, or a pattern empty.
+
+    Reference: Brock, De, Smith and Simonyan, 2021, High-performance large-scale image recognition
+    without normalization.
+
+    >>> AdaptiveGradientClipping(exclude=["output", "bias"])
+    AdaptiveGradientClipping(clip_factor=0.01, epsilon=0.001, exclude=['output', 'bias'])
+    """
+
+    clip_factor = Bound(_check_bound)
+    epsilon = Bound(check_float)
+
+    def __init__(
+        self, clip_factor: float = 0.01, epsilon: float = 1e-3, exclude: Patterns = OUTPUT
+    ) -> None:
+        self.clip_factor = clip_factor
+        self.epsilon = epsilon
+        self.exclude = check_patterns("exclude", exclude or None)
+
+    def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
+        """Keep nothing; warn of patterns that fit no variable."""
+        patterns = [pattern for pattern in self._patterns if pattern != OUTPUT]
+        warn_of_idle_patterns("exclude", patterns, [path_of(variable) for variable in variables])
+        return {}
+
+    def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
+        """Scale each unit to its bound."""
+        ratio, epsilon = self.bound("clip_factor"), self.bound("epsilon")
+        flags: list[Any] = []
+
+        def clip(index: int, gradient: Any) -> Any:
+            role, rows = context.roles[index], context.rows[index]
+            if self._is_exempt(role):
+                return gradient
+            weight = value_of(context.variables[index])
+            if rows is not None and 0 not in role.unit_axes:
+                weight = ops.take(weight, rows, axis=0)
+            norms = ops.cast(unit_norms(weight, role.unit_axes), "float32")
+            clipped, flag = clip_units(
+                gradient, ratio * ops.maximum(norms, epsilon), role.unit_axes
+            )
+            flags.append(flag)
+            return clipped
+
+        changed = values.mapped(clip).values
+        clipped = values.clipped
+        for flag in flags:
+            clipped = ops.logical_or(clipped, flag)
+        return Measured(changed, clipped=clipped), {}
+
+    @property
+    def _patterns(self) -> list[str]:
+        given = self.exclude
+        return [given] if isinstance(given, str) else list(given or [])
+
+    def _is_exempt(self, role: VariableRole) -> bool:
+        return (OUTPUT in self._patterns and role.is_output) or fits(role.path, self._patterns)
