@@ -71,6 +71,13 @@ def check_int(name: str, value: Any, *, minimum: int = 1, fix: str = "") -> int:
     return int(value)
 
 
+def check_bool(name: str, value: Any, *, fix: str = "") -> bool:
+    """Return `value` if it is `True` or `False`, or raise `TypeError`."""
+    if not isinstance(value, bool):
+        _fail(TypeError, name, "True or False", value, fix)
+    return bool(value)
+
+
 def check_choice(name: str, value: Any, choices: Collection[Any], *, fix: str = "") -> Any:
     """Return `value` if it is one of `choices`, or raise `ValueError` that lists them."""
     if value not in choices:
