@@ -23,6 +23,7 @@ _REGISTERING = (
     "gradstab.schedules",
     "gradstab.initializers",
     "gradstab.regularizers",
+    "gradstab.layers",
     "gradstab.models",
 )
 

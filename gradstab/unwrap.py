@@ -64,6 +64,9 @@ def _unwrap_model(model: Any, learning_rate: float | None) -> Any:
     if optimizer is not None:
         foreign += _foreign_schedules(optimizer, learning_rate)
     _refuse(foreign)
+    penalties = vars(model).get("_gradstab_penalties")  # as `training.set_penalties` left them
+    if penalties is not None:
+        penalties.detach()
     for layer in all_layers(model):
         for name, value in list(vars(layer).items()):
             if type(value) in _REGULARIZERS:

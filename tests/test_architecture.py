@@ -38,7 +38,7 @@ MAY_IMPORT["unwrap"] = {
 MAY_IMPORT["callbacks"] |= {"reports"}
 MAY_IMPORT["cli"] |= set(MAY_IMPORT)
 # Anybody may use these; they use each other at most.
-PRIVATE = {"_errors", "_layers", "_lazy", "_serialization", "_validation"}
+PRIVATE = {"_coefficients", "_errors", "_layers", "_lazy", "_serialization", "_validation"}
 
 KERAS_FREE = [
     name

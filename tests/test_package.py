@@ -42,6 +42,9 @@ FACE = {
     "regularizers.L1": "l1",
     "regularizers.L2": "l2",
     "regularizers.L1L2": "l1 l2",
+    "layers.TiedDense": "tied_to activation use_bias",
+    "layers.ScaledResidual": "branch method projection",
+    "layers.SharedBlock": "block num_uses",
     "schedules.LinearWarmup": "schedule warmup_steps",
     "schedules.Join": "schedules boundaries",
     "schedules.Adjustable": "schedule",
@@ -96,7 +99,7 @@ def test_every_name_of_all_resolves():
 def test_every_public_keras_class_is_registered_under_its_name():
     import keras
 
-    for package in ("transforms", "optimizers", "schedules", "regularizers"):
+    for package in ("transforms", "optimizers", "schedules", "regularizers", "layers"):
         members = _find(package)
         for name in members.__all__:
             member = getattr(members, name)

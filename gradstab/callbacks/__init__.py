@@ -4,5 +4,6 @@ import keras  # noqa: F401  first, so that gradstab's classes register in one or
 
 from gradstab.callbacks.divergence_guard import DivergenceGuard
 from gradstab.callbacks.gradient_monitor import GradientMonitor
+from gradstab.callbacks.shared_block_monitor import SharedBlockMonitor
 
-__all__ = ["DivergenceGuard", "GradientMonitor"]
+__all__ = ["DivergenceGuard", "GradientMonitor", "SharedBlockMonitor"]

@@ -85,6 +85,7 @@ from gradstab.initializers.data_dependent import LayerScale, Report, lsuv
 from gradstab.initializers.gains import gain
 from gradstab.initializers.identity import ConvolutionIdentity, ZerO
 from gradstab.initializers.orthogonal import DeltaOrthogonal
+from gradstab.initializers.residual import apply_fixup, apply_skipinit, fixup_initializers
 
 __all__ = [
     "Constant",
@@ -111,7 +112,10 @@ __all__ = [
     "VarianceScaling",
     "ZerO",
     "Zeros",
+    "apply_fixup",
+    "apply_skipinit",
     "critical_point",
+    "fixup_initializers",
     "gain",
     "lsuv",
 ]

@@ -47,20 +47,22 @@ def can_gate(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any])
         variables: The variables of the step.
         gradients: Their gradients.
     """
-    sizes = [int(np.prod(variable.shape)) for variable in variables]
     return (
         distribution.num_replicas() == 1
         and not tf.executing_eagerly()
-        and sum(sizes) < _LARGE_MEAN * len(sizes)
-        and max(sizes) < _LARGE
         and all(map(_is_open, parts(optimizer)))
         and not any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
         and not any(
             is_overwritten(variable) or getattr(variable, "constraint", None) is not None
             for variable in variables
         )
-        and not _in_xla()
+        and (_are_small(variables) or _in_xla())
     )
+
+
+def _are_small(variables: Sequence[Any]) -> bool:
+    sizes = [int(np.prod(variable.shape)) for variable in variables]
+    return sum(sizes) < _LARGE_MEAN * len(sizes) and max(sizes) < _LARGE
 
 
 def _is_open(optimizer: Any) -> bool:
@@ -74,9 +76,11 @@ def _is_open(optimizer: Any) -> bool:
 
 
 def _in_xla() -> bool:
-    """Whether XLA compiles what is being traced, where conditions cost less.
+    """Whether XLA compiles what is being traced.
 
-    No public function tells, but conditions are marked differently there.
+    It makes the choice within the update's own loop, at no cost, while a condition round the update
+    takes it minutes to compile. No public function tells, but conditions are marked differently
+    there.
     """
     probe = tf.cond(tf.constant(True), lambda: tf.constant(0), lambda: tf.constant(1))
     return not is_taken_apart(probe)

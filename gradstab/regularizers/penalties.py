@@ -5,6 +5,14 @@ to make the sum of squares, and with it the loss, infinite. Here weights are wid
 is multiplied or summed: to float32, or float64 where they are float64. The penalty comes back in
 `keras.config.floatx()`, float32 unless set otherwise: the dtype in which Keras adds up the losses
 of a model, and the only one that `fit` accepts there.
+
+Coefficients may change during a run: `layer.kernel_regularizer.l2 = 1e-3`, in a callback say, acts
+in the compiled step from the next step on, with nothing traced again. One regularizer that several
+layers share has one coefficient for all of them. A `.keras` file and `get_config` hold the value of
+the moment; files of weights alone, `tf.train.Checkpoint` and `BackupAndRestore` hold no
+regularizer, so that after them a coefficient is what the script made it; `training.train` with
+`resume=True` puts it where it was. (On TensorFlow; elsewhere a step that is compiled already keeps
+the old value.)
 """
 
 from __future__ import annotations
@@ -14,13 +22,13 @@ from typing import Any, final
 import keras
 from keras import ops
 
+from gradstab._coefficients import Adjustable, Coefficient
 from gradstab._serialization import register
-from gradstab._validation import check_float
 
 
 @final
 @register
-class L1(keras.regularizers.Regularizer):
+class L1(Adjustable, keras.regularizers.Regularizer):
     r"""Adds `l1` times the sum of absolute weights to the loss.
 
     $$\text{penalty} = l_1 \sum_i |w_i|$$
@@ -33,7 +41,7 @@ class L1(keras.regularizers.Regularizer):
 
     Raises:
         TypeError: If `l1` is not a number.
-        ValueError: If `l1` is negative, NaN or infinite.
+        ValueError: If `l1` is negative, NaN or infinite, then or when it is changed.
 
     Example:
         >>> import numpy as np
@@ -44,24 +52,19 @@ class L1(keras.regularizers.Regularizer):
     Reference: Tibshirani, 1996, Regression shrinkage and selection via the lasso.
     """
 
+    l1 = Coefficient()
+
     def __init__(self, l1: float = 0.01) -> None:
-        self.l1 = check_float("l1", l1, include_minimum=True)
+        self.l1 = l1
 
     def __call__(self, x: Any) -> Any:
         """Return the penalty on the weights `x`, of any shape, as a scalar."""
-        return _as_loss(self.l1 * _sum_of_absolutes(x))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that rebuild this regularizer."""
-        return {"l1": self.l1}
-
-    def __repr__(self) -> str:
-        return f"L1(l1={self.l1})"
+        return _as_loss(_times(self.coefficient_tensor("l1"), _sum_of_absolutes(x)))
 
 
 @final
 @register
-class L2(keras.regularizers.Regularizer):
+class L2(Adjustable, keras.regularizers.Regularizer):
     r"""Adds `l2` times the sum of squared weights to the loss.
 
     $$\text{penalty} = l_2 \sum_i w_i^2, \qquad \frac{\partial}{\partial w_i} = 2 l_2 w_i$$
@@ -86,24 +89,19 @@ class L2(keras.regularizers.Regularizer):
     Reference: Krogh and Hertz, 1991, A simple weight decay can improve generalization.
     """
 
+    l2 = Coefficient()
+
     def __init__(self, l2: float = 0.01) -> None:
-        self.l2 = check_float("l2", l2, include_minimum=True)
+        self.l2 = l2
 
     def __call__(self, x: Any) -> Any:
         """Return the penalty on the weights `x`, of any shape, as a scalar."""
-        return _as_loss(self.l2 * _sum_of_squares(x))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that rebuild this regularizer."""
-        return {"l2": self.l2}
-
-    def __repr__(self) -> str:
-        return f"L2(l2={self.l2})"
+        return _as_loss(_times(self.coefficient_tensor("l2"), _sum_of_squares(x)))
 
 
 @final
 @register
-class L1L2(keras.regularizers.Regularizer):
+class L1L2(Adjustable, keras.regularizers.Regularizer):
     r"""Adds an L1 and an L2 penalty to the loss (the elastic net).
 
     $$\text{penalty} = l_1 \sum_i |w_i| + l_2 \sum_i w_i^2$$
@@ -128,25 +126,19 @@ class L1L2(keras.regularizers.Regularizer):
     Reference: Zou and Hastie, 2005, Regularization and variable selection via the elastic net.
     """
 
+    l1 = Coefficient()
+    l2 = Coefficient()
+
     def __init__(self, l1: float = 0.0, l2: float = 0.0) -> None:
-        self.l1 = check_float("l1", l1, include_minimum=True)
-        self.l2 = check_float("l2", l2, include_minimum=True)
+        self.l1 = l1
+        self.l2 = l2
 
     def __call__(self, x: Any) -> Any:
         """Return the penalty on the weights `x`, of any shape, as a scalar."""
-        penalty = ops.zeros((), _wide_dtype(x))
-        if self.l1:
-            penalty += self.l1 * _sum_of_absolutes(x)
-        if self.l2:
-            penalty += self.l2 * _sum_of_squares(x)
+        # Both at any time, since either may be switched on while the step runs.
+        penalty = _times(self.coefficient_tensor("l1"), _sum_of_absolutes(x))
+        penalty += _times(self.coefficient_tensor("l2"), _sum_of_squares(x))
         return _as_loss(penalty)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that rebuild this regularizer."""
-        return {"l1": self.l1, "l2": self.l2}
-
-    def __repr__(self) -> str:
-        return f"L1L2(l1={self.l1}, l2={self.l2})"
 
 
 def _wide_dtype(x: Any) -> str:
@@ -160,6 +152,12 @@ def _sum_of_absolutes(x: Any) -> Any:
 
 def _sum_of_squares(x: Any) -> Any:
     return ops.sum(ops.square(ops.cast(x, _wide_dtype(x))))
+
+
+def _times(coefficient: Any, total: Any) -> Any:
+    # A coefficient of 0 leaves out what has overflowed, too.
+    coefficient = ops.cast(coefficient, total.dtype)
+    return ops.where(coefficient > 0, coefficient * total, ops.zeros_like(total))
 
 
 def _as_loss(penalty: Any) -> Any:

@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from gradstab._coefficients import Adjustable
+from gradstab.training.penalized import penalties_of
+
 _WRITING = ".writing-"
 
 
@@ -33,6 +36,7 @@ class Progress:
         epochs_since_best: Epochs without improvement in a row.
         stopped: Whether something stopped the run before its last epoch.
         random_states: The states of the layers' seed generators, which no weights file holds.
+        coefficients: Those of the regularizers and penalties, which none holds either.
     """
 
     epochs_done: int = 0
@@ -42,6 +46,7 @@ class Progress:
     epochs_since_best: int = 0
     stopped: bool = False
     random_states: list[list[int]] = dataclasses.field(default_factory=list)
+    coefficients: list[float] = dataclasses.field(default_factory=list)
 
 
 class RunDirectory:
@@ -103,6 +108,10 @@ class RunDirectory:
         model.load_weights(self._checkpoints / _read_json(self._state)["weights"])
         for variable, state in zip(_seed_states(model), progress.random_states, strict=True):
             variable.assign(np.array(state))
+        if progress.coefficients:  # Runs of earlier versions have none.
+            names = _coefficients(model)
+            for (owner, name), value in zip(names, progress.coefficients, strict=True):
+                setattr(owner, name, value)
 
     def save_best(self, model: Any) -> None:
         """Write `model.keras`."""
@@ -113,6 +122,7 @@ class RunDirectory:
         if self._writes:
             self._checkpoints.mkdir(exist_ok=True)
         progress.random_states = [state.numpy().tolist() for state in _seed_states(model)]
+        progress.coefficients = [getattr(owner, name) for owner, name in _coefficients(model)]
         weights = self._checkpoints / f"epoch-{progress.epochs_done:06d}.weights.h5"
         self._replace(weights, model.save_weights)
         self._write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
@@ -155,6 +165,19 @@ class RunDirectory:
 def _seed_states(model: Any) -> list[Any]:
     known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
     return [variable for variable in model.variables if id(variable) not in known]
+
+
+def _coefficients(model: Any) -> list[tuple[Any, str]]:
+    """Return whose coefficients a run may change, and their names, in the order of the weights."""
+    owners = {
+        id(owner): owner
+        for owner in (
+            *(getattr(variable, "regularizer", None) for variable in model.variables),
+            *penalties_of(model),
+        )
+        if isinstance(owner, Adjustable)
+    }
+    return [(owner, name) for owner in owners.values() for name in owner.coefficients()]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -16,6 +17,8 @@ from gradstab.optimizers.find import bind
 from gradstab.training.checkpoint import Progress, RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
 from gradstab.training.feeds import ArrayFeed, DatasetFeed, make_feed
+from gradstab.training.penalized import check_penalties, penalized, penalties_of
+from gradstab.training.penalty import Penalty
 from gradstab.training.probe import Choice, choose_form
 from gradstab.training.replicas import synchronize
 from gradstab.training.settings import Settings, check_same_run, describe_run
@@ -33,6 +36,7 @@ def train(
     batch_size: int = 32,
     steps_per_epoch: int | None = None,
     callbacks: Any = (),
+    penalties: Iterable[Penalty] = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     seed: int | None = None,
@@ -63,7 +67,8 @@ def train(
     `gradstab.data.load` makes them; of any other pipeline the caller must know); random layers
     that draw from seed generators of their own, as Keras' do; and callbacks without state of their
     own: a resumed `EarlyStopping` or `ReduceLROnPlateau` counts its patience from zero, while
-    `early_stopping_patience` here goes on counting. A learning rate that was cut stays cut.
+    `early_stopping_patience` here goes on counting. A learning rate that was cut stays cut, and
+    coefficients of penalties and of gradstab's regularizers that were changed stay changed.
 
     Under a `tf.distribute` strategy each step splits its batch of `batch_size` over the replicas
     and weighs their losses by the examples they got, so that the update is that of one replica
@@ -89,6 +94,10 @@ def train(
         batch_size: Examples per step, for arrays.
         steps_per_epoch: Batches per epoch of a `tf.data.Dataset`, which is repeated as needed.
         callbacks: Keras callbacks.
+        penalties: Terms on the whole model that this run adds to the training loss and shows in its
+            logs: `GradientPenalty`, `JacobianPenalty`, `RecurrentGradientNorm`, or of classes of
+            your own derived from `Penalty`. Those that `set_penalties` gave to the model act
+            anyway.
         run_dir: A directory for the run; None writes nothing.
         resume: Go on with the run in `run_dir`; where there is none, begin.
         seed: Fixes the order of arrays, and is given to `keras.utils.set_random_seed` at the start.
@@ -130,6 +139,13 @@ def train(
     (['loss', 'val_loss'], 3)
     """
     _check_model(model)
+    penalties = check_penalties(penalties, model)
+    if penalties and penalties_of(model):
+        raise ValueError(
+            "`penalties` can't be given for a model that has some already. Received: "
+            f"penalties={penalties!r}, and set_penalties gave it {penalties_of(model)!r}. Give "
+            "them all here, after set_penalties(model, []), or all there"
+        )
     watched = monitor or ("loss" if validation_data is None else "val_loss")
     settings = Settings(
         epochs=epochs,
@@ -175,31 +191,32 @@ def train(
             "'step' instead"
         )
 
-    if seed is not None:
-        keras.utils.set_random_seed(seed)
-    _build(model, feed)
-    new_config = describe_run(model, settings, steps=feed.steps) | {"order_seed": order_seed}
-    if config:
-        check_same_run(config, new_config)
-    if directory is not None and progress.epochs_done:
-        directory.restore(model, progress)
-    advice = "Nothing was saved, for want of a `run_dir`"
-    if directory is not None:
-        saved = os.fspath(directory.path)
-        advice = f"The last complete epoch is in {saved!r}: start all again with resume=True"
-    with workers.together(advice):
-        return _run(
-            model,
-            feed,
-            validation,
-            callbacks,
-            settings,
-            directory,
-            progress,
-            config,
-            new_config,
-            workers,
-        )
+    with penalized(model, penalties):
+        if seed is not None:
+            keras.utils.set_random_seed(seed)
+        _build(model, feed)
+        new_config = describe_run(model, settings, steps=feed.steps) | {"order_seed": order_seed}
+        if config:
+            check_same_run(config, new_config)
+        if directory is not None and progress.epochs_done:
+            directory.restore(model, progress)
+        advice = "Nothing was saved, for want of a `run_dir`"
+        if directory is not None:
+            saved = os.fspath(directory.path)
+            advice = f"The last complete epoch is in {saved!r}: start all again with resume=True"
+        with workers.together(advice):
+            return _run(
+                model,
+                feed,
+                validation,
+                callbacks,
+                settings,
+                directory,
+                progress,
+                config,
+                new_config,
+                workers,
+            )
 
 
 def _run(

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import gradstab
 from gradstab._validation import check_choice, check_int
+from gradstab.training.penalized import penalties_of
 
 _FORMS = {False: "graph", True: "xla_step", "step": "xla_step", "loop": "xla_loop"}
 _LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2")
@@ -79,6 +80,7 @@ def describe_run(model: Any, settings: Settings, *, steps: int | None) -> dict[s
             "class": type(model).__name__,
             "weights": [f"{list(weight.shape)} {weight.dtype}" for weight in model.weights],
             "optimizer": _optimizer_config(model.optimizer),
+            "penalties": [repr(penalty) for penalty in penalties_of(model)],
         },
     }
 

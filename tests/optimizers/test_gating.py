@@ -26,7 +26,7 @@ OPTIMIZERS = {
 }
 
 
-def _run(make, batches, gate, monkeypatch, clip=1.0):
+def _run(make, batches, gate, monkeypatch, clip=1.0, xla=False):
     """Take steps in a graph; return the state after each, and whether the gate was used."""
     used = []
 
@@ -45,7 +45,7 @@ def _run(make, batches, gate, monkeypatch, clip=1.0):
         ]
         optimizer = stabilize(make(), clip=clip)
         optimizer.build(weights)
-        apply = tf.function(lambda grads: optimizer.apply(grads, weights))
+        apply = tf.function(lambda grads: optimizer.apply(grads, weights), jit_compile=xla)
         states = []
         for batch in batches:
             apply([tf.constant(batch, "float32"), tf.constant(batch, "float32", (2, 2))])
@@ -79,12 +79,40 @@ def test_it_is_used_and_gives_the_numbers_of_a_condition(name, monkeypatch):
     assert optimizer.telemetry.peek().skipped.tolist() == [batch in BAD for batch in batches]
 
 
+@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_skip_moves_no_byte(name, monkeypatch):
-    states, used, _ = _run(OPTIMIZERS[name], [GOOD[0], *BAD], True, monkeypatch)
+def test_a_skip_moves_no_byte(name, xla, monkeypatch):
+    states, used, _ = _run(OPTIMIZERS[name], [GOOD[0], *BAD], True, monkeypatch, xla=xla)
     assert used
     for state in states[1:]:
         assert not checks.differences(states[0], state)
+
+
+@pytest.mark.parametrize("name", ["SGD by Nesterov", "AMSGrad", "RMSprop"])
+def test_xla_gives_the_numbers_of_a_plain_graph(name, monkeypatch):
+    batches = [GOOD[0], BAD[0], GOOD[1], GOOD[2], BAD[2], GOOD[3]]
+    compiled, used, _ = _run(OPTIMIZERS[name], batches, True, monkeypatch, xla=True)
+    plain, *_ = _run(OPTIMIZERS[name], batches, True, monkeypatch)
+    assert used
+    for one, other in zip(compiled, plain, strict=True):
+        for pair in zip(one.values(), other.values(), strict=True):
+            numbers = [np.frombuffer(each, "float32") for each in pair]
+            np.testing.assert_allclose(*numbers, rtol=2e-6, atol=1e-7)
+
+
+def test_large_variables_are_gated_under_xla_alone():
+    large = [keras.Variable(np.zeros((1024, 1024), "float32"))]
+    optimizer = keras.optimizers.SGD(0.1)
+    found = {}
+    for jit_compile in (False, True):
+
+        @tf.function(jit_compile=jit_compile)
+        def function(x, where=jit_compile):
+            found[where] = gating.can_gate(optimizer, large, [x])
+            return x
+
+        function(tf.zeros((1,)))
+    assert found == {False: False, True: True}
 
 
 def test_without_the_gate_a_bad_step_would_show(monkeypatch):

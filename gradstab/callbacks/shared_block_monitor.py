@@ -1,0 +1,105 @@
+"""Reads, during `fit`, what each use of a shared block says about its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import MutableMapping
+from typing import Any, final
+
+import keras
+import numpy as np
+
+from gradstab._validation import check_int
+from gradstab.optimizers.binding import layers_in_order
+
+
+@final
+class SharedBlockMonitor(keras.callbacks.Callback):
+    """Keeps the gradient norm of each use of the `SharedBlock` layers in a model.
+
+    The layers write the norms down inside the compiled step; this reads them at the first step and
+    every n-th one, and divides them by the loss scale where there is one. With
+    `steps_per_execution` above 1, at the first chance after. The epoch's logs get the latest, as
+    `NAME/use_1` to `NAME/use_T`, the norm over all of the block's variables.
+
+    Args:
+        every_n_steps: Steps between two looks.
+
+    Attributes:
+        history: For each look a pair of the step, counted from 1 over the run, and a dictionary
+            from the layer's name to a `gradstab.layers.shared.UseGradients`.
+
+    Raises:
+        TypeError: If `every_n_steps` is no integer.
+        ValueError: If it is below 1; when training begins, if the model has no `SharedBlock` that
+            watches.
+
+    Example:
+    ```python
+    monitor = gradstab.callbacks.SharedBlockMonitor(every_n_steps=50)
+    model.fit(x, y, callbacks=[monitor])
+    step, layers = monitor.history[-1]
+    layers["shared_block"].use_norm  # one number for each use
+    ```
+    """
+
+    # `training.train` asks: this callback need not be called after every single step.
+    needs_every_batch = False
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        super().__init__()
+        self.every_n_steps = check_int("every_n_steps", every_n_steps)
+        self.history: list[tuple[int, dict[str, Any]]] = []
+        self._layers: list[Any] = []
+        self._steps = 0
+        self._due = 1
+        self._last_batch = -1
+        self._scale = 1.0
+
+    def on_train_begin(self, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Find the layers."""
+        self.history, self._steps, self._due = [], 0, 1
+        self._layers = [
+            layer
+            for layer in layers_in_order(self.model)
+            if hasattr(layer, "use_gradients") and layer.watch
+        ]
+        if not self._layers:
+            raise ValueError(
+                "`model` must hold a `gradstab.layers.SharedBlock` with `watch=True`. Received: "
+                f"model={self.model.name!r}"
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Count batches anew."""
+        self._last_batch = -1
+
+    def on_train_batch_begin(
+        self, batch: int, logs: MutableMapping[str, Any] | None = None
+    ) -> None:
+        """Note the loss scale, which the step may change."""
+        if self._steps + 1 >= self._due:
+            scale = getattr(self.model.optimizer, "dynamic_scale", None)
+            self._scale = 1.0 if scale is None else float(keras.ops.convert_to_numpy(scale))
+
+    def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Look, if it is time."""
+        self._steps += max(1, batch - self._last_batch)
+        self._last_batch = batch
+        if self._steps >= self._due:
+            self._due = self._steps - self._steps % self.every_n_steps + self.every_n_steps
+            self.history.append((self._steps, {ly.name: self._read(ly) for ly in self._layers}))
+
+    def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Put the latest norms into the logs."""
+        if logs is not None and self.history:
+            for name, gradients in self.history[-1][1].items():
+                for use, value in enumerate(gradients.use_norm, start=1):
+                    logs[f"{name}/use_{use}"] = float(value)
+
+    def _read(self, layer: Any) -> Any:
+        gradients = layer.use_gradients()
+        scale = np.float32(self._scale)
+        return dataclasses.replace(
+            gradients, norms=gradients.norms / scale, total=gradients.total / scale
+        )

@@ -1,0 +1,228 @@
+"""One block used at every depth, and what each use says about its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, final
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from gradstab._serialization import register
+from gradstab._validation import check_int
+from gradstab.functional.norms import norms
+
+
+@dataclasses.dataclass(frozen=True)
+class UseGradients:
+    """Gradient norms of a shared block's weights, use by use, in one backward pass.
+
+    Attributes:
+        paths: Paths of the block's trainable variables.
+        norms: ‖g_t‖ of each use t and variable, shape (uses, variables), float32.
+        total: ‖Σ_t g_t‖ of each variable, shape (variables,): the gradient that the optimizer gets.
+    """
+
+    paths: tuple[str, ...]
+    norms: npt.NDArray[np.float32]
+    total: npt.NDArray[np.float32]
+
+    @property
+    def use_norm(self) -> npt.NDArray[np.float32]:
+        """Norm of each use's gradient over all variables, shape (uses,)."""
+        combined: npt.NDArray[np.float32] = np.linalg.norm(self.norms, axis=1)
+        return combined
+
+    @property
+    def agreement(self) -> float:
+        """‖Σ g_t‖ / Σ ‖g_t‖: 1 where all uses pull one way, near 0 where they cancel out."""
+        return float(np.linalg.norm(self.total) / self.use_norm.sum())
+
+
+@final
+@register
+class SharedBlock(keras.layers.Layer):
+    r"""Calls one block several times in a row, and notes each use's gradient.
+
+    Weight sharing over depth (universal transformers, recurrent residual nets): a net `num_uses`
+    blocks deep with the weights of one. The gradient of a shared weight is the sum of its uses,
+
+    $$h_t = F(h_{t-1}; W), \qquad \frac{\partial \ell}{\partial W} = \sum_{t=1}^{T} g_t, \qquad
+    g_t = \frac{\partial \ell}{\partial h_t} \frac{\partial h_t}{\partial W},$$
+
+    and the sum hides what its parts do: an exploding or vanishing product $\partial \ell / \partial
+    h_t$ shows in $\|g_t\|$ over $t$, as over the layers of a net that shares nothing. In the
+    backward pass of every training step, in `fit` and in loops of your own, compiled or not, the
+    block writes down $\|g_t\|$ of each use and variable and $\|\sum_t g_t\|$, in float32.
+    `use_gradients()` reads them; `gradstab.callbacks.SharedBlockMonitor` does that in `fit`.
+
+    What is read is of the last backward pass: under gradient accumulation that of the last
+    micro-batch, under a strategy that of the first replica's share of the batch. Under a loss scale
+    the norms are of the scaled loss; the monitor divides them. The gradient of an `Embedding`
+    inside the block becomes dense.
+
+    Args:
+        block: The layer or model to call; its output has the shape of its input.
+        num_uses: T, how often it is called.
+        watch: Whether to note the gradients; without, it is the plain loop.
+        **kwargs: `name`, `dtype`, `trainable`, as for any layer.
+
+    Raises:
+        TypeError: If `block` is not a layer or `num_uses` not an integer.
+        ValueError: If `num_uses` is below 1, or if the block changes the shape of its input.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from gradstab.layers import ScaledResidual, SharedBlock
+        >>> block = ScaledResidual([keras.layers.Dense(4, "tanh"), keras.layers.Dense(4)])
+        >>> shared = SharedBlock(block, num_uses=6)
+        >>> model = keras.Sequential([keras.Input((4,)), shared, keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> history = model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
+        >>> shared.use_gradients().norms.shape  # six uses, five variables
+        (6, 5)
+
+    References:
+        - Dehghani, Gouws, Vinyals, Uszkoreit and Kaiser, 2019, Universal transformers.
+        - Pascanu, Mikolov and Bengio, 2013, On the difficulty of training recurrent neural
+          networks (the sum over uses, and what its parts do).
+    """
+
+    def __init__(self, block: Any, num_uses: int, watch: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(block, keras.Layer):
+            raise TypeError(f"`block` must be a keras.Layer. Received: block={block!r}")
+        self.block = block
+        self.num_uses = check_int("num_uses", num_uses)
+        self.watch = bool(watch)
+        self.supports_masking = True
+        self._notes = _Notes()
+
+    def build(self, input_shape: Any) -> None:
+        """Build the block, and make room for the norms, outside of the model's weights."""
+        if not self.block.built:
+            self.block.build(input_shape)
+        output_shape = tuple(self.block.compute_output_shape(input_shape))
+        if output_shape != tuple(input_shape):
+            raise ValueError(
+                "`block` must give the shape of its input, which it is called on again. Received: "
+                f"{output_shape} for input_shape={tuple(input_shape)}"
+            )
+        if self.watch:
+            self._notes.make_room(self.num_uses, self.block.trainable_variables)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Return F(… F(inputs))."""
+        takes_mask = mask is not None and _takes(self.block, "mask")
+        arguments = {"mask": mask} if takes_mask else {}
+        if training is not None and _takes(self.block, "training"):
+            arguments["training"] = training
+        variables = self.block.trainable_variables
+        if not (training and self._notes.fit(self.num_uses, variables)):
+            for _ in range(self.num_uses):
+                inputs = self.block(inputs, **arguments)
+            return inputs
+        # The sum of the uses arrives where all weights pass first, each addend where one use's do.
+        weights = self._notes.passing([ops.convert_to_tensor(v.value) for v in variables], -1)
+        for use in range(self.num_uses):
+            inputs = self._use(inputs, self._notes.passing(weights, use), arguments)
+        return inputs
+
+    def use_gradients(self) -> UseGradients:
+        """Read the norms of the last backward pass: one transfer from the device.
+
+        Raises:
+            RuntimeError: If the block does not watch or has not been trained.
+        """
+        if not self._notes.rows:
+            raise RuntimeError(
+                f"{self.name!r} notes no gradients: it needs `watch=True`, and to be built"
+            )
+        values = np.stack([ops.convert_to_numpy(row) for row in self._notes.rows])
+        if np.isnan(values).all():
+            raise RuntimeError(f"{self.name!r} has seen no backward pass with `training=True` yet")
+        return UseGradients(self._notes.paths, values[:-1], values[-1])
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the input's shape."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that rebuild this layer, the block included."""
+        return {
+            **super().get_config(),
+            "block": keras.saving.serialize_keras_object(self.block),
+            "num_uses": self.num_uses,
+            "watch": self.watch,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SharedBlock:
+        """Rebuild the layer and its block."""
+        block = keras.saving.deserialize_keras_object(config["block"])
+        return super().from_config({**config, "block": block})
+
+    def _use(self, x: Any, weights: list[Any], arguments: dict[str, Any]) -> Any:
+        """Call the block with other tensors in place of its trainable variables."""
+        mapping = list(zip(self.block.trainable_variables, weights, strict=True))
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+            outputs = self.block(x, **arguments)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        # What a forward pass changes, BatchNorm's statistics and random seeds, went to the scope.
+        for variable in self.block.variables:
+            if not variable.trainable or not self.block.trainable:
+                value = scope.get_current_value(variable)
+                if value is not None:
+                    variable.assign(value)
+        return outputs
+
+
+@final
+class _Notes:
+    """Room for norms that belongs to no layer, so that it is neither saved nor counted."""
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+        self.paths: tuple[str, ...] = ()
+
+    def make_room(self, num_uses: int, variables: list[Any]) -> None:
+        self.paths = tuple(variable.path for variable in variables)
+        self.rows = [
+            keras.Variable(
+                np.full(len(variables), np.nan),
+                dtype="float32",
+                trainable=False,
+                aggregation="only_first_replica",
+                name=f"use_{use + 1}" if use < num_uses else "sum_of_uses",
+            )
+            for use in range(num_uses + 1 if variables else 0)
+        ]
+
+    def fit(self, num_uses: int, variables: list[Any]) -> bool:
+        """Whether there is a row for each use, and a column for each variable still trained."""
+        paths = tuple(variable.path for variable in variables)
+        return len(self.rows) == num_uses + 1 and paths == self.paths
+
+    def passing(self, weights: list[Any], row: int) -> list[Any]:
+        """Return the weights as they are; their gradients' norms go to a row on the way back."""
+        target = self.rows[row]
+
+        @ops.custom_gradient
+        def pass_on(*values: Any) -> tuple[Any, Any]:
+            def note(*arriving: Any, upstream: Any = None) -> Any:
+                gradients = arriving if upstream is None else upstream
+                gradients = [ops.convert_to_tensor(gradient) for gradient in gradients]
+                target.assign(ops.cast(ops.stack(norms(gradients)), "float32"))
+                return tuple(gradients)
+
+            return tuple(ops.copy(value) for value in values), note
+
+        return list(pass_on(*weights))
+
+
+def _takes(layer: Any, argument: str) -> bool:
+    return argument in inspect.signature(layer.call).parameters

@@ -1,0 +1,166 @@
+"""What a penalty on the whole model is, and what it may read of a step."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from gradstab._coefficients import Adjustable, Coefficient
+from gradstab.optimizers.distribution import num_replicas
+
+
+class ForwardPass:
+    """One batch, which a penalty may send through the model once more.
+
+    What such a pass changes (BatchNorm's statistics, random seeds, metrics) is forgotten: the step
+    itself has changed it already. It acts as in training, with a dropout mask of its own.
+
+    Under a strategy there is one for each replica, with its share of the batch.
+
+    Attributes:
+        model: The model.
+        x: The inputs: a structure of tensors with examples along the first axis.
+        y: The targets.
+        sample_weight: The weights of the examples, or `None`.
+        batch_size: Number of examples, an integer tensor.
+    """
+
+    def __init__(
+        self, model: Any, x: Any, y: Any, sample_weight: Any, compute_loss: Callable[..., Any]
+    ) -> None:
+        self.model = model
+        self.x = keras.tree.map_structure(
+            lambda leaf: None if leaf is None else tf.convert_to_tensor(leaf), x
+        )
+        self.y = y
+        self.sample_weight = sample_weight
+        self.batch_size = tf.shape(self.inputs()[0])[0]
+        self._compute_loss = compute_loss
+        parameters = inspect.signature(model.call).parameters.values()
+        takes = any(p.name == "training" or p.kind is p.VAR_KEYWORD for p in parameters)
+        self._arguments = {"training": True} if takes else {}
+
+    def inputs(self) -> list[Any]:
+        """Return the tensors in `x` as a list."""
+        return [leaf for leaf in keras.tree.flatten(self.x) if leaf is not None]
+
+    def float_inputs(self, wanted_by: str) -> list[Any]:
+        """Return the tensors in `x` if one can differentiate with respect to them.
+
+        Raises:
+            TypeError: If one can't.
+        """
+        for leaf in self.inputs():
+            if not leaf.dtype.is_floating:
+                raise TypeError(
+                    f"{wanted_by} differentiates with respect to the inputs, which must be of a "
+                    f"float dtype. Received: inputs of dtype {leaf.dtype.name}. Convert them, or "
+                    "give the model what its embedding returns"
+                )
+        return self.inputs()
+
+    def outputs(self) -> Any:
+        """Return the model's outputs, one (examples, entries) tensor in float32."""
+        with keras.StatelessScope():
+            outputs = keras.tree.flatten(self.model(self.x, **self._arguments))
+        rows = []
+        for output in outputs:
+            sizes = output.shape[1:]
+            size = sizes.num_elements() if sizes.is_fully_defined() else None
+            row = tf.reshape(tf.cast(output, tf.float32), (self.batch_size, size or -1))
+            rows.append(tf.ensure_shape(row, (None, size)))
+        return tf.concat(rows, axis=1)
+
+    def summed_loss(self) -> Any:
+        """Return the loss of this share of the batch times its number of examples.
+
+        For a loss that is a mean over examples, as with Keras' default reduction, this is the sum
+        of theirs: half precision can hold its gradients, and the shares of replicas add up.
+        """
+        # Within such a scope Keras finds no value of a regularized weight but one that is given.
+        regularized = [v for v in self.model.trainable_variables if v.regularizer is not None]
+        with keras.StatelessScope([(v, v) for v in regularized], collect_losses=True):
+            outputs = self.model(self.x, **self._arguments)
+            loss = self._compute_loss(self.x, self.y, outputs, self.sample_weight)
+        # In a strategy's replica Keras has divided it by the number of replicas.
+        return tf.cast(loss, tf.float32) * tf.cast(self.batch_size, tf.float32) * num_replicas()
+
+    def place(self) -> tuple[Any, Any]:
+        """Return where this share begins in the batch of all replicas, and how long that is."""
+        count = num_replicas()
+        if count == 1:
+            return tf.constant(0), self.batch_size
+        (total,) = sum_over_replicas([self.batch_size])
+        context = tf.distribute.get_replica_context()
+        return total * context.replica_id_in_sync_group // count, total
+
+
+def sum_over_replicas(tensors: list[Any]) -> list[Any]:
+    """Return the sums over all replicas, which can be differentiated."""
+    if num_replicas() == 1:
+        return tensors
+    context = tf.distribute.get_replica_context()
+    # Identity, since TensorFlow takes one tensor on two replicas for a single share.
+    sent = [tf.identity(tensor) for tensor in tensors]
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, sent))
+
+
+def lengths(values: Any) -> Any:
+    """Return the norms of vectors along the last axis, with a gradient of 0 where one is 0."""
+    squares = tf.reduce_sum(tf.square(values), axis=-1)
+    return root(squares)
+
+
+def root(squares: Any) -> Any:
+    """Return the square root, with a gradient of 0 where it is 0."""
+    positive = squares > 0
+    return tf.where(positive, tf.sqrt(tf.where(positive, squares, 1.0)), 0.0)
+
+
+class Penalty(Adjustable, abc.ABC):
+    """A term on the whole model: `coefficient` times a measure of what one step sees.
+
+    Pass a list of them as `gradstab.training.train(..., penalties=[...])`, or call
+    `gradstab.training.set_penalties(model, [...])` before `fit`. Each is added to the training loss
+    and shown in the logs, times its coefficient, under its class's name (`gradient_penalty`).
+
+    For one of your own, subclass it, and write `measure`. Every argument of `__init__` is an
+    attribute of the same name.
+
+    Args:
+        coefficient: Non-negative and finite, in units of loss. Setting the attribute during a run
+            acts in the compiled step.
+    """
+
+    coefficient = Coefficient()
+
+    def __init__(self, coefficient: float = 0.01) -> None:
+        self.coefficient = coefficient
+
+    @abc.abstractmethod
+    def measure(self, forward: ForwardPass) -> Any:
+        """Return what is penalized, a float32 scalar that can be differentiated in the weights.
+
+        Under a strategy every replica returns one for its share of the batch, and their mean,
+        weighted by the sizes of the shares, counts: return a mean over examples, or what is the
+        same on all.
+        """
+
+    def check(self, model: Any) -> None:
+        """Raise `ValueError` if the penalty can't serve a model. Every model will do, here."""
+
+    @property
+    def log_name(self) -> str:
+        """The key under which it is logged."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Penalty:
+        """Make a penalty from what `get_config` returned."""
+        return cls(**config)
