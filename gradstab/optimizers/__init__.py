@@ -2,6 +2,7 @@
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
+from gradstab.optimizers.effective_rate import effective_learning_rates
 from gradstab.optimizers.stabilize import (
     clip_by_global_norm,
     clip_by_norm,
@@ -15,5 +16,6 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "effective_learning_rates",
     "stabilize",
 ]
