@@ -9,8 +9,8 @@ from typing import Any, final
 import keras
 import numpy as np
 
+from gradstab._layers import layers_in_order
 from gradstab._validation import check_int
-from gradstab.optimizers.binding import layers_in_order
 
 
 @final
