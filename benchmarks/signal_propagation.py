@@ -3,11 +3,11 @@
     python benchmarks/signal_propagation.py [--quick] [--output FILE] [--resume] [--only PART ...]
     python benchmarks/signal_propagation.py --table FILE
 
-Each part stands in `benchmarks/signal/` with what it measures and which floor it has. A result is
-measured in a fresh process and written as it comes; the same call goes on where it was. Seeds come
-from the first eight hex digits of the commit that the campaign begins with. It exits with 1 if a
-floor fails or a result can't be measured. `--quick` takes smaller nets and one seed, to see that
-everything works; its numbers mean little.
+Each part stands in `benchmarks/signal_parts/` with what it measures and which floor it has. A
+result is measured in a fresh process and written as it comes; the same call goes on where it was.
+Seeds come from the first eight hex digits of the commit that the campaign begins with. It exits
+with 1 if a floor fails or a result can't be measured. `--quick` takes smaller nets and one seed, to
+see that everything works; its numbers mean little.
 """
 
 from __future__ import annotations

@@ -13,10 +13,14 @@ import pytest
 
 def pytest_configure(config):
     """Split the CPU into four logical devices, for as many replicas: it can't be done later."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # pytest-xdist's own process hands out the tests and runs none
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)  # the other process needs some of it
 
 
 @pytest.fixture(autouse=True)

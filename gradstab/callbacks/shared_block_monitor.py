@@ -79,8 +79,7 @@ class SharedBlockMonitor(keras.callbacks.Callback):
     ) -> None:
         """Note the loss scale, which the step may change."""
         if self._steps + 1 >= self._due:
-            scale = getattr(self.model.optimizer, "dynamic_scale", None)
-            self._scale = 1.0 if scale is None else float(keras.ops.convert_to_numpy(scale))
+            self._scale = _loss_scale(self.model.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Look, if it is time."""
@@ -103,3 +102,10 @@ class SharedBlockMonitor(keras.callbacks.Callback):
         return dataclasses.replace(
             gradients, norms=gradients.norms / scale, total=gradients.total / scale
         )
+
+
+def _loss_scale(optimizer: Any) -> float:
+    scale = getattr(optimizer, "dynamic_scale", None)
+    if scale is None:  # None too before the first step, which makes the variable.
+        scale = getattr(optimizer, "initial_scale", 1.0)
+    return float(keras.ops.convert_to_numpy(scale))

@@ -114,7 +114,7 @@ def fan_in(shape: Sequence[int], axes: Sequence[int] | None) -> int:
         ValueError: If the shape has no such axis.
     """
     if axes is None:
-        return math.prod(shape[:-1]) if len(shape) > 1 else shape[0]
+        return math.prod(shape[:-1] if len(shape) > 1 else shape)
     if any(not -len(shape) <= axis < len(shape) for axis in axes):
         raise ValueError(
             f"`input_axes` must be axes of the kernel. Received: input_axes={tuple(axes)} for a "
@@ -166,7 +166,14 @@ class _Critical(keras.initializers.Initializer):
         """Return the arguments that rebuild this initializer."""
         activation = self.activation
         if activation is not None and not isinstance(activation, str):
-            activation = keras.saving.serialize_keras_object(activation)
+            try:
+                activation = keras.saving.serialize_keras_object(activation)
+            except Exception as error:
+                raise ValueError(
+                    "`activation` must be one that Keras can save: a name, an activation layer, or "
+                    "a function registered by `keras.saving.register_keras_serializable`. "
+                    f"Received: activation={activation!r}"
+                ) from error
         return {
             "activation": activation,
             "fixed_point": self.fixed_point,

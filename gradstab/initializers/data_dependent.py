@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gradstab._layers import layers_in_order
+from gradstab._layers import children, layers_in_order
 from gradstab._validation import check_float, check_int
 from gradstab.functional._backend import is_symbolic
 
@@ -114,9 +114,10 @@ def lsuv(
     projections of MultiHeadAttention, and of recurrent layers the input kernel, so that what the
     input adds to the state has unit variance; recurrent kernels become orthogonal, gate by gate.
     The forward pass is that of inference, run once before and once during the change: nothing is
-    dropped, and the statistics of BatchNormalization are left alone. Layers that are frozen, that
-    are not reached, or whose kind is another keep their weights; the report says so. A layer that
-    is used several times is scaled at its first use.
+    dropped, and whatever else a pass may write, such as statistics of BatchNormalization or states
+    of recurrent layers, is put back. Layers that are frozen (the kernels under LoRA are), that are
+    not reached, or whose kind is another keep their weights; the report says so. A layer that is
+    used several times is scaled at its first use.
 
     Args:
         model: A Keras model, functional, sequential or subclassed; it need not be compiled.
@@ -154,27 +155,28 @@ def lsuv(
     check_float("tolerance", tolerance)
     check_int("max_rounds", max_rounds)
     rule = _Rule(bool(center), tolerance, max_rounds, orthonormal)
-    x = keras.tree.map_structure(ops.convert_to_tensor, x)
+    x = _batch(x)
     if not model.built:
         model(x, training=False)
     layers = [layer for layer in layers_in_order(model) if _kind(layer) is not None]
     weights = [variable for layer in layers for variable in layer.weights]
-    before = [np.array(ops.convert_to_numpy(variable.value)) for variable in weights]
+    state = _state(model, weights)
     draw = np.random.default_rng(seed)
-    try:
-        found = _forward(model, x, layers, _measure)
-        scaled = _forward(
-            model, x, layers, lambda layer, call: _scale(layer, call, found[id(layer)], rule, draw)
-        )
+    with _kept(weights, on_error_only=True):
+        with _kept(state):
+            found = _forward(model, x, layers, _measure)
+        with _kept(state):
+            scaled = _forward(
+                model,
+                x,
+                layers,
+                lambda layer, call: _scale(layer, call, found[id(layer)], rule, draw),
+            )
         if not scaled:
             raise ValueError(
                 "`model` must have a layer that lsuv can scale: Dense, EinsumDense, a convolution, "
                 f"attention or a recurrent layer, not frozen. Received: model={model.name!r}"
             )
-    except BaseException:
-        for variable, value in zip(weights, before, strict=True):
-            variable.assign(value)
-        raise
     return Report(list(scaled.values()), _left_out(model, scaled))
 
 
@@ -191,28 +193,73 @@ def _kind(layer: Any) -> str | None:
     if not layer.built or not layer.trainable:
         return None
     if isinstance(layer, _DENSE):
-        return "whole"
+        return "whole" if _scaled_kernel(layer).trainable else None
     if isinstance(layer, keras.layers.RNN) and isinstance(getattr(layer, "cell", None), _CELLS):
         return "recurrent"
     return None
 
 
+def _batch(x: Any) -> Any:
+    try:
+        return keras.tree.map_structure(ops.convert_to_tensor, x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "`x` must be one batch of inputs: an array, or a list, tuple or dict of arrays, as the "
+            f"model takes them. Received: x of type {type(x).__name__}. From a data set, take "
+            "`next(iter(dataset))[0]`"
+        ) from error
+
+
+def _state(model: Any, weights: Sequence[Any]) -> list[Any]:
+    """Return what a forward pass may write, beside the weights that are to be changed."""
+    changed = {id(variable) for variable in weights}
+    state = [each for each in model.non_trainable_variables if id(each) not in changed]
+    for layer in layers_in_order(model):
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:  # Not among its variables.
+            state += [each for each in keras.tree.flatten(layer.states) if each is not None]
+    return state
+
+
+@contextlib.contextmanager
+def _kept(variables: Sequence[Any], on_error_only: bool = False) -> Iterator[None]:
+    """Give variables the values back that they had before; with a flag, only after an error."""
+    before = [np.array(ops.convert_to_numpy(variable.value)) for variable in variables]
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not (done and on_error_only):
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+
+
 def _left_out(model: Any, scaled: dict[int, LayerScale]) -> dict[str, str]:
-    """Name the layers with kernels that were not scaled."""
+    """Name the layers with weights to multiply by that were not scaled."""
     within = {id(child) for layer in layers_in_order(model) if id(layer) in scaled
               for child in layers_in_order(layer)}  # fmt: skip
     reasons = {}
     for layer in layers_in_order(model):
-        has_kernel = any(isinstance(vars(layer).get(name), keras.Variable) for name in _KERNELS)
-        if not has_kernel or id(layer) in within:
+        if id(layer) in within or not (_has_matrix(layer) or _shares_kernel(layer)):
             continue
         reason = "a layer of another kind"
-        if not layer.trainable:
+        if not layer.trainable or (isinstance(layer, _DENSE) and _kind(layer) is None):
             reason = "since it is frozen"
         elif _kind(layer) is not None:
             reason = "since no pass outside of a loop reaches it"
         reasons[layer.path or layer.name] = reason
     return reasons
+
+
+def _has_matrix(layer: Any) -> bool:
+    """Whether a layer has weights of its own with more than one axis."""
+    below = {id(each) for child in children(layer) for each in child.weights}
+    return any(len(each.shape) > 1 for each in layer.weights if id(each) not in below)
+
+
+def _shares_kernel(layer: Any) -> bool:
+    """Whether a layer shows another's kernel as its own, as `TiedDense` does."""
+    return layer.built and isinstance(getattr(layer, "kernel", None), keras.Variable)
 
 
 # The forward pass -------------------------------------------------------------------------------

@@ -56,8 +56,9 @@ class ScaledResidual(keras.layers.Layer):
         alpha_initializer: For the scalar; None for 0 or, with Fixup, 1.
         **kwargs: `name`, `dtype`, `trainable`, as for any layer.
 
-    Fixup sets the `kernel_initializer` of the branch's layers, and draws the kernels of those that
-    are built already anew. A functional or subclassed model as branch gets no scalar biases inside.
+    Fixup sets the `kernel_initializer` of the branch's layers that have one (Dense, Conv,
+    EinsumDense), and draws the kernels of those that are built already anew. A functional or
+    subclassed model as branch gets no scalar biases inside.
 
     Raises:
         TypeError: If `branch` or `projection` is no layer, or `num_branches` no integer.
@@ -152,7 +153,7 @@ class ScaledResidual(keras.layers.Layer):
             return tuple(input_shape[1])
         shape = input_shape
         for layer in self._steps():
-            shape = layer.compute_output_shape(shape)
+            shape = self._output_shape(layer, shape)
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -188,6 +189,12 @@ class ScaledResidual(keras.layers.Layer):
             return list(self.branch.layers)
         return [self.branch]
 
+    def _output_shape(self, layer: Any, shape: Any) -> Any:
+        try:
+            return layer.compute_output_shape(shape)
+        except NotImplementedError:  # A layer that says what it gives only by being called.
+            return layer.compute_output_spec(keras.KerasTensor(shape, self.compute_dtype)).shape
+
     def _run_branch(self, x: Any, mask: Any) -> Any:
         place = 0
         for layer in self._steps():
@@ -218,7 +225,7 @@ class ScaledResidual(keras.layers.Layer):
         for layer in self._steps():
             if not layer.built:
                 layer.build(shape)
-            shape = layer.compute_output_shape(shape)
+            shape = self._output_shape(layer, shape)
         if isinstance(self.branch, keras.Sequential) and not self.branch.built:
             self.branch.build(input_shape)
         return tuple(input_shape), tuple(shape)
@@ -251,7 +258,7 @@ class ScaledResidual(keras.layers.Layer):
             )
 
     def _set_fixup_initializers(self) -> None:
-        layers = [layer for layer in _flat(self.branch) if hasattr(layer, "kernel_initializer")]
+        layers = [layer for layer in _flat(self.branch) if _has_kernel(layer)]
         if not layers:
             raise ValueError(
                 '`branch` must hold a layer with a kernel for `method="fixup"`. Received: '
@@ -303,8 +310,13 @@ def _initialize(layer: Any, kind: str, scale: float) -> None:
         layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape, layer.kernel.dtype))
 
 
+def _has_kernel(layer: Any) -> bool:
+    # A recurrent layer only shows its cell's initializers, as properties.
+    return "kernel_initializer" in vars(layer)
+
+
 def _takes_bias(layer: Any) -> bool:
-    return hasattr(layer, "kernel_initializer") or isinstance(layer, _ACTIVATIONS)
+    return _has_kernel(layer) or isinstance(layer, _ACTIVATIONS)
 
 
 def _takes_mask(layer: Any) -> bool:

@@ -105,12 +105,6 @@ class SharedBlock(keras.layers.Layer):
         """Build the block, and make room for the norms, outside of the model's weights."""
         if not self.block.built:
             self.block.build(input_shape)
-        output_shape = tuple(self.block.compute_output_shape(input_shape))
-        if output_shape != tuple(input_shape):
-            raise ValueError(
-                "`block` must give the shape of its input, which it is called on again. Received: "
-                f"{output_shape} for input_shape={tuple(input_shape)}"
-            )
         if self.watch:
             self._notes.make_room(self.num_uses, self.block.trainable_variables)
 
@@ -123,7 +117,7 @@ class SharedBlock(keras.layers.Layer):
         variables = self.block.trainable_variables
         if not (training and self._notes.fit(self.num_uses, variables)):
             for _ in range(self.num_uses):
-                inputs = self.block(inputs, **arguments)
+                inputs = _same_shape(inputs, self.block(inputs, **arguments))
             return inputs
         # The sum of the uses arrives where all weights pass first, each addend where one use's do.
         weights = self._notes.passing([ops.convert_to_tensor(v.value) for v in variables], -1)
@@ -178,7 +172,7 @@ class SharedBlock(keras.layers.Layer):
                 value = scope.get_current_value(variable)
                 if value is not None:
                     variable.assign(value)
-        return outputs
+        return _same_shape(x, outputs)
 
 
 @final
@@ -216,12 +210,21 @@ class _Notes:
             def note(*arriving: Any, upstream: Any = None) -> Any:
                 gradients = arriving if upstream is None else upstream
                 gradients = [ops.convert_to_tensor(gradient) for gradient in gradients]
-                target.assign(ops.cast(ops.stack(norms(gradients)), "float32"))
+                target.assign(ops.cast(norms(gradients), "float32"))
                 return tuple(gradients)
 
             return tuple(ops.copy(value) for value in values), note
 
         return list(pass_on(*weights))
+
+
+def _same_shape(inputs: Any, outputs: Any) -> Any:
+    if tuple(inputs.shape) != tuple(outputs.shape):
+        raise ValueError(
+            "`block` must give the shape of its input, which it is called on again. Received: "
+            f"{tuple(outputs.shape)} for an input of shape {tuple(inputs.shape)}"
+        )
+    return outputs
 
 
 def _takes(layer: Any, argument: str) -> bool:

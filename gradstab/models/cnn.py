@@ -10,6 +10,8 @@ import keras
 import numpy as np
 
 from gradstab._validation import check_choice, check_float, check_int
+from gradstab.initializers.identity import ConvolutionIdentity
+from gradstab.initializers.orthogonal import DeltaOrthogonal
 
 _MIN_SIDE = 8
 _AUGMENTATION: dict[str, Any] = {"flip": "horizontal", "zoom": 0.1, "shear": 0.1}
@@ -62,7 +64,10 @@ def cnn_classifier(
         dense_units: Units of the dense layer before the logits.
         kernel_initializer: For every kernel, that of the logits included: a name, an initializer
             or its config. Each layer gets a copy of its own with another seed, since one Keras
-            initializer gives the same values each time. A plain function is used as it is.
+            initializer gives the same values each time. A plain function is used as it is. Beside
+            gradstab's `DeltaOrthogonal` and `ConvolutionIdentity`, which make convolutions alone,
+            dense kernels get Keras' `Orthogonal` and `Identity` with the same gain; models with
+            initializers of gradstab's load where it is imported.
         kernel_regularizer: For every kernel: a name, a regularizer or its config.
         rescale: What pixels are multiplied by, such as 1 / 255, or that and what is added then:
             `(1 / 127.5, -1.0)`. None leaves them raw.
@@ -108,8 +113,12 @@ def cnn_classifier(
     initializers = _independent_copies(kernel_initializer, len(filters) + 2, seed)
     regularizer = keras.regularizers.get(kernel_regularizer)
 
-    def kernel() -> dict[str, Any]:
-        return {"kernel_initializer": next(initializers), "kernel_regularizer": regularizer}
+    def kernel(dense: bool = False) -> dict[str, Any]:
+        initializer = next(initializers)
+        return {
+            "kernel_initializer": _for_dense(initializer) if dense else initializer,
+            "kernel_regularizer": regularizer,
+        }
 
     inputs = keras.Input(shape, name="image")
     x = inputs
@@ -131,10 +140,10 @@ def cnn_classifier(
         x = keras.layers.Flatten(name="flatten", **_LAYOUT)(x)
     else:
         x = keras.layers.GlobalAveragePooling2D(name="average", **_LAYOUT)(x)
-    x = keras.layers.Dense(dense_units, activation="relu", name="dense", **kernel())(x)
+    x = keras.layers.Dense(dense_units, activation="relu", name="dense", **kernel(True))(x)
     if dropout:
         x = keras.layers.Dropout(dropout, seed=_derived_seed(seed, _DROPOUT), name="dropout")(x)
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits", **kernel())(x)
+    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits", **kernel(True))(x)
     return keras.Model(inputs, logits, name=name)
 
 
@@ -242,6 +251,15 @@ def _independent_copies(identifier: Any, number: int, seed: int | None) -> Itera
             for index in range(number)
         ]
     )
+
+
+def _for_dense(initializer: Any) -> Any:
+    """Return what does for a dense kernel what an initializer does for a convolution's."""
+    if isinstance(initializer, DeltaOrthogonal):
+        return keras.initializers.Orthogonal(initializer.gain, initializer.seed)
+    if isinstance(initializer, ConvolutionIdentity):
+        return keras.initializers.Identity(initializer.gain)
+    return initializer
 
 
 def _derived_seed(seed: int | None, purpose: int, index: int = 0) -> int | None:

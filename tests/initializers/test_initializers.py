@@ -129,6 +129,18 @@ def test_a_saved_model_loads(tmp_path):
         np.testing.assert_array_equal(_array(layer.kernel), _array(loaded.kernel))
 
 
+def test_an_activation_that_keras_can_not_save_is_named():
+    with pytest.raises(ValueError, match=r"must be one that Keras can save.*tanh"):
+        initializers.CriticalNormal(np.tanh).get_config()
+    layer = initializers.CriticalNormal(keras.layers.LeakyReLU(0.5), seed=1)
+    again = keras.initializers.deserialize(keras.initializers.serialize(layer))
+    assert again.weight_variance == layer.weight_variance == pytest.approx(2 / 1.25)
+
+
+def test_a_single_weight_has_one_input():
+    assert _array(initializers.CriticalNormal("relu", seed=1)(())).shape == ()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

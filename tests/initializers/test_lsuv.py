@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from gradstab.initializers import lsuv
+from gradstab.layers import TiedDense
 
 layers = keras.layers
 DRAW = np.random.default_rng(0)
@@ -149,6 +151,67 @@ def test_frozen_layers_keep_their_weights():
     for one, other in zip(before, model.layers[0].get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert report.left_out == {model.layers[0].path: "since it is frozen"}
+
+
+class _Matrix(keras.Layer):
+    def build(self, input_shape):
+        self.matrix = self.add_weight(shape=(input_shape[-1], 4))
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, self.matrix)
+
+
+def test_the_report_names_every_layer_that_it_can_not_scale():
+    code = layers.Dense(3, "tanh", name="code")
+    inputs = keras.Input((6,))
+    tied = TiedDense(code, name="tied")(code(inputs))
+    normed = layers.LayerNormalization()(_Matrix(name="own")(tied))
+    model = keras.Model(inputs, layers.Dense(2)(normed))
+    report = lsuv(model, DRAW.normal(size=(32, 6)).astype("float32"))
+    assert report.left_out == dict.fromkeys(["tied", "own"], "a layer of another kind")
+    words = layers.Embedding(9, 4, name="words")
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), words, layers.Dense(2)])
+    report = lsuv(model, DRAW.integers(0, 9, (16, 5)))
+    assert [path.rsplit("/", 1)[-1] for path in report.left_out] == ["words"]
+
+
+def test_the_kernel_below_lora_is_frozen():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(5), layers.Dense(4)])
+    model.layers[0].enable_lora(2)
+    before = model.layers[0].get_weights()
+    report = lsuv(model, DRAW.normal(size=(32, 6)).astype("float32"))
+    for one, other in zip(before, model.layers[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert report.left_out == {model.layers[0].path: "since it is frozen"}
+
+
+class _AlwaysTraining(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.normal, self.dense = layers.BatchNormalization(), layers.Dense(2)
+        self.memory = layers.GRU(4, stateful=True)
+
+    def call(self, inputs):
+        return self.dense(self.memory(self.normal(inputs, training=True)))
+
+
+def test_what_a_pass_writes_is_put_back():
+    model = _AlwaysTraining()
+    x = DRAW.normal(3.0, 2.0, size=(16, 5, 3)).astype("float32")
+    model(x)
+    kept = [*model.normal.non_trainable_variables, model.memory.states[0]]
+    before = [keras.ops.convert_to_numpy(variable) for variable in kept]
+    assert all(np.any(value) for value in before)
+    report = lsuv(model, x)
+    assert len(report) == 2
+    for variable, value in zip(kept, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
+
+
+def test_a_data_set_is_no_batch():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(5)])
+    with pytest.raises(TypeError, match=r"`x` must be one batch.*next\(iter\(dataset\)\)"):
+        lsuv(model, tf.data.Dataset.from_tensors(np.ones((2, 6), "float32")))
 
 
 @pytest.mark.parametrize("bad", [np.nan, 0.0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gradstab import initializers
 from gradstab.data import load
 from gradstab.models import cnn_classifier
 
@@ -114,6 +115,41 @@ def test_other_initializers_and_the_regularizer_reach_every_kernel():
         (8, 8, 1), 4, kernel_initializer=lambda shape, dtype=None: keras.ops.full(shape, 0.25)
     )
     assert all(np.all(kernel == 0.25) for kernel in kernels(constant).values())
+
+
+@pytest.mark.parametrize(
+    "name", ["CriticalNormal", "CriticalUniform", "DeltaOrthogonal", "ConvolutionIdentity", "ZerO"]
+)
+@pytest.mark.parametrize("pooling", ["flatten", "average"])
+def test_every_initializer_of_gradstab_makes_its_kernels(name, pooling, tmp_path):
+    activation = {"activation": "relu"} if name.startswith("Critical") else {}
+    for initializer in (f"gradstab>{name}", getattr(initializers, name)(**activation)):
+        model = cnn_classifier(
+            (8, 8, 3), 4, filters=(6, 8), dense_units=5, kernel_initializer=initializer,
+            pooling=pooling, seed=0,
+        )  # fmt: skip
+        assert all(np.any(kernel) for kernel in kernels(model).values())
+    x = pixels((8, 8, 3))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert np.isfinite(model.train_on_batch(x / 16, np.zeros(8, "int32")))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
+def test_dense_kernels_beside_initializers_of_convolutions():
+    size = {"filters": (6, 8), "dense_units": 5, "pooling": "average", "seed": 0}
+    delta = initializers.DeltaOrthogonal(gain=1.5)
+    orthogonal = kernels(cnn_classifier((8, 8, 3), 4, kernel_initializer=delta, **size))
+    for name, kernel in orthogonal.items():
+        matrix = kernel[1, 1].T if name.startswith("conv") else kernel
+        np.testing.assert_allclose(
+            matrix.T @ matrix, 1.5**2 * np.eye(matrix.shape[1]), atol=1e-5, err_msg=name
+        )
+    same = initializers.ConvolutionIdentity(gain=2.0)
+    identity = kernels(cnn_classifier((8, 8, 3), 4, kernel_initializer=same, **size))
+    np.testing.assert_array_equal(identity["conv_2"][1, 1], 2 * np.eye(6, 8))
+    np.testing.assert_array_equal(identity["dense"], 2 * np.eye(8, 5))
 
 
 def test_augmentation_acts_in_training_only():
