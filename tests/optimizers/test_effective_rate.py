@@ -162,7 +162,7 @@ def test_adagrad_has_no_rate_before_its_first_update():
 
 
 def test_a_large_layer_is_looked_at_on_a_grid_that_does_not_repeat_its_channels():
-    size = (300, 512)
+    size = (256, 512)  # of which every 32nd entry would be one of 16 channels
     variable = keras.Variable(np.zeros(size), name="kernel")
     optimizer = keras.optimizers.Adagrad(RATE, initial_accumulator_value=0.0)
     # The rate falls from channel to channel, so that looking at some of them only shows.
