@@ -49,13 +49,12 @@ def build_model(datasets):
     )
 
 
-def build_optimizer(total_steps):
+def build_optimizer(datasets, epochs):
     """Adam that warms up, comes down along a cosine, skips bad steps and clips long gradients."""
-    warmup_steps = total_steps // 10
-    decay = keras.optimizers.schedules.CosineDecay(2e-3, total_steps - warmup_steps)
-    schedule = gradstab.schedules.LinearWarmup(decay, warmup_steps)
     # A healthy step of this model is 1 to 10 long (`grad_norm` in the log): only long ones are cut.
-    return gradstab.stabilize(keras.optimizers.Adam(schedule), clip=10.0)
+    return gradstab.recipes.adam(
+        2e-3, epochs=epochs, steps_per_epoch=len(datasets.train), clip=10.0
+    )
 
 
 def gradient_norms(model, loss, batches):
@@ -92,7 +91,7 @@ def main():
 
     model = build_model(datasets)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    optimizer = build_optimizer(total_steps=epochs * len(datasets.train))
+    optimizer = build_optimizer(datasets, epochs)
     model.compile(optimizer, loss, metrics=["accuracy"])
     print(optimizer)
 

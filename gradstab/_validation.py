@@ -74,10 +74,10 @@ def check_int(name: str, value: Any, *, minimum: int = 1, fix: str = "") -> int:
     return int(value)
 
 
-def check_bool(name: str, value: Any) -> bool:
-    """Return `value` if it is a bool, or raise `TypeError`."""
+def check_bool(name: str, value: Any, *, fix: str = "") -> bool:
+    """Return `value` if it is `True` or `False`, or raise `TypeError`."""
     if not isinstance(value, bool):
-        _fail(TypeError, name, "True or False", value)
+        _fail(TypeError, name, "True or False", value, fix)
     return bool(value)
 
 

@@ -91,3 +91,152 @@ def test_what_cant_be_right_is_refused(name):
         make(0.1, 100, warmup_steps=-1)
     with pytest.raises(ValueError, match="`clip` must be a positive float"):
         make(0.1, 100, clip=-1.0)
+
+
+# The length of a run ----------------------------------------------------------------------------
+
+
+def _rates(optimizer, count):
+    schedule = optimizer.inner_optimizer.get_config()["learning_rate"]
+    schedule = keras.optimizers.schedules.deserialize(schedule)
+    return np.asarray(schedule(np.arange(count))).tolist()
+
+
+@recipe
+@pytest.mark.parametrize(
+    "length",
+    [
+        {"epochs": 4, "steps_per_epoch": 25},
+        {"epochs": 4, "num_examples": 50, "batch_size": 2},
+        {"epochs": 4, "num_examples": 97, "batch_size": 4},  # the last batch is a small one
+        {"total_steps": 100, "steps_per_epoch": 25},
+    ],
+)
+def test_what_a_person_knows_of_a_run(name, length):
+    make = getattr(recipes, name)
+    assert _rates(make(0.3, **length), 100) == _rates(make(0.3, 100), 100)
+
+
+def test_linear_decay():
+    got = _rates(recipes.adam(0.3, 100, warmup_steps=20, decay="linear"), 101)
+    steps = np.arange(101)
+    expected = np.where(steps < 20, 0.3 * (steps + 1) / 21, 0.3 * (1 - (steps - 20) / 80))
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_warmup_by_beta_2():
+    for beta_2, warmup in ((0.999, 2000), (0.98, 100), (0.9, 20)):
+        optimizer = recipes.adam(0.3, 50_000, beta_2=beta_2)
+        assert optimizer.inner_optimizer.beta_2 == beta_2
+        rates = _rates(optimizer, warmup + 2)
+        assert np.argmax(rates) == warmup
+        assert rates[warmup] == pytest.approx(0.3)
+
+
+def test_weight_decay_makes_adamw():
+    inner = recipes.adam(1e-3, 100, weight_decay=0.02).inner_optimizer
+    assert type(inner) is keras.optimizers.AdamW
+    assert inner.weight_decay == 0.02
+
+
+@pytest.mark.parametrize(
+    ("setting", "momentum", "epsilon", "factor", "epochs", "clip"),
+    [
+        ("efficientnet", 0.9, 1e-3, 0.97, 2.4, 1.0),
+        ("mobilenet_v2", 0.9, 1e-7, 0.98, 1.0, 1.0),
+        ("inception_v3", 0.0, 1.0, 0.94, 2.0, 2.0),
+    ],
+)
+def test_published_settings_of_rmsprop(setting, momentum, epsilon, factor, epochs, clip):
+    optimizer = recipes.rmsprop(
+        0.1, epochs=12, steps_per_epoch=10, setting=setting, decay="exponential", warmup_steps=0
+    )
+    inner = optimizer.inner_optimizer
+    assert (inner.rho, inner.momentum, inner.epsilon) == (0.9, momentum, epsilon)
+    assert f"ClipByGlobalNorm(max_norm={clip})" in repr(optimizer)
+    stairs = [0.1 * factor ** (step // round(10 * epochs)) for step in range(120)]
+    np.testing.assert_allclose(_rates(optimizer, 120), stairs, rtol=1e-5)
+    other = recipes.rmsprop(0.1, 100, setting=setting, clip=0.5)
+    assert "ClipByGlobalNorm(max_norm=0.5)" in repr(other)
+
+
+def test_epsilon_stands_where_the_table_says():
+    """One step of one weight, by the formulas of the three docstrings."""
+    g, rate = 0.02, 0.1
+    expected = {
+        "adagrad": rate * g / math.sqrt(0.1 + g**2 + 1e-7),
+        "rmsprop": rate * g / math.sqrt(0.1 * g**2 + 1e-3),
+        "adam": rate * g * math.sqrt(0.001) / (math.sqrt(0.001) * g + 1e-7),
+    }
+    for name, change in expected.items():
+        weight = keras.Variable([0.0])
+        optimizer = getattr(recipes, name)(rate, 10, warmup_steps=0, clip=None)
+        optimizer.apply([np.array([g], "float32")], [weight])
+        assert -float(weight.numpy()[0]) == pytest.approx(change, rel=1e-4)
+
+
+@recipe
+def test_steps_are_updates_under_accumulation(name):
+    make = getattr(recipes, name)
+    optimizer = make(0.3, epochs=8, steps_per_epoch=25, gradient_accumulation_steps=4)
+    assert optimizer.inner_optimizer.gradient_accumulation_steps == 4
+    updates = _rates(make(0.3, total_steps=50), 50)
+    np.testing.assert_array_equal(_rates(optimizer, 200), np.repeat(updates, 4))
+    assert make(0.3, 10, gradient_accumulation_steps=1).inner_optimizer.get_config()[
+        "gradient_accumulation_steps"
+    ] in (None, 1)
+
+
+def test_a_saved_model_loads_and_goes_on(tmp_path):
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(16, 2)), draw.normal(size=(16, 1))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(recipes.adam(0.1, 20, decay="linear", gradient_accumulation_steps=2), "mse")
+    model.fit(x, y, batch_size=2, verbose=0, shuffle=False)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    for each in (model, again):
+        each.fit(x, y, batch_size=2, verbose=0, shuffle=False)
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@recipe
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "`total_steps` or `epochs` must say how long the run is. Received: none of them"),
+        ({"total_steps": 10, "epochs": 2}, "both say how long the run is"),
+        ({"epochs": 2}, "`epochs` alone does not say how many steps"),
+        ({"epochs": 2, "num_examples": 10}, "must be given together"),
+        ({"epochs": 2, "batch_size": 10}, "must be given together"),
+        (
+            {"epochs": 2, "steps_per_epoch": 5, "num_examples": 10, "batch_size": 2},
+            "both say what an epoch is",
+        ),
+        ({"epochs": 2, "steps_per_epoch": 5, "warmup_steps": 10}, "must be above `warmup_steps`"),
+        ({"epochs": 0, "steps_per_epoch": 5}, "`epochs` must be a positive integer"),
+        (
+            {"epochs": 1, "steps_per_epoch": 5, "gradient_accumulation_steps": 8},
+            "of 8 leaves no update",
+        ),
+        ({"total_steps": 10, "gradient_accumulation_steps": 0}, "must be a positive integer"),
+        ({"total_steps": 10, "decay": "steps"}, "`decay` must be one of 'cosine', 'linear'"),
+    ],
+)
+def test_contradictory_arguments_are_refused(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(recipes, name)(0.1, **arguments)
+
+
+def test_more_that_is_refused():
+    with pytest.raises(ValueError, match=r"`decay` \"exponential\" goes by epochs"):
+        recipes.rmsprop(0.1, 10, decay="exponential")
+    with pytest.raises(ValueError, match="`setting` must be one of 'efficientnet'"):
+        recipes.rmsprop(0.1, 10, setting="resnet")
+    with pytest.raises(ValueError, match="`beta_2` must be a float above 0 and below 1"):
+        recipes.adam(0.1, 10, beta_2=1.0)
+    with pytest.raises(ValueError, match="`weight_decay` must be a positive float"):
+        recipes.adam(0.1, 10, weight_decay=-1.0)
+    with pytest.raises(ValueError, match="`peak_learning_rate` must be a positive float"):
+        recipes.adam(float("nan"), 10)

@@ -14,8 +14,9 @@ from typing import Any, final
 import keras
 import numpy as np
 
-from gradstab._validation import check_int
+from gradstab._validation import check_bool, check_int
 from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
+from gradstab.callbacks.layer_rates import LayerRates
 from gradstab.callbacks.probe import ProbeLoss, check_probe
 from gradstab.callbacks.sinks import RecordSink, Sink, TensorBoardSink
 from gradstab.optimizers.activations import Activations
@@ -69,13 +70,16 @@ class GradientMonitor(keras.callbacks.Callback):
         every_n_steps: Steps between two samples.
         activations: Whether samples tell of the layers' outputs too: mean, deviation, share
             saturated, share dead. The model has to be built.
+        effective_rates: Whether record and TensorBoard tell what Adagrad, RMSprop or Adam make of
+            the learning rate: of each layer the median and quantiles over its weights, whenever the
+            monitor looks, every n steps in `fit`. They are read between steps.
         probe: A batch `(x, y)` or `(x, y, sample_weight)` kept aside. Its loss before and after a
             sampled step, beside what its gradient predicts, shows whether steps are in the linear
             regime: two passes forward and one backward in each sample.
 
     Raises:
         ImportError: When training begins, if `tensorboard_dir` is given and TensorBoard is missing.
-        TypeError: If `every_n_steps` is no integer.
+        TypeError: If `every_n_steps` is no integer, or `effective_rates` neither true nor false.
         ValueError: If it is below 1, or if `probe` is no such tuple.
         OSError: When training begins, if a folder can't be written.
 
@@ -98,6 +102,7 @@ class GradientMonitor(keras.callbacks.Callback):
         every_n_steps: int = 50,
         *,
         activations: bool = False,
+        effective_rates: bool = False,
         probe: Any = None,
     ) -> None:
         super().__init__()
@@ -105,10 +110,12 @@ class GradientMonitor(keras.callbacks.Callback):
         self.tensorboard_dir = None if tensorboard_dir is None else Path(tensorboard_dir)
         self.every_n_steps = check_int("every_n_steps", every_n_steps)
         self.activations = activations
+        self.effective_rates = check_bool("effective_rates", effective_rates)
         self.probe = probe
         self._batch = check_probe(probe)
         self._observer: Observer | None = None
         self._layers: tuple[str, ...] = ()
+        self._rates: LayerRates | None = None
         self._sinks: list[Sink] | None = None
         self._cursor = 0
         self._unread = 0
@@ -130,6 +137,7 @@ class GradientMonitor(keras.callbacks.Callback):
         if self._observer is None or not self._observer.observes(self.model):
             self._observer = self._new_observer()
         self._observer.install()
+        self._rates = LayerRates(self.model.optimizer) if self.effective_rates else None
         self._open(self._observer)
         self._cursor = self._observer.telemetry.peek().cursor
         self._unread = 0
@@ -214,7 +222,8 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def _is_time_to_look(self) -> bool:
         waited = time.monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS
-        if self._unread >= self.every_n_steps and waited:
+        # Effective rates are not kept on the device: what is not read now is gone.
+        if self._unread >= self.every_n_steps and (waited or self.effective_rates):
             return True
         # Before what waits on the device would be overwritten.
         samples = 1 if self._observer is None else max(1, self._observer.sampler.capacity // 2)
@@ -233,13 +242,17 @@ class GradientMonitor(keras.callbacks.Callback):
             self._unread = 0
             self._looked = time.monotonic()
             self._calls_read = observer.calls
-            reading = observer.telemetry.peek(since=self._cursor, sampler=observer.sampler)
+            since = self._cursor
+            reading = observer.telemetry.peek(since=since, sampler=observer.sampler)
             self._cursor = reading.cursor
             observer.settle(reading.cursor)
             self._epoch.append(reading)
             self._open(observer)
+            rates = None
+            if self._sinks and self._rates is not None and reading.cursor > since:
+                rates = self._rates.read()
             for sink in self._sinks or ():
-                sink.write(reading)
+                sink.write(reading, rates)
         return reading
 
     def _open(self, observer: Observer) -> None:
@@ -248,15 +261,20 @@ class GradientMonitor(keras.callbacks.Callback):
         if self._sinks is not None or not paths or not is_chief(self.model.distribute_strategy):
             return
         sinks: list[Sink] = []
+        trained_layers = () if self._rates is None else self._rates.begin(paths)
         if self.tensorboard_dir is not None:
-            sinks.append(TensorBoardSink(self.tensorboard_dir, paths, self._layers))
+            sinks.append(TensorBoardSink(self.tensorboard_dir, paths, self._layers, trained_layers))
         if self.run_dir is not None:
             config = {
                 "optimizer": _describe(self.model.optimizer),
                 "every_n_steps": self.every_n_steps,
                 "max_norm": _bound(self.model),
             }
-            sinks.append(RecordSink(self.run_dir, self.every_n_steps, paths, self._layers, config))
+            sinks.append(
+                RecordSink(
+                    self.run_dir, self.every_n_steps, paths, self._layers, trained_layers, config
+                )
+            )
         self._sinks = sinks
 
 

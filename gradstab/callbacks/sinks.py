@@ -7,13 +7,14 @@ import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
 from gradstab.monitoring.record import PerVariable, Record, read_record
 from gradstab.monitoring.tensorboard import TensorBoardWriter
 from gradstab.monitoring.writer import RecordWriter
+from gradstab.optimizers.effective_rate import LEVELS
 from gradstab.optimizers.reading import Reading
 from gradstab.optimizers.sampling import Samples
 from gradstab.reports.figures import plot_gradient_norm, save
@@ -23,12 +24,15 @@ from gradstab.reports.layers import plot_layer_norms
 _MOST_SAMPLES: Final = 800
 _SECONDS_BETWEEN_IMAGES: Final = 30.0
 
+# The rate of the last update, and what the optimizer made of it: quantiles by layer.
+Rates: TypeAlias = tuple[float, np.ndarray[Any, Any]]
+
 
 class Sink(Protocol):
     """What takes readings."""
 
-    def write(self, reading: Reading) -> None:
-        """Put down what happened."""
+    def write(self, reading: Reading, rates: Rates | None = None) -> None:
+        """Put down what happened, and the effective rates after the last step of the reading."""
 
     def end_epoch(self) -> None:
         """Put down what is due at the end of an epoch."""
@@ -45,6 +49,7 @@ class RecordSink:
         every_n_steps: Steps between two entries.
         variables: Paths of the trained variables.
         layers: Names of the layers whose activations are sampled.
+        trained_layers: Names of the layers whose effective rates are sampled.
         config: What describes the run.
 
     Raises:
@@ -57,19 +62,28 @@ class RecordSink:
         every_n_steps: int,
         variables: Sequence[str],
         layers: Sequence[str],
+        trained_layers: Sequence[str],
         config: Mapping[str, Any],
     ) -> None:
         self._run_dir = run_dir
         self._every_n_steps = every_n_steps
         self._last_written = -1
-        self._writer = RecordWriter(run_dir, variables=variables, layers=layers, config=config)
+        self._writer = RecordWriter(
+            run_dir,
+            variables=variables,
+            layers=layers,
+            trained_layers=trained_layers,
+            config=config,
+        )
 
-    def write(self, reading: Reading) -> None:
+    def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Write skipped steps as events, and the sampled steps with their numbers."""
         if reading.missed:
             self._writer.event("missed", step=reading.cursor, steps=reading.missed)
         samples = {} if reading.samples is None else dict(_each(reading.samples))
         kept = set(samples) | {int(n) for n in reading.steps if n % self._every_n_steps == 0}
+        if rates is not None:
+            kept.add(reading.cursor)
         known = {int(number): row for row, number in enumerate(reading.steps)}
         for number in sorted(kept | set(known)):
             row = known.get(number)
@@ -81,14 +95,30 @@ class RecordSink:
                     variable=reading.bad_variable[row],
                 )
             if number in kept:
-                self._step(number, reading, row, samples.get(number))
+                of_step = rates if number == reading.cursor else None
+                self._step(number, reading, row, samples.get(number), of_step)
 
-    def _step(self, number: int, reading: Reading, row: int | None, sample: _Sample | None) -> None:
+    def _step(
+        self,
+        number: int,
+        reading: Reading,
+        row: int | None,
+        sample: _Sample | None,
+        rates: Rates | None = None,
+    ) -> None:
         scalars = {} if row is None else _scalars(reading, row)
+        effective = {}
+        if rates is not None:
+            scalars |= _rate_scalar(rates)
+            effective = {
+                f"effective_rate_{name}": rates[1][:, place] for place, name in enumerate(LEVELS)
+            }
         if sample is None:
-            self._writer.step(number, scalars)
+            self._writer.step(number, scalars, per_trained_layer=effective)
         else:
-            self._writer.step(number, scalars | sample.scalars, sample.variables, sample.layers)
+            self._writer.step(
+                number, scalars | sample.scalars, sample.variables, sample.layers, effective
+            )
         self._last_written = number
 
     def end_epoch(self) -> None:
@@ -123,21 +153,36 @@ class TensorBoardSink:
         log_dir: Folder for the event files.
         variables: Paths of the trained variables.
         layers: Names of the layers whose activations are sampled.
+        trained_layers: Names of the layers whose effective rates are sampled.
 
     Raises:
         ImportError: If TensorBoard is missing; the message names the extra.
     """
 
-    def __init__(self, log_dir: Path, variables: Sequence[str], layers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        log_dir: Path,
+        variables: Sequence[str],
+        layers: Sequence[str],
+        trained_layers: Sequence[str],
+    ) -> None:
         self._writer = TensorBoardWriter(log_dir)
         self._log_dir = log_dir
         self._variables = tuple(variables)
         self._layers = tuple(layers)
+        self._trained_layers = tuple(trained_layers)
         self._norms: list[tuple[int, np.ndarray[Any, Any]]] = []
         self._drawn_at = time.monotonic()
 
-    def write(self, reading: Reading) -> None:
+    def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Write what the samples tell."""
+        if rates is not None:
+            medians = rates[1][:, list(LEVELS).index("median")].tolist()
+            tagged = {
+                f"effective_rate/{layer}": value
+                for layer, value in zip(self._trained_layers, medians, strict=True)
+            }
+            self._writer.scalars(reading.cursor, _rate_scalar(rates) | tagged)
         known = {int(number): row for row, number in enumerate(reading.steps)}
         for number, sample in [] if reading.samples is None else _each(reading.samples):
             row = known.get(number)
@@ -221,6 +266,11 @@ class _Sample:
 def _each(samples: Samples) -> Iterator[tuple[int, _Sample]]:
     for place, step in enumerate(samples.steps):
         yield int(step), _Sample(samples, place)
+
+
+def _rate_scalar(rates: Rates) -> dict[str, float]:
+    """Return the rate that was set; a `MultiOptimizer` has several and none of them is it."""
+    return {} if np.isnan(rates[0]) else {"learning_rate": rates[0]}
 
 
 def _scalars(reading: Reading, row: int) -> dict[str, float]:

@@ -31,6 +31,7 @@ SEED: Final = 0
 
 # Keras' own rates for Adam and RMSprop. Adam's was looked at on validation images of Fashion-MNIST.
 _PEAK_RATES: Final = {"adam": 1e-3, "rmsprop": 1e-3, "adagrad": 0.03, "sgd": 0.05}
+_RECIPES: Final = ("adagrad", "adam", "rmsprop")
 _JIT_COMPILE: Final[dict[str, bool | str]] = {"auto": "auto", "on": True, "off": False}
 # What a resumed run must not change.
 _KEPT: Final = (
@@ -57,11 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="passes over the training images (%(default)s)",
     )
-    parser.add_argument(
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument(
+        "--recipe",
+        choices=_RECIPES,
+        dest="optimizer",
+        default=argparse.SUPPRESS,
+        help="an adaptive optimizer with published settings, a warm-up as long as it needs, and a "
+        "cosine to zero (adam)",
+    )
+    one_of.add_argument(
         "--optimizer",
         choices=sorted(_PEAK_RATES),
         default="adam",
-        help="sgd has momentum 0.9; all warm up, then follow a cosine to zero (%(default)s)",
+        help="the same by the name of the optimizer, and sgd with momentum 0.9, a warm-up and a "
+        "cosine (%(default)s)",
     )
     parser.add_argument(
         "--learning-rate",
@@ -169,7 +180,11 @@ def run(arguments: argparse.Namespace) -> int:
         total_steps = arguments.epochs * int(datasets.train.cardinality())
         model = _compiled_model(arguments, datasets, total_steps)
     write_whole(output / COMMAND_FILE, json.dumps(command, indent=1))
-    monitor = GradientMonitor(output, every_n_steps=_steps_between_entries(total_steps))
+    monitor = GradientMonitor(
+        output,
+        every_n_steps=_steps_between_entries(total_steps),
+        effective_rates=arguments.optimizer in _RECIPES,
+    )
     try:
         try:
             history = train(
@@ -228,14 +243,14 @@ def _compiled_model(arguments: argparse.Namespace, datasets: Any, total_steps: i
 def _optimizer(arguments: argparse.Namespace, total_steps: int) -> Any:
     import keras
 
-    from gradstab import recipes
     from gradstab.optimizers.stabilize import stabilize
+    from gradstab.recipes import adaptive
     from gradstab.schedules.compose import Adjustable
     from gradstab.schedules.warmup import LinearWarmup
 
     peak = arguments.learning_rate
-    if arguments.optimizer != "sgd":
-        recipe = getattr(recipes, arguments.optimizer)
+    if arguments.optimizer in _RECIPES:
+        recipe = getattr(adaptive, arguments.optimizer)
         return recipe(peak, total_steps, clip=arguments.clip)
     warmup = total_steps // 20
     cosine = keras.optimizers.schedules.CosineDecay(peak, total_steps - warmup)

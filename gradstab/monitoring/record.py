@@ -4,8 +4,8 @@ A record is the file `record.jsonl` of a run directory. Every line is one JSON o
 
 | kind | fields |
 |---|---|
-| `run` | `schema`, `started`, `versions`, `variables` and `layers` (names, in the order of every per-variable and per-layer list), `config` |
-| `step` | `step`, `scalars` (name to number), on sampled steps `per_variable` and `per_layer` (name to list) |
+| `run` | `schema`, `started`, `versions`, `variables`, `layers` and `trained_layers` (names, in the order of every per-variable, per-layer and per-trained-layer list), `config` |
+| `step` | `step`, `scalars` (name to number), on sampled steps `per_variable`, `per_layer` and `per_trained_layer` (name to list) |
 | `event` | `step`, `event` (`skip`, `clip`, `stop`, ...), `details` |
 | `finding` | `step`, `finding`, `details` |
 
@@ -35,7 +35,11 @@ FILE_NAME: Final = "record.jsonl"
 _NONFINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 # Lists in a step, and the field of the header that names their entries.
-_LISTS: Final = {"per_variable": "variables", "per_layer": "layers"}
+_LISTS: Final = {
+    "per_variable": "variables",
+    "per_layer": "layers",
+    "per_trained_layer": "trained_layers",
+}
 
 _Array = np.ndarray[Any, Any]
 
@@ -123,7 +127,7 @@ class Record:
         return self._samples.get(name, _no_samples())
 
     def per_layer(self, name: str) -> PerVariable:
-        """Return a per-layer quantity; without samples if no step has it."""
+        """Return a quantity per layer, or per trained layer; without samples if no step has it."""
         return self._layer_samples.get(name, _no_samples())
 
 
@@ -229,7 +233,7 @@ class _Reader:
             findings=tuple(self._events["finding"]),
             problems=tuple(self._problems),
             _samples=samples["per_variable"],
-            _layer_samples=samples["per_layer"],
+            _layer_samples=samples["per_layer"] | samples["per_trained_layer"],
         )
 
     def _quantities(self, kind: str) -> dict[str, PerVariable]:
@@ -246,7 +250,7 @@ class _Reader:
                 f"and gradstab {__version__} reads up to {SCHEMA}. Update gradstab"
             )
         for kind, field in _LISTS.items():
-            names = fields.get(field, [] if field == "layers" else None)
+            names = fields.get(field, None if field == "variables" else [])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise _BadLineError(f"a header whose `{field}` are not a list of names")
             self._names[kind] = tuple(names)

@@ -33,6 +33,8 @@ class RecordWriter:
         path: A run directory, or a file whose name ends in `.jsonl`. Folders are made.
         variables: Names (paths) of the trainable variables, in the order of per-variable lists.
         layers: Names of the layers, in the order of per-layer lists.
+        trained_layers: Names of the layers with trainable variables, in the order of
+            per-trained-layer lists.
         config: What else describes the run; anything that JSON can hold.
 
     Raises:
@@ -60,18 +62,22 @@ class RecordWriter:
         *,
         variables: Sequence[str] = (),
         layers: Sequence[str] = (),
+        trained_layers: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         if self.path.suffix != ".jsonl":
             self.path /= FILE_NAME
-        self._lengths = {"per_variable": len(variables), "per_layer": len(layers)}
+        named = {"layers": layers, "trained_layers": trained_layers}
+        self._lengths = {"per_variable": len(variables)} | {
+            f"per_{kind[:-1]}": len(names) for kind, names in named.items()
+        }
         header = {
             "schema": SCHEMA,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": _versions(),
             "variables": [str(name) for name in variables],
-            **({"layers": [str(name) for name in layers]} if layers else {}),
+            **{kind: [str(name) for name in names] for kind, names in named.items() if names},
             "config": dict(config or {}),
         }
         line = _encode_line("run", header)
@@ -86,6 +92,7 @@ class RecordWriter:
         scalars: Mapping[str, float],
         per_variable: Mapping[str, Sequence[float] | np.ndarray[Any, Any]] | None = None,
         per_layer: Mapping[str, Sequence[float] | np.ndarray[Any, Any]] | None = None,
+        per_trained_layer: Mapping[str, Sequence[float] | np.ndarray[Any, Any]] | None = None,
     ) -> None:
         """Write one step.
 
@@ -95,21 +102,23 @@ class RecordWriter:
             per_variable: On sampled steps, lists with one number per variable by name, kept to 5
                 digits. `grad_norm` is the gradient norm before the transforms.
             per_layer: The same with one number per layer.
+            per_trained_layer: The same with one number per trained layer.
 
         Raises:
-            ValueError: If a list has not one number for each of `variables`, or of `layers`.
+            ValueError: If a list has not one number for each name that it is about.
         """
         fields: dict[str, Any] = {
             "step": check_int("step", step, minimum=0),
             "scalars": {name: _round(value, 7) for name, value in scalars.items()},
         }
         line = _encode_line("step", fields).rstrip(b"}\n") + b"}"  # The scalars end here.
-        for kind, lists in (("per_variable", per_variable), ("per_layer", per_layer)):
+        kinds = zip(self._lengths, (per_variable, per_layer, per_trained_layer), strict=True)
+        for kind, lists in kinds:
             for name, values in (lists or {}).items():
                 if len(values) != self._lengths[kind]:
                     raise ValueError(
                         f"`{kind}` must hold one number for each of the {self._lengths[kind]} "
-                        f"{kind[4:]}s. Received: {len(values)} for {name!r}"
+                        f"{kind[4:].replace('_', ' ')}s. Received: {len(values)} for {name!r}"
                     )
             if lists:
                 entries = (f"{json.dumps(str(name))}:{_list(lists[name])}" for name in lists)

@@ -3,6 +3,7 @@
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
 from gradstab.optimizers.clippy_adagrad import ClippyAdagrad
+from gradstab.optimizers.effective_rate import effective_learning_rates
 from gradstab.optimizers.spam import SPAM
 from gradstab.optimizers.stabilize import (
     clip_by_global_norm,
@@ -21,5 +22,6 @@ __all__ = [  # noqa: RUF022  in plain order, as everywhere
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "effective_learning_rates",
     "stabilize",
 ]

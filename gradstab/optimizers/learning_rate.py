@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from gradstab.optimizers.inner import parts
+from gradstab.optimizers.inner import counter, parts
 
 
 def learning_rate_source(optimizer: Any) -> Any:
@@ -50,7 +50,8 @@ def set_learning_rate(optimizer: Any, value: Any) -> None:
     if not is_schedule or callable(value):
         optimizer.learning_rate = value
     elif hasattr(source, "set_rate"):
-        source.set_rate(value, optimizer.iterations)
+        # What Keras asks the schedule with: micro-batches, where `iterations` counts windows.
+        source.set_rate(value, counter(optimizer))
     else:
         raise TypeError(
             "This optimizer was created with a `LearningRateSchedule`: its learning rate comes "

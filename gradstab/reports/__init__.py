@@ -9,6 +9,7 @@ from gradstab.reports.figures import (
 )
 from gradstab.reports.html import to_html, write_html
 from gradstab.reports.layers import plot_activations, plot_layer_norms, plot_update_ratio
+from gradstab.reports.rates import plot_effective_rate, plot_schedule
 from gradstab.reports.steps import plot_clip_rate, plot_incidents, plot_linearity
 from gradstab.reports.summary import Summary, summarize
 from gradstab.reports.text import to_json, to_text
@@ -18,12 +19,14 @@ __all__ = [
     "plot_activations",
     "plot_clip_rate",
     "plot_comparison",
+    "plot_effective_rate",
     "plot_gradient_norm",
     "plot_heatmap",
     "plot_incidents",
     "plot_layer_norms",
     "plot_linearity",
     "plot_loss",
+    "plot_schedule",
     "plot_update_ratio",
     "save",
     "summarize",

@@ -19,6 +19,7 @@ from gradstab.reports._svg import drawn
 from gradstab.reports._words import NOTHING, counted, printable
 from gradstab.reports.figures import plot_gradient_norm
 from gradstab.reports.layers import plot_activations, plot_layer_norms, plot_update_ratio
+from gradstab.reports.rates import plot_effective_rate
 from gradstab.reports.steps import plot_clip_rate, plot_incidents, plot_linearity
 from gradstab.reports.summary import Incident, Summary, Variable, facts, summarize
 from gradstab.reports.text import VARIABLE_COLUMNS, incident_steps, variable_row
@@ -77,6 +78,12 @@ FIGURES: Final = (
         "Where what is predicted and what came agree on the probe, a step is in the linear regime; "
         "far apart, the rate is too high.",
         plot_linearity, (6.4, 3.6),
+    ),
+    _Figure(
+        "effective-rate", "Effective learning rate",
+        "What the optimizer makes of the rate, layer by layer: the median over a layer's weights, "
+        "and the middle half of them.",
+        plot_effective_rate, (6.4, 3.8),
     ),
     _Figure(
         "activations", "Activations over depth",

@@ -1,7 +1,15 @@
-"""Learning rate schedules that go round any schedule of Keras, or a plain rate.
+"""Learning rate schedules: warm-ups that go round any schedule of Keras, or a plain rate, and decays.
 
-`LinearWarmup` leads up to a schedule, `Join` lets schedules follow each other, and `Adjustable`,
-outermost, lets callbacks cut a scheduled rate. All of them count steps from 0.
+| what | classes |
+|---|---|
+| a warm-up before anything | `LinearWarmup`, `ExponentialWarmup`, `UntunedWarmup` (for Adam) |
+| a run of known length | `LinearDecay`, `OneCycle`, `WarmupStableDecay` |
+| a run without an end | `InverseSquareRoot`, `Noam` |
+| schedules of schedules | `Join`, one after the other; `Scale`, by a factor or in updates instead of micro-batches; `Adjustable`, outermost, for callbacks that cut a scheduled rate |
+
+All of them count steps from 0, as Keras does, are continuous where their phases meet, and keep their
+last rate beyond their end. Steps are counted in whole numbers, so that a phase that begins at step
+1,000,000,001 begins there.
 
 Example:
     >>> import keras
@@ -9,11 +17,26 @@ Example:
     >>> cosine = keras.optimizers.schedules.CosineDecay(1e-3, decay_steps=900)
     >>> Adjustable(LinearWarmup(cosine, warmup_steps=100))
     Adjustable(LinearWarmup(CosineDecay(...), warmup_steps=100, initial_learning_rate=0.0), factor=1.0)
-"""  # noqa: E501  a `repr` can't be broken
+"""  # noqa: E501  tables and a `repr` can't be broken
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
 from gradstab.schedules.compose import Adjustable, Join
-from gradstab.schedules.warmup import LinearWarmup
+from gradstab.schedules.decay import InverseSquareRoot, LinearDecay, Noam
+from gradstab.schedules.phases import OneCycle, WarmupStableDecay
+from gradstab.schedules.scale import Scale
+from gradstab.schedules.warmup import ExponentialWarmup, LinearWarmup, UntunedWarmup
 
-__all__ = ["Adjustable", "Join", "LinearWarmup"]
+__all__ = [
+    "Adjustable",
+    "ExponentialWarmup",
+    "InverseSquareRoot",
+    "Join",
+    "LinearDecay",
+    "LinearWarmup",
+    "Noam",
+    "OneCycle",
+    "Scale",
+    "UntunedWarmup",
+    "WarmupStableDecay",
+]

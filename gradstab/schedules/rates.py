@@ -19,26 +19,47 @@ Schedule = keras.optimizers.schedules.LearningRateSchedule
 Rate: TypeAlias = Any  # a float or a `Schedule`, which is untyped
 
 
-def check_rate(name: str, rate: Any) -> Rate:
+def check_rate(name: str, rate: Any, *, allow_zero: bool = True) -> Rate:
     """Return `rate` as a float or the schedule that it is, or raise.
+
+    Args:
+        name: The argument's name, for the message.
+        rate: What the caller gave.
+        allow_zero: Whether a constant rate may be 0, at which nothing moves.
 
     Raises:
         TypeError: If `rate` is neither a number nor a Keras schedule.
-        ValueError: If `rate` is negative, NaN or infinite.
+        ValueError: If `rate` is negative, NaN or infinite, or 0 where it must not be.
     """
     if isinstance(rate, Schedule):
         return rate
     if isinstance(rate, numbers.Real) and not isinstance(rate, bool):
-        return check_float(name, rate, include_minimum=True)
+        return check_float(name, rate, include_minimum=allow_zero)
     fix = ""
     if isinstance(rate, type) and issubclass(rate, Schedule):
         fix = f". Pass an instance, `{rate.__name__}(...)`, not the class."
     elif callable(rate):
         fix = ". Put a function of the step into the `__call__` of a subclass of it."
+    kind = "non-negative" if allow_zero else "positive"
     raise TypeError(
-        f"`{name}` must be a non-negative float or an instance of "
+        f"`{name}` must be a {kind} float or an instance of "
         f"keras.optimizers.schedules.LearningRateSchedule. Received: {name}={rate!r}{fix}"
     )
+
+
+def check_end(name: str, rate: Any, top_name: str, top: float) -> float:
+    """Return the rate at an end of a schedule as a float, from 0 to the highest one, or raise.
+
+    Raises:
+        TypeError: If `rate` is not a number.
+        ValueError: If it is negative, NaN, infinite, or above `top`.
+    """
+    number = check_float(name, rate, include_minimum=True)
+    if number > top:
+        raise ValueError(
+            f"`{name}` must be at most `{top_name}`. Received: {name}={rate!r}, {top_name}={top!r}"
+        )
+    return number
 
 
 def whole_step(step: Any) -> Any:

@@ -23,7 +23,8 @@ def _error(capsys):
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    assert main([*TRAIN, "--epochs", "3", "--seed", "4", "--output", str(folder)]) == 0
+    arguments = [*TRAIN, "--recipe", "adam", "--epochs", "3", "--seed", "4"]
+    assert main([*arguments, "--output", str(folder)]) == 0
     return folder
 
 
@@ -42,6 +43,21 @@ def test_the_run_directory_holds_the_run(run_dir):
     assert np.isfinite(record.columns["grad_norm"]).all()
     model = keras.models.load_model(run_dir / "model.keras", safe_mode=True)
     assert model.optimizer.transforms
+    assert type(model.optimizer.inner_optimizer) is keras.optimizers.Adam
+    # The recipe's course over 60 steps ends here.
+    assert float(model.optimizer.learning_rate) < 2e-4
+    rates = record.per_layer("effective_rate_median")
+    assert [name.rpartition("/")[2] for name in rates.names][-2:] == ["dense", "logits"]
+    assert np.isfinite(rates.values).all()
+    assert record.columns["learning_rate"].max() == pytest.approx(1e-3, rel=0.05)
+
+
+def test_a_recipe_and_an_optimizer_contradict_each_other(tmp_path, capsys):
+    both = ["--recipe", "adam", "--optimizer", "sgd", "--output", str(tmp_path / "run")]
+    assert main([*TRAIN, *both]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert main([*TRAIN, "--recipe", "sgd", "--output", str(tmp_path / "run")]) == 2
+    assert "invalid choice: 'sgd'" in capsys.readouterr().err
 
 
 def test_evaluate_prints_metrics_and_gradients_over_depth(run_dir, capsys):

@@ -24,7 +24,9 @@ def write_run(run_dir, names, *, steps=300, full=True):
     count = len(names)
     config = {"optimizer": "Adam", "every_n_steps": 10, "max_norm": 1.0}
     layers = list(names) if full else []
-    with RecordWriter(run_dir, variables=names, layers=layers, config=config) as writer:
+    with RecordWriter(
+        run_dir, variables=names, layers=layers, trained_layers=layers, config=config
+    ) as writer:
         for step in range(1, steps + 1):
             if 101 <= step <= 103:
                 writer.event("skip", step=step, cause="nonfinite", variable=names[0])
@@ -39,7 +41,7 @@ def write_run(run_dir, names, *, steps=300, full=True):
                 "skipped": 0,
             }
             sample = {"grad_norm": 10.0 ** np.linspace(-6, 0, count)}
-            by_layer = {}
+            by_layer, rates = {}, {}
             if full:
                 scalars |= {"linearity_predicted": -0.01, "linearity_actual": -0.008}
                 sample |= {
@@ -52,7 +54,8 @@ def write_run(run_dir, names, *, steps=300, full=True):
                     "activation_saturated": rng.random(count),
                     "activation_dead": rng.random(count),
                 }
-            writer.step(step, scalars, sample, by_layer)
+                rates = {"effective_rate_median": 10.0 ** rng.normal(-3, 0.5, count)}
+            writer.step(step, scalars, sample, by_layer, rates)
         if full:
             writer.event("stop", step=steps, cause="divergence", message="3 steps were skipped")
     return run_dir

@@ -1,6 +1,7 @@
 """What holds for every public schedule."""
 
 import json
+import math
 
 import keras
 import numpy as np
@@ -8,7 +9,19 @@ import pytest
 import tensorflow as tf
 
 from gradstab import schedules
-from gradstab.schedules import Adjustable, Join, LinearWarmup
+from gradstab.schedules import (
+    Adjustable,
+    ExponentialWarmup,
+    InverseSquareRoot,
+    Join,
+    LinearDecay,
+    LinearWarmup,
+    Noam,
+    OneCycle,
+    Scale,
+    UntunedWarmup,
+    WarmupStableDecay,
+)
 
 BILLION = 1_000_000_001  # one beyond a number that float32 holds: it rounds to 1,000,000,000
 
@@ -22,8 +35,82 @@ def falling_late(step):
     return (64 - np.clip(step - BILLION, 0, 64)) / 64
 
 
+def approach(start, end, done):
+    """Half a cosine from one rate to another."""
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def stable(s):
+    if s < BILLION:
+        return 0.1 + 0.4 * (s + 1) / (BILLION + 1)
+    done = min(max(s - BILLION - 10, 0), 50) / 50
+    return 0.2 + 0.3 * (1 - math.sqrt(done))
+
+
+def cycle(s):
+    """0.02 to 0.5 in 30 steps, down in 30, out to 0.002 at 100, with cosines."""
+    if s < 30:
+        return approach(0.02, 0.5, s / 30)
+    if s < 60:
+        return approach(0.5, 0.02, (s - 30) / 30)
+    return approach(0.02, 0.002, min((s - 60) / 40, 1))
+
+
+def late_cycle(s):
+    half = BILLION // 2
+    up, down = min(s / half, 1), min(max(s - half, 0) / (BILLION - half), 1)
+    return 0.02 + 0.48 * up if s < half else 0.5 + (0.002 - 0.5) * down
+
+
 # Each with its closed form, evaluated on Python integers.
 CASES = {
+    "exponential": (
+        lambda: ExponentialWarmup(falling(), 7),
+        lambda s: max(1 - s / 64, 0) * (1 - math.exp(-(s + 1) / 7)),
+    ),
+    "slow exponential": (
+        lambda: ExponentialWarmup(0.5, 1e9),
+        lambda s: -0.5 * math.expm1(-(s + 1) / 1e9),
+    ),
+    "untuned": (
+        lambda: UntunedWarmup(falling(), 0.9),
+        lambda s: (s + 1) / 20 if s < 19 else max(1 - (s - 19) / 64, 0),
+    ),
+    "untuned exponential": (
+        lambda: UntunedWarmup(0.5, 0.99, form="exponential"),
+        lambda s: 0.5 * -math.expm1(-(s + 1) / 100),
+    ),
+    "stable": (lambda: WarmupStableDecay(0.5, BILLION, 10, 50, 0.1, 0.2, "1-sqrt"), stable),
+    "root": (
+        lambda: InverseSquareRoot(0.5, 10),
+        lambda s: 0.5 * min((s + 1) / 10, math.sqrt(10 / (s + 1))),
+    ),
+    "late root": (
+        lambda: InverseSquareRoot(0.5, BILLION),
+        lambda s: 0.5 * min((s + 1) / BILLION, math.sqrt(BILLION / (s + 1))),
+    ),
+    "noam": (
+        lambda: Noam(512, 4000),
+        lambda s: 512**-0.5 * min((s + 1) ** -0.5, (s + 1) * 4000**-1.5),
+    ),
+    "cycle": (lambda: OneCycle(0.5, 100, 0.3, 25.0, 10.0, "cosine", True), cycle),
+    "late cycle": (lambda: OneCycle(0.5, BILLION, 0.5, 25.0, 10.0, "linear"), late_cycle),
+    "line": (
+        lambda: LinearDecay(0.5, 100, 0.1),
+        lambda s: 0.1 + 0.4 * max(100 - s, 0) / 100,
+    ),
+    "late line": (
+        lambda: LinearDecay(0.5, BILLION),
+        lambda s: 0.5 * max(BILLION - s, 0) / BILLION,
+    ),
+    "scale": (
+        lambda: Scale(falling(), 0.5, gradient_accumulation_steps=3),
+        lambda s: 0.5 * max(1 - s // 3 / 64, 0),
+    ),
+    "late scale": (
+        lambda: Scale(Join([0.25, falling()], [BILLION]), 2, gradient_accumulation_steps=2),
+        lambda s: 0.5 if s // 2 < BILLION else 2 * falling_late(s // 2),
+    ),
     "warmup": (
         lambda: LinearWarmup(falling(), 10, 0.5),
         lambda s: 0.5 + 0.5 * (s + 1) / 11 if s < 10 else (64 - min(s - 10, 64)) / 64,
@@ -41,7 +128,8 @@ CASES = {
         lambda s: 0.125 if s < BILLION else 0.5 * falling_late(s),
     ),
 }
-STEPS = [0, 1, 9, 10, 11, 100, *range(BILLION - 2, BILLION + 3), BILLION + 37, 2**31 - 1]
+STEPS = [0, 1, 9, 10, 11, 59, 60, 99, 100, 3999, *range(BILLION - 2, BILLION + 3)]
+STEPS += [BILLION + 10, BILLION + 11, BILLION + 37, 2 * BILLION, 2 * BILLION + 1, 2**31 - 1]
 KINDS = {
     "int": int,
     "numpy int32": np.int32,

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/schedules.py`: data and models, runs, and what they come to."""
