@@ -1,6 +1,7 @@
 """What initializers, regularizers and layers do for signals and gradients in deep nets.
 
     python benchmarks/signal_propagation.py [--quick] [--output FILE] [--resume] [--only PART ...]
+        [--results NAME ...]
     python benchmarks/signal_propagation.py --table FILE
 
 Each part stands in `benchmarks/signal_parts/` with what it measures and which floor it has. A
@@ -72,6 +73,7 @@ def main() -> int:
         for name, part in parts().items()
         if name in (arguments.only or parts())
         for result, seconds in part.wanted(arguments.quick).items()
+        if arguments.results is None or result in arguments.results
     }
 
     def measure(key: str) -> dict[str, Any] | None:
@@ -92,6 +94,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write results as JSON to this file")
     parser.add_argument("--resume", action="store_true", help="go on with FILE as it began")
     parser.add_argument("--only", nargs="+", choices=sorted(parts()), help="default: all parts")
+    parser.add_argument("--results", nargs="+", help="of these parts, only results of these names")
     parser.add_argument("--table", type=Path, help="print the tables of a result file, and no more")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # one result, in this process
     return parser.parse_args()

@@ -1,11 +1,12 @@
 """A plain tanh CNN of 200 layers on Fashion-MNIST, from delta-orthogonal and from Glorot kernels.
 
 Two convolutions with stride 2 bring 28×28 to 7×7 with 16 and 32 channels; then 3×3 convolutions of
-32 channels up to 200, or 50, layers with weights; the mean over positions and a dense layer. No
+32 channels up to 200, or 50, layers with weights; the last one is dense, on all positions. No
 normalization, no shortcuts. 500 steps of Adam on batches of 64 of a fixed subset of 20,000 images;
-the rate is the best of the same three for each start, by accuracy on 2,000 other training images;
-the score is accuracy on the 10,000 test images. `DeltaOrthogonal` has gain 1, which is critical for
-tanh without biases.
+the rate is the best of the same three for each start, by accuracy on 2,000 other training images
+with the first seed; the score is accuracy on the 10,000 test images. `DeltaOrthogonal` has gain 1,
+which is critical for tanh without biases. With the mean over positions in place of all of them every
+position pulls the same way: no rate down to 1e-4 trains 200 layers so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NAME = "Tanh CNNs of 200 and of 50 layers on Fashion-MNIST"
 FLOOR, AIM, AIM_AHEAD = 0.60, 0.75, 0.40
 STEPS, BATCH, SEEDS, WIDTH = 500, 64, 3, 32
 TRAINED, VALIDATED = 20_000, 2_000
-RATES = (1e-3, 3e-4, 1e-4)
+RATES = (3e-4, 1e-4, 3e-5)
 STARTS = ("delta-orthogonal", "Glorot")
 
 
@@ -33,19 +34,24 @@ def wanted(quick: bool) -> dict[str, float]:
     if quick:
         return {f"{STARTS[0]}, 10 layers": 15.0}
     names = {f"{start}, {depth} layers": depth for depth in (200, 50) for start in STARTS}
-    return {name: depth * 3.0 for name, depth in names.items()}
+    return {name: depth * 4.0 for name, depth in names.items()}
 
 
 def measure(name: str, seeds: int, quick: bool) -> dict[str, Any]:
-    """Train from one start at one depth, at each rate and for each seed."""
+    """Train from one start at one depth: at each rate with one seed, at the best with all."""
     start, _, depth = name.removesuffix(" layers").partition(", ")
     data = _digits() if quick else _clothes()
-    runs = []
-    for place in range(1 if quick else SEEDS):
-        for rate in RATES[1:2] if quick else RATES:
-            seed = (seeds + place) % 2**31
-            runs.append(_run(start, int(depth), seed, rate, data, 20 if quick else STEPS))
-            print(f"{name}: {runs[-1]}", file=sys.stderr, flush=True)
+    runs: list[dict[str, float]] = []
+
+    def run(place: int, rate: float) -> None:
+        seed = (seeds + place) % 2**31
+        runs.append(_run(start, int(depth), seed, rate, data, 20 if quick else STEPS))
+        print(f"{name}: {runs[-1]}", file=sys.stderr, flush=True)
+
+    for rate in RATES[1:2] if quick else RATES:
+        run(0, rate)
+    for place in range(1, 1 if quick else SEEDS):
+        run(place, _best(runs)[0])
     return {"runs": runs}
 
 
@@ -85,7 +91,7 @@ def _run(
     model.add(convolution(WIDTH, 2))
     for _ in range(depth - 3):
         model.add(convolution(WIDTH))
-    model.add(keras.layers.GlobalAveragePooling2D())
+    model.add(keras.layers.Flatten())
     model.add(keras.layers.Dense(10))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"], jit_compile=False)
@@ -124,11 +130,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _best(runs: list[dict[str, float]]) -> tuple[float, list[float]]:
-    """Return the rate with the best median validation accuracy, and its test accuracies."""
-    rates = sorted({run["rate"] for run in runs})
-
-    def of(rate: float, which: str) -> list[float]:
-        return [run[which] for run in runs if run["rate"] == rate]
-
-    rate = max(rates, key=lambda rate: statistics.median(of(rate, "validation")))
-    return rate, of(rate, "test")
+    """Return the rate that validated best with the first seed, and its test accuracies."""
+    first = [run for run in runs if run["seed"] == runs[0]["seed"]]
+    rate = max(first, key=lambda run: run["validation"])["rate"]
+    return rate, [run["test"] for run in runs if run["rate"] == rate]
