@@ -5,8 +5,8 @@ Two convolutions with stride 2 bring 28×28 to 7×7 with 16 and 32 channels; the
 normalization, no shortcuts. 500 steps of Adam on batches of 64 of a fixed subset of 20,000 images;
 the rate is the best of the same three for each start, by accuracy on 2,000 other training images
 with the first seed; the score is accuracy on the 10,000 test images. `DeltaOrthogonal` has gain 1,
-which is critical for tanh without biases. With the mean over positions in place of all of them every
-position pulls the same way: no rate down to 1e-4 trains 200 layers so.
+which is critical for tanh without biases. With the mean over positions in place of all of
+them every position pulls the same way: no rate down to 1e-4 trains 200 layers so.
 """
 
 from __future__ import annotations
