@@ -16,7 +16,7 @@ from gradstab.monitoring.tensorboard import TensorBoardWriter
 from gradstab.monitoring.writer import RecordWriter
 from gradstab.optimizers.effective_rate import LEVELS
 from gradstab.optimizers.reading import Reading
-from gradstab.optimizers.sampling import Samples
+from gradstab.optimizers.samples import Samples
 from gradstab.reports.figures import plot_gradient_norm, save
 from gradstab.reports.layers import plot_layer_norms
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
-import keras
 import tensorflow as tf
-from keras import ops
 
 from gradstab._substitute import replaced_method
 from gradstab.optimizers import distribution
 from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
-from gradstab.optimizers.binding import variable_path
 from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.measuring import MeasuredOptimizer
 from gradstab.optimizers.packed import pack, unpack
-from gradstab.optimizers.plan import Plan
-from gradstab.optimizers.sampling import Sampler, is_due, run_sampled
-from gradstab.optimizers.sparse import split_sparse
-from gradstab.optimizers.telemetry import Telemetry
-from gradstab.transforms.measured import Measured
+from gradstab.optimizers.sampling import Sampler
 
 # By this name `training.train` finds what watches the functions that it compiles itself.
 ATTRIBUTE = "gradstab_observer"
@@ -63,44 +57,25 @@ class Observer:
         self._model = model
         self._activations = activations
         self._outer = model.optimizer
-        self._optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         self._own = stabilized_optimizer(model)
-        self._plan = Plan()
-        self._built = self._own is not None
-        self.telemetry = Telemetry((), lambda: None) if self._own is None else self._own.telemetry
+        self._measured: MeasuredOptimizer | None = None
+        if self._own is None:
+            self._measured = MeasuredOptimizer(self._outer, model.distribute_strategy)
+            self.telemetry = self._measured.telemetry
+        else:
+            self.telemetry = self._own.telemetry
         self.calls = 0
         self._next: int | None = None
         self._before: Any = None
         self._history: Any = None
         self._names: tuple[str, ...] = ()
         self._others: list[Observer] = []
-        if model.built:
-            self.build(model.trainable_variables)
+        if model.built and self._measured is not None:
+            self._measured.build(model.trainable_variables)
 
     def observes(self, model: Any) -> bool:
         """Whether this is the observer of a model as it is compiled now."""
         return self._model is model and self._outer is model.optimizer
-
-    def build(self, variables: Sequence[Any]) -> None:
-        """Make the variables behind the telemetry, outside of the optimizer."""
-        if self._built:
-            return
-        self._built = True
-        self._plan.take_in(variables)
-
-        def add(name: str, shape: Any, dtype: str, initializer: str, aggregation: str) -> Any:
-            return keras.Variable(
-                initializer,
-                shape=shape,
-                dtype=dtype,
-                trainable=False,
-                aggregation=aggregation,
-                name=name,
-            )
-
-        with tf.init_scope(), self._model.distribute_strategy.scope():
-            steps = add("steps", (), "int", "zeros", "none")
-            self.telemetry.build(add, steps, [variable_path(v) for v in self._plan.variables])
 
     # While a run lasts ----------------------------------------------------------------------------
 
@@ -178,7 +153,7 @@ class Observer:
         if model.steps_per_execution != 1 or model.run_eagerly or self.sampler.every_n_steps == 1:
             return False
         if self._own is None:  # A loss scale round another optimizer skips steps by itself.
-            return self._outer is self._optimizer
+            return not hasattr(self._outer, "inner_optimizer")
         return window_size(self._own.inner_optimizer) == 1
 
     def _may_sample(self) -> bool:
@@ -205,17 +180,8 @@ class Observer:
                 stack.enter_context(self.telemetry.sampling(self.sampler))
             if sampling and self._activations is not None:
                 stack.enter_context(self._activations.attached())
-            if self._own is None:
-                scale_loss, apply = self._outer.scale_loss, self._optimizer.apply
-
-                def note_and_scale(loss: Any) -> Any:
-                    self._plan.note_loss(loss)
-                    return scale_loss(loss)
-
-                stack.enter_context(replaced_method(self._outer, "scale_loss", note_and_scale))
-                stack.enter_context(
-                    replaced_method(self._optimizer, "apply", self._measuring(apply))
-                )
+            if self._measured is not None:
+                stack.enter_context(self._measured.attached())
             yield
 
     def latest(self) -> dict[str, Any]:
@@ -268,50 +234,3 @@ class Observer:
     @property
     def _meets(self) -> bool:
         return int(self._model.distribute_strategy.num_replicas_in_sync) > 1
-
-    def _measuring(self, apply: Callable[..., Any]) -> Callable[..., None]:
-        @distribution.as_written
-        def measure_and_apply(grads: Any, trainable_variables: Any = None) -> None:
-            gradients = list(grads)
-            variables = trainable_variables
-            variables = self._plan.variables if variables is None else list(variables)
-            self.build(variables)
-            incoming, rows, loss = self._measure(gradients, variables)
-
-            def run() -> None:
-                apply(gradients, trainable_variables)
-
-            samplers = self.telemetry.samplers
-            if not samplers:
-                run()
-            else:
-                step = self.telemetry.next_step()
-
-                def sampled() -> None:
-                    run_sampled(samplers, step, run, self._plan.variables, rows, incoming, incoming)
-
-                written = [*self._plan.variables, *self._optimizer.variables]
-                written += self.telemetry.variables
-                distribution.either(is_due(samplers, step), sampled, run, written)
-            self.telemetry.record(incoming, incoming, loss, [])
-
-        return measure_and_apply
-
-    def _measure(
-        self, gradients: list[Any], variables: list[Any]
-    ) -> tuple[Measured, list[Any], Any | None]:
-        plan = self._plan
-        loss = plan.take_loss()
-        summed, loss = distribution.sum_over_replicas(
-            gradients,
-            [tuple(variable.shape) for variable in variables],
-            None if loss is None else ops.cast(loss, "float32"),
-        )
-        values: list[Any] = [None] * len(plan.variables)
-        rows: list[Any] = [None] * len(plan.variables)
-        for value, index, variable in zip(*split_sparse(summed), variables, strict=True):
-            place = plan.position(variable)
-            values[place], rows[place] = value, index
-        incoming = Measured(values)
-        _ = incoming.global_norm
-        return incoming, rows, loss

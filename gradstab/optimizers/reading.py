@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradstab.optimizers.sampling import Samples
+from gradstab.optimizers.samples import Samples
 
 
 @dataclasses.dataclass(frozen=True)

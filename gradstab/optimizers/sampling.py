@@ -7,9 +7,8 @@ costs next to nothing, since the branch of the graph that does it is not entered
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import keras
@@ -26,58 +25,15 @@ from gradstab.functional.statistics import (
     histogram,
     largest_magnitudes,
 )
-from gradstab.optimizers.activations import KINDS, Activations
+from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.distribution import write_row
 from gradstab.optimizers.inner import resource
+from gradstab.optimizers.samples import Layout, Samples
 from gradstab.transforms.measured import Measured
 
-QUANTITIES: Final = (
-    "grad_norm",
-    "grad_norm_after",
-    "grad_max",
-    "grad_zeros",
-    "grad_nonfinite",
-    "weight_norm",
-    "update_norm",
-    "predicted_change",
-)
-_SCALARS: Final = ("update_ratio", "predicted", "probe_predicted", "probe_actual")
 # Memory for the samples that wait to be read. They are not saved with the optimizer.
 _BYTES: Final = 900_000
 _MOST_SAMPLES: Final = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """Closer looks at some steps, oldest first: S samples of N variables.
-
-    Attributes:
-        steps: Numbers of the steps, shape (S,).
-        variables: Of every variable, each of shape (S, N): `grad_norm` before the transforms,
-            `grad_norm_after` them, `grad_max` (largest finite magnitude), `grad_zeros` (share of
-            entries that are exactly zero), `grad_nonfinite` (their number), `weight_norm` after
-            the step, `update_norm`, `update_ratio` (the one over the other) and
-            `predicted_change` of the loss, g·Δw. Gradients are those before the transforms.
-        update_ratio: Norm of the whole update over that of all weights, shape (S,).
-        predicted: Change of the loss that the gradient predicts for the step, g·Δw, shape (S,).
-        probe_predicted: The same with the gradient of the loss on the probe batch; NaN without one.
-        probe_actual: Change of the loss on the probe batch by the step; NaN without one.
-        histograms: Of every variable's gradient, shape (S, N, 2 + bins): smallest and largest
-            finite entry, then the counts in equal bins between them. No bins unless asked for.
-        activations: By statistic, of every watched layer, each of shape (S, layers).
-    """
-
-    steps: np.ndarray[Any, Any]
-    variables: Mapping[str, np.ndarray[Any, Any]]
-    update_ratio: np.ndarray[Any, Any]
-    predicted: np.ndarray[Any, Any]
-    probe_predicted: np.ndarray[Any, Any]
-    probe_actual: np.ndarray[Any, Any]
-    histograms: np.ndarray[Any, Any]
-    activations: Mapping[str, np.ndarray[Any, Any]]
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
 
 class Sampler:
@@ -106,7 +62,7 @@ class Sampler:
         self._probe = probe
         self._activations = activations
         self._first = 1
-        self._num_variables = 0
+        self._layout = Layout(0, 0, 0)
         self._variables: dict[str, Any] = {}
 
     @property
@@ -133,8 +89,9 @@ class Sampler:
         """
         if self._variables:
             return
-        self._num_variables = num_variables
-        width = sum(size for _, size in self._parts(num_variables))
+        num_layers = 0 if self._activations is None else len(self._activations.layers)
+        self._layout = Layout(num_variables, self._bins, num_layers)
+        width = self._layout.width
         capacity = int(min(max(_BYTES // (4 * width), 2), _MOST_SAMPLES))
         specs: dict[str, tuple[tuple[int, ...], str]] = {
             "steps": ((capacity,), "int"),
@@ -305,35 +262,7 @@ class Sampler:
         places = np.arange(max(0, count - capacity), count) % capacity
         # Another sampler of the same optimizer may have had more steps looked at.
         is_new = self.falls_on(steps[places]) & (steps[places] > since)
-        return self._samples(steps[places][is_new], rows[places][is_new])
-
-    def _parts(self, num_variables: int) -> list[tuple[tuple[int, ...], int]]:
-        """Return shape and size of what makes up a sample."""
-        shapes = (
-            (len(QUANTITIES), num_variables),
-            (len(_SCALARS),),
-            (num_variables, self._bins + 2 if self._bins else 0),
-            (0 if self._activations is None else len(self._activations.layers), len(KINDS)),
-        )
-        return [(shape, int(np.prod(shape))) for shape in shapes]
-
-    def _samples(self, steps: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> Samples:
-        parts = self._parts(self._num_variables)
-        split = np.split(rows, np.cumsum([size for _, size in parts])[:-1], axis=1)
-        columns, scalars, histograms, activations = (
-            part.reshape(len(rows), *shape) for part, (shape, _) in zip(split, parts, strict=True)
-        )
-        variables = {name: columns[:, place] for place, name in enumerate(QUANTITIES)}
-        with np.errstate(all="ignore"):
-            ratios = variables["update_norm"] / variables["weight_norm"]
-        variables["update_ratio"] = np.where(variables["update_norm"] == 0, 0, ratios)
-        return Samples(
-            steps=steps,
-            variables=variables,
-            **{name: scalars[:, place] for place, name in enumerate(_SCALARS)},
-            histograms=histograms,
-            activations={name: activations[..., place] for place, name in enumerate(KINDS)},
-        )
+        return self._layout.unpack(steps[places][is_new], rows[places][is_new])
 
 
 def is_due(samplers: Sequence[Sampler], step: Any) -> Any:

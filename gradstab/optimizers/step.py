@@ -15,7 +15,7 @@ from typing import Any
 from keras import ops
 
 from gradstab.functional._backend import value_of
-from gradstab.optimizers import distribution
+from gradstab.optimizers import distribution, reducing
 from gradstab.optimizers.accumulation import Accumulators
 from gradstab.optimizers.chain import Chain, NewStates
 from gradstab.optimizers.gating import can_gate, gated
@@ -137,7 +137,7 @@ class Step:
         afterwards = Afterwards(inner, plan.variables)
         # Keras overwrites weights by their averages inside a condition that no strategy can hold.
         does_afterwards = chain.changes_updates or afterwards.overwrites or accumulators is not None
-        reduces_once = distribution.reduces_once(parts(inner))
+        reduces_once = reducing.reduces_once(parts(inner))
 
         def applying(form: Callable[[], list[Any]]) -> Callable[[], None]:
             def apply() -> None:
@@ -150,7 +150,7 @@ class Step:
                     )
                 ]
                 if distribution.num_replicas() > 1 and not reduces_once:
-                    final = distribution.as_shares(final)
+                    final = reducing.as_shares(final)
                 before = [ops.copy(v) for v in plan.variables] if chain.changes_updates else []
                 _apply_inner(inner, final, variables)
                 if chain.changes_updates:
@@ -287,7 +287,7 @@ def _only_applying(
         contextlib.ExitStack() as stack,
     ):
         if reduces_once and distribution.num_replicas() > 1:
-            stack.enter_context(distribution.without_reduction(parts(optimizer)))
+            stack.enter_context(reducing.without_reduction(parts(optimizer)))
         yield
 
 
@@ -295,7 +295,7 @@ def _sum_over_replicas(
     gradients: Sequence[Any], variables: Sequence[Any], loss: Any | None
 ) -> tuple[list[Any], Any | None]:
     """Sum what is a gradient; the next value of a variable stays as it is, as in Keras."""
-    summed, loss = distribution.sum_over_replicas(
+    summed, loss = reducing.sum_over_replicas(
         [None if is_overwritten(v) else g for g, v in zip(gradients, variables, strict=True)],
         [tuple(variable.shape) for variable in variables],
         loss,

@@ -229,7 +229,7 @@ def test_ten_thousand_steps_of_500_variables(tmp_path):
     import time
 
     from gradstab.monitoring import RecordWriter
-    from gradstab.optimizers.sampling import QUANTITIES
+    from gradstab.optimizers.samples import QUANTITIES
 
     draw = np.random.default_rng(0)
     names = [f"model/block_{place // 2}/dense/{'kernel' if place % 2 else 'bias'}" for place in

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from gradstab import stabilize, transforms
-from gradstab.optimizers import StabilizedOptimizer, clip_by_global_norm, distribution
+from gradstab.optimizers import StabilizedOptimizer, clip_by_global_norm, reducing
 
 COLLECTIVES = ("CollectiveReduceV2", "CollectiveReduce", "CollectiveReduceV3")
 
@@ -119,8 +119,8 @@ def test_the_gradients_travel_once_in_one_reduction_per_replica():
 
 
 def test_where_keras_reduction_can_not_be_switched_off_shares_are_summed_again(monkeypatch):
-    monkeypatch.setattr(distribution, "_INNER_REDUCTION", "_another_name")
-    assert not distribution.reduces_once([keras.optimizers.SGD()])
+    monkeypatch.setattr(reducing, "_INNER_REDUCTION", "_another_name")
+    assert not reducing.reduces_once([keras.optimizers.SGD()])
     (_, variables, step), (many, others, on_all) = _pair(
         lambda: stabilize(keras.optimizers.Adam(0.1), clip=0.5), 2
     )
