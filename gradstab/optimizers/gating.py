@@ -2,9 +2,14 @@
 
 A condition hands every variable and gradient to the function that it calls, and starts none of its
 work before the verdict. Where variables are many and small, that takes a fifth of a whole step.
-Here the update is computed in any case, and each of its assignments writes either the new value or
-what leaves the variable as it was, bit by bit. Keras' own optimizers make all of their assignments
-in methods that are meant to be replaced, and only for those that do is this used.
+Here the update is computed in any case, and its assignments alone depend on the verdict. In a plain
+graph they wait for a tensor that is dead if the step is refused: what depends on a dead tensor is
+not run (`tf.raw_ops.Switch`), so that nothing is computed or copied for it. XLA knows no such
+thing; there each assignment writes either the new value or what leaves the variable as it was, bit
+by bit, within the update's own loop.
+
+Keras' own optimizers make all of their assignments in methods that are meant to be replaced, and
+only for those that do is this used.
 """
 
 from __future__ import annotations
@@ -14,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from gradstab._substitute import replaced_method, replaced_untracked
@@ -34,14 +38,10 @@ _OPEN: Final = frozenset(
         keras.optimizers.Adamax,
     )
 )
-# Numbers of entries, in the mean and of one variable, from which on a further pass over memory
-# costs more than a condition.
-_LARGE_MEAN: Final = 65_536
-_LARGE: Final = 262_144
 
 
 def can_gate(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any]) -> bool:
-    """Whether the step that is being traced may be applied by `gated`, and gains from it.
+    """Whether the step that is being traced may be applied by `gated`.
 
     Args:
         optimizer: The inner optimizer, built.
@@ -57,13 +57,7 @@ def can_gate(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any])
             is_overwritten(variable) or getattr(variable, "constraint", None) is not None
             for variable in variables
         )
-        and (_are_small(variables) or _in_xla())
     )
-
-
-def _are_small(variables: Sequence[Any]) -> bool:
-    sizes = [int(np.prod(variable.shape)) for variable in variables]
-    return sum(sizes) < _LARGE_MEAN * len(sizes) and max(sizes) < _LARGE
 
 
 def _is_open(optimizer: Any) -> bool:
@@ -88,51 +82,85 @@ def _in_xla() -> bool:
 
 
 @contextlib.contextmanager
-def gated(optimizer: Any, accept: Any, updates: dict[int, Any]) -> Iterator[None]:
+def gated(optimizer: Any, accept: Any, updates: dict[int, Any] | None = None) -> Iterator[None]:
     """Have what the optimizer assigns in this block take effect only if the step is accepted.
 
     Args:
         optimizer: The inner optimizer.
         accept: Boolean scalar tensor.
-        updates: Takes the change of each variable that is trained, by the `id` of its resource.
+        updates: Takes the change of each variable that is trained, by the `id` of its resource, as
+            it is where the step is accepted.
     """
     trained = {id(resource(v)) for part in parts(optimizer) for v in part._trainable_variables}
-    nothings: dict[tuple[Any, ...], Any] = {}
-
-    def nothing(value: Any, sign: float) -> Any:
-        """Return zeros that leave what they are added to as it is, -0 included."""
-        key = (*value.shape, value.dtype, sign)
-        if key not in nothings:
-            nothings[key] = tf.constant(sign * 0.0, value.dtype, value.shape)
-        return nothings[key]
+    writer = _Choosing(accept) if _in_xla() else _Waiting(accept)
 
     def assign(variable: Any, value: Any) -> None:
         variable = resource(variable)
-        old = tf.convert_to_tensor(variable)
-        new = select(accept, tf.cast(value, variable.dtype), old)
-        variable.assign(new, read_value=False)  # By default it is read again, for nobody.
-        if id(variable) in trained:
-            updates[id(variable)] = new - old
+        value = tf.cast(value, variable.dtype)
+        if updates is not None and id(variable) in trained:
+            updates[id(variable)] = value - tf.convert_to_tensor(variable)
+        writer.assign(variable, value)
 
-    def adding(sign: float) -> Callable[[Any, Any], None]:
+    def adding(sign: int) -> Callable[[Any, Any], None]:
         def add(variable: Any, value: Any) -> None:
             variable = resource(variable)
             value = tf.cast(value, variable.dtype)
-            # Adding -0 and subtracting 0 change nothing.
-            chosen = select(accept, value, nothing(value, -sign))
-            write = variable.assign_add if sign > 0 else variable.assign_sub
-            write(chosen, read_value=False)
-            if id(variable) in trained:
-                updates[id(variable)] = chosen if sign > 0 else -chosen
+            if updates is not None and id(variable) in trained:
+                updates[id(variable)] = value if sign > 0 else -value
+            writer.add(variable, value, sign)
 
         return add
 
     with contextlib.ExitStack() as stack:
         for part in {id(each): each for each in (optimizer, *parts(optimizer))}.values():
             stack.enter_context(replaced_method(part, "assign", assign))
-            stack.enter_context(replaced_method(part, "assign_add", adding(1.0)))
-            stack.enter_context(replaced_method(part, "assign_sub", adding(-1.0)))
-            count = vars(part)["_iterations"]
-            kept = ReadOnce(count, accept)
+            stack.enter_context(replaced_method(part, "assign_add", adding(1)))
+            stack.enter_context(replaced_method(part, "assign_sub", adding(-1)))
+            kept = ReadOnce(vars(part)["_iterations"], accept)
             stack.enter_context(replaced_untracked(part, "_iterations", kept))
         yield
+    writer.end()
+
+
+class _Waiting:
+    """Writes that wait for a tensor, and are left out where that is dead."""
+
+    def __init__(self, accept: Any) -> None:
+        refused, accepted = tf.raw_ops.Switch(data=tf.constant(0), pred=accept)
+        self._refused, self._accepted = tf.identity(refused), tf.identity(accepted)
+
+    def assign(self, variable: Any, value: Any) -> None:
+        with tf.control_dependencies([self._accepted]):
+            variable.assign(value, read_value=False)  # By default it is read again, for nobody.
+
+    def add(self, variable: Any, value: Any, sign: int) -> None:
+        with tf.control_dependencies([self._accepted]):
+            (variable.assign_add if sign > 0 else variable.assign_sub)(value, read_value=False)
+
+    def end(self) -> None:
+        # Alive either way: what reads the variables afterwards, or ends the function, waits for it
+        # and no longer for the writes themselves.
+        tf.raw_ops.Merge(inputs=[self._refused, self._accepted])
+
+
+class _Choosing:
+    """Writes that are always made, and change nothing if the step is refused."""
+
+    def __init__(self, accept: Any) -> None:
+        self._accept = accept
+        self._nothings: dict[tuple[Any, ...], Any] = {}
+
+    def assign(self, variable: Any, value: Any) -> None:
+        old = tf.convert_to_tensor(variable)
+        variable.assign(select(self._accept, value, old), read_value=False)
+
+    def add(self, variable: Any, value: Any, sign: int) -> None:
+        # Adding -0 and subtracting 0 change nothing, and leave -0 as it is.
+        key = (*value.shape, value.dtype, sign)
+        if key not in self._nothings:
+            self._nothings[key] = tf.constant(-sign * 0.0, value.dtype, value.shape)
+        chosen = select(self._accept, value, self._nothings[key])
+        (variable.assign_add if sign > 0 else variable.assign_sub)(chosen, read_value=False)
+
+    def end(self) -> None:
+        """Nothing to do: no write is left out."""

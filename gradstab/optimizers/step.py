@@ -14,7 +14,7 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional._backend import value_of
+from gradstab.functional._backend import select, value_of
 from gradstab.optimizers import distribution, reducing
 from gradstab.optimizers.accumulation import Accumulators
 from gradstab.optimizers.chain import Chain, NewStates
@@ -230,9 +230,9 @@ class Step:
         context: Context,
         outgoing: Measured,
     ) -> None:
-        """Apply a step, or not, by assignments that have a choice (`gating`)."""
+        """Apply a step, or not, by assignments that depend on the verdict (`gating`)."""
         plan, telemetry = self._plan, self._telemetry
-        updates: dict[int, Any] = {}
+        updates: dict[int, Any] | None = {} if telemetry.samplers else None
         with (
             _only_applying(self._inner, plan.variables, False, False),
             reading_once(self._inner),
@@ -245,18 +245,27 @@ class Step:
             distribution.either(
                 accept, plan.forward_state.keep, plan.forward_state.restore, written
             )
-        if telemetry.samplers:
-            step = telemetry.next_step()
-            changes = [updates.get(id(resource(variable))) for variable in plan.variables]
-            distribution.either(
-                is_due(telemetry.samplers, step),
-                functools.partial(
-                    take_all, telemetry.samplers, step, plan.variables, changes,
-                    context.rows, context.incoming, outgoing,
-                ),
-                lambda: None,
-                [*plan.variables, *telemetry.variables],
+        if updates is None:
+            return
+        step = telemetry.next_step()
+        applied = [updates.get(id(resource(variable))) for variable in plan.variables]
+
+        def sample() -> None:
+            changes = [
+                None if change is None else select(accept, change, ops.zeros_like(change))
+                for change in applied
+            ]
+            take_all(
+                telemetry.samplers, step, plan.variables, changes,
+                context.rows, context.incoming, outgoing,
             )  # fmt: skip
+
+        distribution.either(
+            is_due(telemetry.samplers, step),
+            sample,
+            lambda: None,
+            [*plan.variables, *telemetry.variables],
+        )
 
     def _unscale(
         self, gradients: Sequence[Any], variables: Sequence[Any], loss_scale: LossScale | None

@@ -100,25 +100,75 @@ def test_xla_gives_the_numbers_of_a_plain_graph(name, monkeypatch):
             np.testing.assert_allclose(*numbers, rtol=2e-6, atol=1e-7)
 
 
-def test_large_variables_are_gated_under_xla_alone():
-    large = [keras.Variable(np.zeros((1024, 1024), "float32"))]
-    optimizer = keras.optimizers.SGD(0.1)
-    found = {}
-    for jit_compile in (False, True):
+@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
+def test_without_the_gate_a_bad_step_would_show(xla, monkeypatch):
+    def write(_, variable, value, sign=0):
+        {0: variable.assign, 1: variable.assign_add, -1: variable.assign_sub}[sign](value)
 
-        @tf.function(jit_compile=jit_compile)
-        def function(x, where=jit_compile):
-            found[where] = gating.can_gate(optimizer, large, [x])
-            return x
-
-        function(tf.zeros((1,)))
-    assert found == {False: False, True: True}
-
-
-def test_without_the_gate_a_bad_step_would_show(monkeypatch):
     monkeypatch.setattr(gating, "select", lambda condition, if_true, if_false: if_true)
-    states, _, _ = _run(OPTIMIZERS["Adam"], [GOOD[0], BAD[0]], True, monkeypatch)
+    monkeypatch.setattr(gating._Waiting, "assign", write)
+    monkeypatch.setattr(gating._Waiting, "add", write)
+    states, _, _ = _run(OPTIMIZERS["Adam"], [GOOD[0], BAD[0]], True, monkeypatch, xla=xla)
     assert checks.differences(*states)
+
+
+@pytest.mark.parametrize("gradient", [0.5, np.nan], ids=["accepted", "refused"])
+def test_what_comes_after_the_step_is_run_in_any_case(gradient):
+    weight = keras.Variable([1.0, 2.0])
+    count = tf.Variable(0)
+    optimizer = stabilize(keras.optimizers.SGD(1.0, momentum=0.9), clip=None)
+    optimizer.build([weight])
+
+    @tf.function
+    def inner(grads):
+        optimizer.apply([grads], [weight])
+
+    @tf.function
+    def outer(grads):
+        inner(grads)
+        count.assign_add(1)
+        return tf.convert_to_tensor(weight) * 2.0
+
+    expected = [1.0, 2.0] if np.isnan(gradient) else [0.5, 1.5]
+    after = outer(tf.fill((2,), tf.constant(gradient, tf.float32)))
+    np.testing.assert_array_equal(after, 2 * np.array(expected, "float32"))
+    np.testing.assert_array_equal(weight, expected)
+    assert int(count) == 1
+
+
+def test_in_a_loop_on_the_device_one_refused_step_holds_up_none_of_the_others():
+    weight = keras.Variable([1.0, 2.0])
+    optimizer = stabilize(keras.optimizers.SGD(1.0), clip=None)
+    optimizer.build([weight])
+    gradients = tf.constant([[1.0, 0.0], [np.nan, 1.0], [0.0, np.inf], [2.0, 3.0]])
+
+    @tf.function
+    def loop():
+        for gradient in gradients:
+            optimizer.apply([gradient], [weight])
+
+    loop()
+    np.testing.assert_array_equal(weight, [-2.0, -1.0])
+    assert int(optimizer.iterations) == 2
+    reading = optimizer.telemetry.read()
+    assert reading.skipped.tolist() == [False, True, True, False]
+
+
+def test_in_a_branch_of_a_condition_it_works_as_outside():
+    weight = keras.Variable([1.0])
+    optimizer = stabilize(keras.optimizers.SGD(1.0), clip=None)
+    optimizer.build([weight])
+
+    @tf.function
+    def perhaps(gradient, is_wanted):
+        if is_wanted:
+            optimizer.apply([gradient], [weight])
+
+    for gradient, is_wanted, expected in (
+        (0.5, False, 1.0), (np.nan, True, 1.0), (0.5, True, 0.5), (np.inf, False, 0.5),
+    ):  # fmt: skip
+        perhaps(tf.constant([gradient], tf.float32), tf.constant(is_wanted))
+        np.testing.assert_array_equal(weight, [expected])
 
 
 def _own_assignments():
