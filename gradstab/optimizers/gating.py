@@ -9,7 +9,7 @@ thing; there each assignment writes either the new value or what leaves the vari
 by bit, within the update's own loop.
 
 Keras' own optimizers make all of their assignments in methods that are meant to be replaced, and
-only for those that do is this used.
+only for those that do is this used. Weight decay, which they take off beforehand, is done here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ import keras
 import tensorflow as tf
 
 from gradstab._substitute import replaced_method, replaced_untracked
-from gradstab.functional._backend import is_taken_apart, select
+from gradstab.functional._backend import is_taken_apart, select, value_of
 from gradstab.optimizers import distribution
+from gradstab.optimizers.clippy_adagrad import ClippyAdagrad
 from gradstab.optimizers.inner import ReadOnce, is_overwritten, parts, resource
+from gradstab.optimizers.slots import decays
+from gradstab.optimizers.spam import SPAM
+from gradstab.optimizers.stable_adamw import StableAdamW
 
 # Optimizers of which every assignment goes through `assign`, `assign_add` or `assign_sub`.
 _OPEN: Final = frozenset(
@@ -36,6 +40,14 @@ _OPEN: Final = frozenset(
         keras.optimizers.Adagrad,
         keras.optimizers.Adadelta,
         keras.optimizers.Adamax,
+        keras.optimizers.Nadam,
+        keras.optimizers.Ftrl,
+        keras.optimizers.Adafactor,
+        keras.optimizers.Lion,
+        keras.optimizers.Lamb,
+        ClippyAdagrad,
+        SPAM,
+        StableAdamW,
     )
 )
 
@@ -64,7 +76,6 @@ def _is_open(optimizer: Any) -> bool:
     return (
         type(optimizer) in _OPEN
         and not optimizer.use_ema
-        and not optimizer.weight_decay
         and not optimizer.gradient_accumulation_steps
         and not set(vars(optimizer)) & {"assign", "assign_add", "assign_sub", "update_step"}
     )
@@ -92,27 +103,44 @@ def gated(optimizer: Any, accept: Any, updates: dict[int, Any] | None = None) ->
             it is where the step is accepted.
     """
     trained = {id(resource(v)) for part in parts(optimizer) for v in part._trainable_variables}
-    writer = _Choosing(accept) if _in_xla() else _Waiting(accept)
+    # A change that is looked at has to be there for a refused step too.
+    chooses = updates is not None or _in_xla()
+    writer = _Choosing(accept) if chooses else _Waiting(accept)
+
+    def note(variable: Any, change: Any) -> None:
+        key = id(variable)
+        if updates is not None and key in trained:
+            updates[key] = updates[key] + change if key in updates else change
 
     def assign(variable: Any, value: Any) -> None:
         variable = resource(variable)
         value = tf.cast(value, variable.dtype)
         if updates is not None and id(variable) in trained:
-            updates[id(variable)] = value - tf.convert_to_tensor(variable)
+            note(variable, value - tf.convert_to_tensor(variable))
         writer.assign(variable, value)
 
     def adding(sign: int) -> Callable[[Any, Any], None]:
         def add(variable: Any, value: Any) -> None:
             variable = resource(variable)
             value = tf.cast(value, variable.dtype)
-            if updates is not None and id(variable) in trained:
-                updates[id(variable)] = value if sign > 0 else -value
+            note(variable, value if sign > 0 else -value)
             writer.add(variable, value, sign)
 
         return add
 
+    def decaying(part: Any) -> Callable[[Any], None]:
+        def decay(variables: Sequence[Any]) -> None:
+            for variable in map(resource, variables):
+                if decays(part, variable):
+                    share = tf.cast(part.weight_decay, variable.dtype)
+                    rate = tf.cast(value_of(part.learning_rate), variable.dtype)
+                    adding(-1)(variable, variable * share * rate)
+
+        return decay
+
     with contextlib.ExitStack() as stack:
         for part in {id(each): each for each in (optimizer, *parts(optimizer))}.values():
+            stack.enter_context(replaced_method(part, "_apply_weight_decay", decaying(part)))
             stack.enter_context(replaced_method(part, "assign", assign))
             stack.enter_context(replaced_method(part, "assign_add", adding(1)))
             stack.enter_context(replaced_method(part, "assign_sub", adding(-1)))

@@ -33,7 +33,7 @@ def decays(optimizer: Any, variable: Any) -> bool:
     Raises:
         AttributeError: If this version of Keras decides it elsewhere.
     """
-    return bool(optimizer.weight_decay) and bool(optimizer._use_weight_decay(variable))
+    return optimizer.weight_decay is not None and bool(optimizer._use_weight_decay(variable))
 
 
 def with_rows_once(gradient: Any) -> Any:
