@@ -1,4 +1,4 @@
-"""Registers gradstab's classes with Keras without importing Keras.
+"""Imports what is not needed yet when it is: names of a package, and classes to be registered.
 
 A model saved with a gradstab optimizer must load after nothing but `import gradstab`, for which
 the classes have to stand in Keras' registry. But the command line, run records and reports must
@@ -13,8 +13,9 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 # Every module that holds a registered class. They import Keras and each other, nothing heavier.
 _REGISTERING = (
@@ -24,8 +25,25 @@ _REGISTERING = (
     "gradstab.initializers",
     "gradstab.regularizers",
     "gradstab.layers",
-    "gradstab.models",
 )
+
+
+def names_of(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a `__getattr__` for a package that imports some of its names at their first use.
+
+    Args:
+        package: Full name of the package.
+        places: Full names of the modules that hold the names.
+    """
+
+    def find(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(places[name]), name)
+        vars(sys.modules[package])[name] = value
+        return value
+
+    return find
 
 
 def register_when_keras_is_imported() -> None:

@@ -55,6 +55,8 @@ References:
       deep linear neural networks.
 """  # noqa: E501  a table row can't be broken
 
+from typing import TYPE_CHECKING
+
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 from keras.initializers import (
     Constant,
@@ -75,18 +77,21 @@ from keras.initializers import (
     Zeros,
 )
 
+from gradstab._lazy import names_of
 from gradstab.initializers.critical import (
     CriticalNormal,
     CriticalPoint,
     CriticalUniform,
     critical_point,
 )
-from gradstab.initializers.data_dependent import LsuvReport, lsuv
 from gradstab.initializers.gains import gain
 from gradstab.initializers.identity import ConvolutionIdentity, ZerO
-from gradstab.initializers.layer_scaling import LayerScale
 from gradstab.initializers.orthogonal import DeltaOrthogonal
-from gradstab.initializers.residual import apply_fixup, apply_skipinit, fixup_initializers
+
+if TYPE_CHECKING:
+    from gradstab.initializers.data_dependent import LsuvReport, lsuv
+    from gradstab.initializers.layer_scaling import LayerScale
+    from gradstab.initializers.residual import apply_fixup, apply_skipinit, fixup_initializers
 
 __all__ = [
     "Constant",
@@ -120,3 +125,19 @@ __all__ = [
     "gain",
     "lsuv",
 ]
+
+__getattr__ = names_of(
+    __name__,
+    {
+        "LayerScale": "gradstab.initializers.layer_scaling",
+        "LsuvReport": "gradstab.initializers.data_dependent",
+        "apply_fixup": "gradstab.initializers.residual",
+        "apply_skipinit": "gradstab.initializers.residual",
+        "fixup_initializers": "gradstab.initializers.residual",
+        "lsuv": "gradstab.initializers.data_dependent",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,9 +1,11 @@
 """The optimizer that wraps another, functions that do the wrapping, and stable optimizers."""
 
+from typing import TYPE_CHECKING
+
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
+from gradstab._lazy import names_of
 from gradstab.optimizers.clippy_adagrad import ClippyAdagrad
-from gradstab.optimizers.effective_rate import effective_learning_rates
 from gradstab.optimizers.spam import SPAM
 from gradstab.optimizers.stabilize import (
     clip_by_global_norm,
@@ -13,6 +15,9 @@ from gradstab.optimizers.stabilize import (
 )
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.optimizers.stable_adamw import StableAdamW
+
+if TYPE_CHECKING:
+    from gradstab.optimizers.effective_rate import effective_learning_rates
 
 __all__ = [  # noqa: RUF022  in plain order, as everywhere
     "ClippyAdagrad",
@@ -25,3 +30,9 @@ __all__ = [  # noqa: RUF022  in plain order, as everywhere
     "effective_learning_rates",
     "stabilize",
 ]
+
+__getattr__ = names_of(__name__, {"effective_learning_rates": "gradstab.optimizers.effective_rate"})
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

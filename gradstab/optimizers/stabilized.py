@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import keras
 from keras import ops
@@ -19,12 +19,13 @@ from gradstab.optimizers.chain import Chain
 from gradstab.optimizers.learning_rate import adjustable_parts, set_learning_rate
 from gradstab.optimizers.loss_scaling import LossScale, hand_over_to
 from gradstab.optimizers.plan import Plan
-from gradstab.optimizers.step import Step
-from gradstab.optimizers.telemetry import Telemetry
 from gradstab.transforms.base import Transform
 from gradstab.transforms.outliers import SkipOutliers
 from gradstab.transforms.selection import innermost
 from gradstab.transforms.skipping import SkipNonFinite
+
+if TYPE_CHECKING:
+    from gradstab.optimizers.telemetry import Telemetry
 
 
 def _of_inner(name: str) -> property:
@@ -101,6 +102,10 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         name: str | None = None,
         taken_over: Mapping[str, float] | None = None,
     ) -> None:
+        # Not at the top: this class is registered whenever gradstab is imported, the step is not.
+        from gradstab.optimizers.step import Step
+        from gradstab.optimizers.telemetry import Telemetry
+
         check_inner_optimizer(inner_optimizer)
         transforms = check_transforms(transforms)
         # A callable rate, for a number would make a variable that nothing reads.

@@ -36,6 +36,6 @@ def test_dtypes(dtype, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("num_replicas", [2, 4])
+@pytest.mark.parametrize("num_replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_over_replicas(num_replicas, name):
     common_checks.over_replicas(name, num_replicas)
