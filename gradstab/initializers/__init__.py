@@ -55,8 +55,6 @@ References:
       deep linear neural networks.
 """  # noqa: E501  a table row can't be broken
 
-from typing import TYPE_CHECKING
-
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 from keras.initializers import (
     Constant,
@@ -88,6 +86,7 @@ from gradstab.initializers.gains import gain
 from gradstab.initializers.identity import ConvolutionIdentity, ZerO
 from gradstab.initializers.orthogonal import DeltaOrthogonal
 
+TYPE_CHECKING = False  # Type checkers take it for true; Keras has to be the first import.
 if TYPE_CHECKING:
     from gradstab.initializers.data_dependent import LsuvReport, lsuv
     from gradstab.initializers.layer_scaling import LayerScale

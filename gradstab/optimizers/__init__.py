@@ -1,7 +1,5 @@
 """The optimizer that wraps another, functions that do the wrapping, and stable optimizers."""
 
-from typing import TYPE_CHECKING
-
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
 from gradstab._lazy import names_of
@@ -16,6 +14,7 @@ from gradstab.optimizers.stabilize import (
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.optimizers.stable_adamw import StableAdamW
 
+TYPE_CHECKING = False  # Type checkers take it for true; Keras has to be the first import.
 if TYPE_CHECKING:
     from gradstab.optimizers.effective_rate import effective_learning_rates
 
