@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from gradstab._substitute import replaced_method, replaced_untracked
@@ -50,15 +51,22 @@ _OPEN: Final = frozenset(
         StableAdamW,
     )
 )
+# Numbers of entries, in the mean and of one variable, from which on choosing, a further pass over
+# memory, costs more than a condition.
+_LARGE_MEAN: Final = 65_536
+_LARGE: Final = 262_144
 
 
-def can_gate(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any]) -> bool:
+def can_gate(
+    optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any], *, samples: bool
+) -> bool:
     """Whether the step that is being traced may be applied by `gated`.
 
     Args:
         optimizer: The inner optimizer, built.
         variables: The variables of the step.
         gradients: Their gradients.
+        samples: Whether the changes of the variables are looked at, for which writes must choose.
     """
     return (
         distribution.num_replicas() == 1
@@ -69,7 +77,13 @@ def can_gate(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any])
             is_overwritten(variable) or getattr(variable, "constraint", None) is not None
             for variable in variables
         )
+        and (not samples or _are_small(variables) or _in_xla())
     )
+
+
+def _are_small(variables: Sequence[Any]) -> bool:
+    sizes = [int(np.prod(variable.shape)) for variable in variables]
+    return sum(sizes) < _LARGE_MEAN * len(sizes) and max(sizes) < _LARGE
 
 
 def _is_open(optimizer: Any) -> bool:

@@ -225,12 +225,12 @@ class Observer:
 
     def _around_steps(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
         """Attach within the step, where that is traced by one thread and so but once."""
-        return contextlib.nullcontext() if self._meets else self.attached(sampling=sampling)
+        return contextlib.nullcontext() if self._has_replicas else self.attached(sampling=sampling)
 
     def _around_calls(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
         """Attach round each call, where several replicas trace the step in threads of their own."""
-        return self.attached(sampling=sampling) if self._meets else contextlib.nullcontext()
+        return self.attached(sampling=sampling) if self._has_replicas else contextlib.nullcontext()
 
     @property
-    def _meets(self) -> bool:
+    def _has_replicas(self) -> bool:
         return int(self._model.distribute_strategy.num_replicas_in_sync) > 1

@@ -186,7 +186,7 @@ class Step:
             accept is not None
             and not does_afterwards
             and not any(sampler.needs_before for sampler in self._telemetry.samplers)
-            and can_gate(inner, variables, gradients)
+            and can_gate(inner, variables, gradients, samples=bool(self._telemetry.samplers))
         ):
             values = [outgoing.values[place] for place in places]
             self._apply_gated(accept, values, variables, new_states, context, outgoing)

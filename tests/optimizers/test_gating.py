@@ -48,7 +48,7 @@ def _run(make, batches, gate, monkeypatch, clip=1.0, xla=False):
     with monkeypatch.context() as patch:
         patch.setattr(step, "gated", gated)
         if not gate:
-            patch.setattr(step, "can_gate", lambda *arguments: False)
+            patch.setattr(step, "can_gate", lambda *arguments, **_: False)
         weights = [
             keras.Variable(np.array([0.5, -0.0, 0.0, -2.0], "float32")),
             keras.Variable(np.full((2, 2), 0.3, "float32")),
@@ -108,6 +108,24 @@ def test_xla_gives_the_numbers_of_a_plain_graph(name, monkeypatch):
         for pair in zip(one.values(), other.values(), strict=True):
             numbers = [np.frombuffer(each, "float32") for each in pair]
             np.testing.assert_allclose(*numbers, rtol=2e-6, atol=1e-7)
+
+
+def test_large_variables_that_are_sampled_are_gated_under_xla_alone():
+    large = [keras.Variable(np.zeros((1024, 1024), "float32"))]
+    found = {}
+    for jit_compile in (False, True):
+
+        @tf.function(jit_compile=jit_compile)
+        def function(x, where=jit_compile):
+            for samples in (False, True):
+                found[where, samples] = gating.can_gate(
+                    keras.optimizers.SGD(0.1), large, [x], samples=samples
+                )
+            return x
+
+        function(tf.zeros((1,)))
+    assert found.pop((False, True)) is False
+    assert all(found.values()) and len(found) == 3
 
 
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
