@@ -118,9 +118,10 @@ class GradientMonitor(keras.callbacks.Callback):
         self._rates: LayerRates | None = None
         self._sinks: list[Sink] | None = None
         self._cursor = 0
-        self._unread = 0
-        self._looked = -math.inf
+        self._steps_before = 0
         self._last_batch = -1
+        self._looked_at = 0
+        self._looked = -math.inf
         self._calls_read = 0
         self._epoch: list[Reading] = []
         self._latest_ratio = float("nan")
@@ -140,23 +141,24 @@ class GradientMonitor(keras.callbacks.Callback):
         self._rates = LayerRates(self.model.optimizer) if self.effective_rates else None
         self._open(self._observer)
         self._cursor = self._observer.telemetry.peek().cursor
-        self._unread = 0
+        self._steps_before, self._last_batch, self._looked_at = 0, -1, 0
         self._looked = -math.inf
         feed_epoch_logs(self.model, self._logs_once)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Begin a new count."""
         self._epoch = []
-        self._last_batch = -1
+        self._steps_before, self._last_batch = self._steps_run, -1
         self._logs_are_due = True
 
     def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Read once n steps have passed."""
-        with self._lock:
-            self._unread += max(1, batch - self._last_batch)
-            self._last_batch = batch
-            if self._is_time_to_look():
-                self._look()
+        # Without the lock, which the next step holds already: waiting for it costs that step time.
+        self._last_batch = max(self._last_batch, batch)
+        if self._is_time_to_look():
+            with self._lock:
+                if self._is_time_to_look():
+                    self._look()
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Sum the epoch up in its logs, if nothing did before."""
@@ -220,14 +222,20 @@ class GradientMonitor(keras.callbacks.Callback):
         sampler = Sampler(self.every_n_steps, bins=bins, probe=probe, activations=activations)
         return Observer(self.model, sampler, activations, self._lock)
 
+    @property
+    def _steps_run(self) -> int:
+        """Steps of this run, as far as the loop has told."""
+        return self._steps_before + self._last_batch + 1
+
     def _is_time_to_look(self) -> bool:
         waited = time.monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS
         # Effective rates are not kept on the device: what is not read now is gone.
-        if self._unread >= self.every_n_steps and (waited or self.effective_rates):
+        unread = self._steps_run - self._looked_at
+        if unread >= self.every_n_steps and (waited or self.effective_rates):
             return True
         # Before what waits on the device would be overwritten.
         samples = 1 if self._observer is None else max(1, self._observer.sampler.capacity // 2)
-        return self._unread >= min(CAPACITY // 2, samples * self.every_n_steps)
+        return unread >= min(CAPACITY // 2, samples * self.every_n_steps)
 
     def _has_news(self) -> bool:
         """Whether a step may have run since the last reading."""
@@ -239,7 +247,7 @@ class GradientMonitor(keras.callbacks.Callback):
         if observer is None:
             raise RuntimeError("GradientMonitor reads what a run measures, and none has begun")
         with self._lock:
-            self._unread = 0
+            self._looked_at = self._steps_run
             self._looked = time.monotonic()
             self._calls_read = observer.calls
             since = self._cursor

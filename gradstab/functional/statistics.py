@@ -5,12 +5,17 @@ Half precision is widened first. `None` counts as a tensor without entries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
+import keras
 from keras import ops
 
 from gradstab.functional.norms import widen
+
+# Entries up to which copying tensors side by side costs less than an operation for each.
+_SMALL: Final = 16_384
 
 
 def largest_magnitudes(values: Sequence[Any]) -> Any:
@@ -21,8 +26,8 @@ def largest_magnitudes(values: Sequence[Any]) -> Any:
     [3.0, 0.0]
     """
 
-    def largest(value: Any) -> Any:
-        return ops.max(ops.where(ops.isfinite(value), ops.abs(value), 0.0))
+    def largest(rows: Any) -> Any:
+        return ops.max(ops.where(ops.isfinite(rows), ops.abs(rows), 0.0), axis=1)
 
     return _each(values, largest)
 
@@ -34,7 +39,7 @@ def counts_of_nonzero(values: Sequence[Any]) -> Any:
     >>> counts_of_nonzero([np.array([0.0, 2.0, np.nan])]).numpy().tolist()
     [2.0]
     """
-    return _each(values, lambda value: ops.sum(ops.cast(value != 0, "float32")))
+    return _each(values, lambda rows: ops.sum(ops.cast(rows != 0, "float32"), axis=1))
 
 
 def counts_of_nonfinite(values: Sequence[Any]) -> Any:
@@ -45,8 +50,8 @@ def counts_of_nonfinite(values: Sequence[Any]) -> Any:
     [2.0]
     """
 
-    def count(value: Any) -> Any:
-        return ops.sum(ops.cast(ops.logical_not(ops.isfinite(value)), "float32"))
+    def count(rows: Any) -> Any:
+        return ops.sum(ops.cast(ops.logical_not(ops.isfinite(rows)), "float32"), axis=1)
 
     return _each(values, count)
 
@@ -62,7 +67,7 @@ def dot_products(first: Sequence[Any], second: Sequence[Any]) -> Any:
         None if x is None or y is None else widen(x) * ops.cast(y, widen(x).dtype)
         for x, y in zip(first, second, strict=True)
     ]
-    return _each(products, ops.sum)
+    return _each(products, lambda rows: ops.sum(rows, axis=1))
 
 
 def histogram(value: Any, bins: int) -> Any:
@@ -95,12 +100,35 @@ def histogram(value: Any, bins: int) -> Any:
 
 
 def _each(values: Sequence[Any], function: Callable[[Any], Any]) -> Any:
-    """Apply a function to each tensor that has entries, widened, and stack what it returns."""
-    return ops.stack(
-        [
-            ops.zeros((), "float32")
-            if value is None or 0 in value.shape
-            else ops.cast(function(widen(value)), "float32")
-            for value in values
-        ]
-    )
+    """Apply a function to each tensor that has entries, widened, and return one float32 vector.
+
+    Small tensors of one size are looked at together, as the rows of a matrix: where they are many,
+    most of the time goes into starting operations.
+
+    Args:
+        values: Tensors; `None` and those without entries give 0.
+        function: Takes a matrix and returns a number for each of its rows.
+    """
+    results: list[Any] = [ops.zeros((), "float32")] * len(values)
+    groups: dict[tuple[int, str], list[int]] = {}
+    rows: dict[int, Any] = {}
+    for place, value in enumerate(values):
+        if value is None or 0 in value.shape:
+            continue
+        wide = widen(value)
+        known = all(size is not None for size in wide.shape)
+        size = math.prod(wide.shape) if known else -1
+        rows[place] = ops.reshape(wide, (-1,))
+        together = 0 < size <= _SMALL
+        key = (size, keras.backend.standardize_dtype(wide.dtype)) if together else (-1, str(place))
+        groups.setdefault(key, []).append(place)
+    for places in groups.values():
+        matrix = (
+            ops.stack([rows[place] for place in places])
+            if len(places) > 1
+            else ops.expand_dims(rows[places[0]], 0)
+        )
+        found = ops.unstack(ops.cast(function(matrix), "float32"), len(places))
+        for place, number in zip(places, found, strict=True):
+            results[place] = number
+    return ops.stack(results)

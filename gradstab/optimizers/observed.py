@@ -14,7 +14,7 @@ from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.measuring import MeasuredOptimizer
-from gradstab.optimizers.packed import pack, unpack
+from gradstab.optimizers.packed import can_pack, pack, unpack
 from gradstab.optimizers.sampling import Sampler
 
 # By this name `training.train` finds what watches the functions that it compiles itself.
@@ -66,6 +66,7 @@ class Observer:
             self.telemetry = self._own.telemetry
         self.calls = 0
         self._next: int | None = None
+        self._is_certain = False
         self._before: Any = None
         self._history: Any = None
         self._names: tuple[str, ...] = ()
@@ -97,17 +98,25 @@ class Observer:
             self._before, self._others = other._before, [other, *other._others]
         self._history = history = model.history
         self._next = steps + 1 if self._knows_steps() else None
+        # Then the function that samples is called on steps that are due, and on no others.
+        self._is_certain = self._next is not None
         function = unsampled = self._function(sampling=True)
         if self._next is not None:
             unsampled = self._function(sampling=False)
 
         def watched(*arguments: Any) -> Any:
+            nonlocal function, unsampled
             if model.history is not history:
                 # Another run, of which nobody told: the last one ended by an exception.
                 self.uninstall()
                 return model.make_train_function()(*arguments)
             try:
                 with self._lock:
+                    if self._next is None and self._is_certain:
+                        # The count of steps is not to be trusted any more.
+                        self._is_certain = False
+                        function = unsampled = self._function(sampling=True)
+                        model.train_function = watched
                     if self._may_sample():
                         with self._around_calls(sampling=True):
                             logs = function(*arguments)
@@ -169,15 +178,16 @@ class Observer:
         """
         with contextlib.ExitStack() as stack:
             for other in reversed(self._others):
-                stack.enter_context(other._attached_alone(sampling))
-            stack.enter_context(self._attached_alone(sampling))
+                stack.enter_context(other._attached_alone(sampling, False))
+            is_certain = self._is_certain and not self._others
+            stack.enter_context(self._attached_alone(sampling, is_certain))
             yield
 
     @contextlib.contextmanager
-    def _attached_alone(self, sampling: bool) -> Iterator[None]:
+    def _attached_alone(self, sampling: bool, is_certain: bool) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             if sampling:
-                stack.enter_context(self.telemetry.sampling(self.sampler))
+                stack.enter_context(self.telemetry.sampling(self.sampler, is_certain=is_certain))
             if sampling and self._activations is not None:
                 stack.enter_context(self._activations.attached())
             if self._measured is not None:
@@ -208,8 +218,10 @@ class Observer:
                 scalars = self.latest() if isinstance(logs, dict) else {}
                 if not scalars:
                     return logs
-                self._names = tuple(scalars)
-                return {**logs, _PACKED: pack(scalars)}
+                packed = {name: log for name, log in logs.items() if can_pack(log)} | scalars
+                self._names = tuple(packed)
+                others = {name: log for name, log in logs.items() if name not in packed}
+                return {**others, _PACKED: pack(packed)}
 
         with replaced_method(model, "train_step", step_and_tell):
             model.make_train_function(force=True)

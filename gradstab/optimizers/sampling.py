@@ -47,6 +47,9 @@ class Sampler:
         bins: Bins of the histogram of each gradient; 0 for none.
         probe: Computes the loss on a probe batch in the state of the model as it is.
         activations: What was noted of the layers' outputs in this step, or `None`.
+
+    Attributes:
+        is_certain: Whether what is traced now runs on steps that are to be sampled alone.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Sampler:
         self._probe = probe
         self._activations = activations
         self._first = 1
+        self.is_certain = False
         self._layout = Layout(0, 0, 0)
         self._variables: dict[str, Any] = {}
 
@@ -265,8 +269,13 @@ class Sampler:
         return self._layout.unpack(steps[places][is_new], rows[places][is_new])
 
 
-def is_due(samplers: Sequence[Sampler], step: Any) -> Any:
-    """Return whether any of the samplers has a step looked at, a boolean scalar tensor."""
+def is_due(samplers: Sequence[Sampler], step: Any) -> Any | None:
+    """Return whether any of the samplers has a step looked at, a boolean scalar tensor.
+
+    `None` says that it is certain, so that no condition is handed every gradient and variable.
+    """
+    if any(sampler.is_certain for sampler in samplers):
+        return None
     due = samplers[0].is_due(step)
     for sampler in samplers[1:]:
         due = ops.logical_or(due, sampler.is_due(step))

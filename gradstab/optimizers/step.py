@@ -214,8 +214,11 @@ class Step:
                 )
 
             due = is_due(telemetry.samplers, step)
-            place = ops.where(due, len(branches), 0 if place is None else place)
-            branches.append(sampled)
+            if due is None:
+                place, branches = None, [sampled]
+            else:
+                place = ops.where(due, len(branches), 0 if place is None else place)
+                branches.append(sampled)
         around = _only_applying(inner, plan.variables, does_afterwards, reduces_once)
         distribution.one_of(place, branches, around, written)
         record()
