@@ -122,6 +122,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._last_batch = -1
         self._looked_at = 0
         self._looked = -math.inf
+        self._set_pace()
         self._calls_read = 0
         self._epoch: list[Reading] = []
         self._latest_ratio = float("nan")
@@ -143,18 +144,22 @@ class GradientMonitor(keras.callbacks.Callback):
         self._cursor = self._observer.telemetry.peek().cursor
         self._steps_before, self._last_batch, self._looked_at = 0, -1, 0
         self._looked = -math.inf
+        self._set_pace()
         feed_epoch_logs(self.model, self._logs_once)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Begin a new count."""
         self._epoch = []
         self._steps_before, self._last_batch = self._steps_run, -1
+        if self._looked_at:  # All was read when the last epoch ended, however long ago that is.
+            self._looked = time.monotonic()
         self._logs_are_due = True
 
     def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Read once n steps have passed."""
         # Without the lock, which the next step holds already: waiting for it costs that step time.
-        self._last_batch = max(self._last_batch, batch)
+        if batch > self._last_batch:
+            self._last_batch = batch
         if self._is_time_to_look():
             with self._lock:
                 if self._is_time_to_look():
@@ -228,14 +233,19 @@ class GradientMonitor(keras.callbacks.Callback):
         return self._steps_before + self._last_batch + 1
 
     def _is_time_to_look(self) -> bool:
-        waited = time.monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS
+        unread = self._steps_before + self._last_batch + 1 - self._looked_at
+        if unread < self._least_unread:
+            return False
         # Effective rates are not kept on the device: what is not read now is gone.
-        unread = self._steps_run - self._looked_at
-        if unread >= self.every_n_steps and (waited or self.effective_rates):
+        if self.effective_rates or unread >= self._most_unread:
             return True
-        # Before what waits on the device would be overwritten.
+        return time.monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS
+
+    def _set_pace(self) -> None:
+        """Say how many steps may pass until the next look: not more than can wait on the device."""
         samples = 1 if self._observer is None else max(1, self._observer.sampler.capacity // 2)
-        return unread >= min(CAPACITY // 2, samples * self.every_n_steps)
+        self._most_unread = min(CAPACITY // 2, samples * self.every_n_steps)
+        self._least_unread = min(self._most_unread, self.every_n_steps)
 
     def _has_news(self) -> bool:
         """Whether a step may have run since the last reading."""
@@ -248,6 +258,7 @@ class GradientMonitor(keras.callbacks.Callback):
             raise RuntimeError("GradientMonitor reads what a run measures, and none has begun")
         with self._lock:
             self._looked_at = self._steps_run
+            self._set_pace()
             self._looked = time.monotonic()
             self._calls_read = observer.calls
             since = self._cursor

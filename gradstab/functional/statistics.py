@@ -12,6 +12,7 @@ from typing import Any, Final
 import keras
 from keras import ops
 
+from gradstab.functional._backend import choose
 from gradstab.functional.norms import widen
 
 # Entries up to which copying tensors side by side costs less than an operation for each.
@@ -30,6 +31,30 @@ def largest_magnitudes(values: Sequence[Any]) -> Any:
         return ops.max(ops.where(ops.isfinite(rows), ops.abs(rows), 0.0), axis=1)
 
     return _each(values, largest)
+
+
+def largest_magnitudes_and_counts_of_nonfinite(
+    values: Sequence[Any], all_finite: Any
+) -> tuple[Any, Any]:
+    """Return `largest_magnitudes` and `counts_of_nonfinite`, for less where all is finite.
+
+    Args:
+        values: Tensors; `None` counts as one without entries.
+        all_finite: Whether every entry of all is finite, a boolean scalar tensor. Where it is not
+            known it may be false.
+    """
+
+    def farthest(rows: Any) -> Any:
+        return ops.maximum(ops.max(rows, axis=1), -ops.min(rows, axis=1))
+
+    def at_once() -> Any:
+        return ops.stack([_each(values, farthest), ops.zeros((len(values),), "float32")])
+
+    def one_by_one() -> Any:
+        return ops.stack([largest_magnitudes(values), counts_of_nonfinite(values)])
+
+    largest, counts = ops.unstack(choose(all_finite, at_once, one_by_one), 2)
+    return largest, counts
 
 
 def counts_of_nonzero(values: Sequence[Any]) -> Any:

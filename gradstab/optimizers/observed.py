@@ -14,7 +14,7 @@ from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.measuring import MeasuredOptimizer
-from gradstab.optimizers.packed import can_pack, pack, unpack
+from gradstab.optimizers.packed import can_pack, is_worth_it, pack, unpack
 from gradstab.optimizers.sampling import Sampler
 
 # By this name `training.train` finds what watches the functions that it compiles itself.
@@ -104,6 +104,9 @@ class Observer:
         if self._next is not None:
             unsampled = self._function(sampling=False)
 
+        # There the threads of the replicas trace the step: attached around the call, it is once.
+        has_replicas = self._has_replicas
+
         def watched(*arguments: Any) -> Any:
             nonlocal function, unsampled
             if model.history is not history:
@@ -117,12 +120,13 @@ class Observer:
                         self._is_certain = False
                         function = unsampled = self._function(sampling=True)
                         model.train_function = watched
-                    if self._may_sample():
-                        with self._around_calls(sampling=True):
-                            logs = function(*arguments)
+                    sampling = self._may_sample()
+                    call = function if sampling else unsampled
+                    if has_replicas:
+                        with self.attached(sampling=sampling):
+                            logs = call(*arguments)
                     else:
-                        with self._around_calls(sampling=False):
-                            logs = unsampled(*arguments)
+                        logs = call(*arguments)
                     self.calls += 1
                     if self._next is not None:
                         self._next += 1
@@ -167,7 +171,9 @@ class Observer:
 
     def _may_sample(self) -> bool:
         step = self._next
-        return step is None or any(each.sampler.falls_on(step) for each in (self, *self._others))
+        if step is None or self.sampler.falls_on(step):
+            return True
+        return any(other.sampler.falls_on(step) for other in self._others)
 
     @contextlib.contextmanager
     def attached(self, *, sampling: bool = True) -> Iterator[None]:
@@ -218,6 +224,8 @@ class Observer:
                 scalars = self.latest() if isinstance(logs, dict) else {}
                 if not scalars:
                     return logs
+                if not is_worth_it():
+                    return {**logs, **scalars}
                 packed = {name: log for name, log in logs.items() if can_pack(log)} | scalars
                 self._names = tuple(packed)
                 others = {name: log for name, log in logs.items() if name not in packed}
@@ -231,17 +239,13 @@ class Observer:
     def _unpacked(self, logs: Any) -> Any:
         if not isinstance(logs, dict) or _PACKED not in logs:
             return logs
-        vector = logs[_PACKED]
-        own = {name: value for name, value in logs.items() if name != _PACKED}
-        return {**own, **unpack(self._names, vector)}
+        own = dict(logs)
+        own.update(unpack(self._names, own.pop(_PACKED)))
+        return own
 
     def _around_steps(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
         """Attach within the step, where that is traced by one thread and so but once."""
         return contextlib.nullcontext() if self._has_replicas else self.attached(sampling=sampling)
-
-    def _around_calls(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
-        """Attach round each call, where several replicas trace the step in threads of their own."""
-        return self.attached(sampling=sampling) if self._has_replicas else contextlib.nullcontext()
 
     @property
     def _has_replicas(self) -> bool:

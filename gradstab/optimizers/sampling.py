@@ -19,11 +19,10 @@ from keras import ops
 from gradstab.functional._backend import value_of
 from gradstab.functional.norms import combine_norms, norms
 from gradstab.functional.statistics import (
-    counts_of_nonfinite,
     counts_of_nonzero,
     dot_products,
     histogram,
-    largest_magnitudes,
+    largest_magnitudes_and_counts_of_nonfinite,
 )
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.distribution import write_row
@@ -184,6 +183,7 @@ class Sampler:
         incoming: Measured,
         outgoing: Measured,
         probe: tuple[Any, Any] = (np.nan, np.nan),
+        applied: Any | None = None,
     ) -> None:
         """Keep what is to be told of a step that has been taken.
 
@@ -195,6 +195,8 @@ class Sampler:
             incoming: Gradients before the transforms.
             outgoing: Gradients after them.
             probe: Change of the loss on the probe batch, as predicted and as it came.
+            applied: Whether the step was applied, and so the updates made, a boolean scalar tensor;
+                `None` where the updates tell.
         """
         # Only the rows that a sparse gradient holds can take part in its product with the update.
         taken = [
@@ -204,12 +206,19 @@ class Sampler:
         sizes = np.array([max(1, int(np.prod(variable.shape))) for variable in variables])
         predicted = dot_products(incoming.values, taken)
         weight_norms, update_norms = norms(variables), norms(updates)
+        if applied is not None:
+            predicted = ops.where(applied, predicted, 0.0)
+            update_norms = ops.where(applied, update_norms, 0.0)
+        # A finite norm holds no entry that is not.
+        largest, nonfinite = largest_magnitudes_and_counts_of_nonfinite(
+            incoming.values, ops.isfinite(incoming.global_norm)
+        )
         columns = [
             incoming.norms,
             outgoing.norms,
-            largest_magnitudes(incoming.values),
+            largest,
             1.0 - counts_of_nonzero(incoming.values) / sizes.astype("float32"),
-            counts_of_nonfinite(incoming.values),
+            nonfinite,
             weight_norms,
             update_norms,
             predicted,
@@ -297,10 +306,10 @@ def run_sampled(
     run()
 
 
-def take_all(samplers: Sequence[Sampler], *arguments: Any) -> None:
+def take_all(samplers: Sequence[Sampler], *arguments: Any, applied: Any) -> None:
     """Have several samplers keep what is to be told of a step, as `Sampler.take` does."""
     for sampler in samplers:
-        sampler.take(*arguments)
+        sampler.take(*arguments, applied=applied)  # type: ignore[misc]
 
 
 def _ratio(update: Any, weights: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional._backend import select, value_of
+from gradstab.functional._backend import value_of
 from gradstab.optimizers import distribution, reducing
 from gradstab.optimizers.accumulation import Accumulators
 from gradstab.optimizers.chain import Chain, NewStates
@@ -251,16 +251,12 @@ class Step:
         if updates is None:
             return
         step = telemetry.next_step()
-        applied = [updates.get(id(resource(variable))) for variable in plan.variables]
+        changes = [updates.get(id(resource(variable))) for variable in plan.variables]
 
         def sample() -> None:
-            changes = [
-                None if change is None else select(accept, change, ops.zeros_like(change))
-                for change in applied
-            ]
             take_all(
                 telemetry.samplers, step, plan.variables, changes,
-                context.rows, context.incoming, outgoing,
+                context.rows, context.incoming, outgoing, applied=accept,
             )  # fmt: skip
 
         distribution.either(

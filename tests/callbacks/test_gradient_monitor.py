@@ -105,7 +105,11 @@ def test_the_model_is_left_as_it_was(data):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "gradstab's"])
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
-def test_the_logs_of_a_batch_are_those_of_its_last_step(data, optimizer, steps_per_execution):
+@pytest.mark.parametrize("packs", [False, True], ids=["", "packed, as on a GPU"])
+def test_the_logs_of_a_batch_are_those_of_its_last_step(
+    data, optimizer, steps_per_execution, packs, monkeypatch
+):
+    monkeypatch.setattr("gradstab.optimizers.observed.is_worth_it", lambda: packs)
     if optimizer != "sgd":
         optimizer = gradstab.stabilize("sgd", clip=1.0, learning_rate=0.01)
     else:

@@ -2,20 +2,11 @@
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
-from gradstab.optimizers import packed
 from gradstab.optimizers.packed import can_pack, pack, unpack
 
 
-@pytest.fixture(params=["on the host", "elsewhere"])
-def place(request, monkeypatch):
-    monkeypatch.setattr(packed, "_is_on_host", lambda vector: request.param == "on the host")
-    return request.param
-
-
-@pytest.mark.usefixtures("place")
 def test_entries_are_the_scalars_in_any_form_that_keras_asks_for():
     @tf.function
     def step(x):
@@ -32,7 +23,6 @@ def test_entries_are_the_scalars_in_any_form_that_keras_asks_for():
     assert "5.0" in f"{entries['norm']!r}"
 
 
-@pytest.mark.usefixtures("place")
 def test_keras_turns_them_into_plain_numbers_for_every_callback():
     seen = []
 
