@@ -33,6 +33,9 @@ TRANSFORMS = {
     "AdaGradientClipping": lambda: transforms.AdaGradientClipping(
         1.1, decay=0.9, warmup_steps=1, max_norm=0.1
     ),
+    "AutomaticClipping": lambda: transforms.AutomaticClipping(
+        0.001, warmup_steps=2, outlier_factor=1.1, history_length=3
+    ),
     "SkipOutliers": lambda: transforms.SkipOutliers(history_length=4, warmup_steps=4),
     "CentralizeGradients": lambda: transforms.CentralizeGradients(),
     "AddGradientNoise": lambda: transforms.AddGradientNoise(0.01, seed=3),

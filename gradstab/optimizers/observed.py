@@ -14,7 +14,7 @@ from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.measuring import MeasuredOptimizer
-from gradstab.optimizers.packed import can_pack, is_worth_it, pack, unpack
+from gradstab.optimizers.packed import can_pack, pack, unpack
 from gradstab.optimizers.sampling import Sampler
 
 # By this name `training.train` finds what watches the functions that it compiles itself.
@@ -224,8 +224,6 @@ class Observer:
                 scalars = self.latest() if isinstance(logs, dict) else {}
                 if not scalars:
                     return logs
-                if not is_worth_it():
-                    return {**logs, **scalars}
                 packed = {name: log for name, log in logs.items() if can_pack(log)} | scalars
                 self._names = tuple(packed)
                 others = {name: log for name, log in logs.items() if name not in packed}
@@ -239,9 +237,8 @@ class Observer:
     def _unpacked(self, logs: Any) -> Any:
         if not isinstance(logs, dict) or _PACKED not in logs:
             return logs
-        own = dict(logs)
-        own.update(unpack(self._names, own.pop(_PACKED)))
-        return own
+        vector = logs.pop(_PACKED)
+        return {**logs, **unpack(self._names, vector)}
 
     def _around_steps(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
         """Attach within the step, where that is traced by one thread and so but once."""

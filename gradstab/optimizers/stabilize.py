@@ -10,6 +10,7 @@ import keras
 from gradstab._validation import check_float
 from gradstab.optimizers.accepted import KERAS_CLIPPING, check_optimizer
 from gradstab.optimizers.stabilized import StabilizedOptimizer
+from gradstab.transforms.automatic import AutomaticClipping
 from gradstab.transforms.base import Transform
 from gradstab.transforms.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
 from gradstab.transforms.skipping import SkipNonFinite
@@ -21,7 +22,7 @@ _EQUIVALENTS = {
 
 def stabilize(
     inner_optimizer: Any,
-    clip: float | None = 1.0,
+    clip: float | str | None = 1.0,
     *,
     max_consecutive: int = 50,
     **arguments: Any,
@@ -30,8 +31,9 @@ def stabilize(
 
     The one line to begin with. The chain is `SkipNonFinite(max_consecutive)`, then
     `ClipByGlobalNorm(clip)`. The bound is a fixed one that you can see and choose: 1.0 saves runs
-    that explode and slows some healthy ones, in which most steps are longer; `clip=None` only
-    skips.
+    that explode and slows some healthy ones, in which most steps are longer. `clip="auto"` takes
+    `AutomaticClipping()` in its place, which judges each step by the steps before, the weights and
+    the loss, and leaves healthy runs alone; `clip=None` only skips.
 
     Optimizers are taken as they come. One that is wrapped already gets its transforms joined into
     one list. `clipnorm`, `clipvalue` or `global_clipnorm` of its own becomes the transform of the
@@ -40,7 +42,8 @@ def stabilize(
 
     Args:
         inner_optimizer: A Keras optimizer, the name of one, or its config.
-        clip: Bound on the global gradient norm, a positive float (may be infinite), or `None`.
+        clip: Bound on the global gradient norm, a positive float (may be infinite); `"auto"`; or
+            `None`.
         max_consecutive: Steps in a row that may be skipped before training counts as diverged.
         **arguments: Arguments of the optimizer, where a name is given.
 
@@ -49,7 +52,8 @@ def stabilize(
 
     Raises:
         TypeError: If it is no Keras optimizer, or if an argument belongs elsewhere.
-        ValueError: If a bound is zero, negative or NaN, or the optimizer can't be wrapped.
+        ValueError: If a bound is zero, negative or NaN, or another word than "auto", or if the
+            optimizer can't be wrapped.
 
     >>> stabilize("sgd", clip=0.5, max_consecutive=9, learning_rate=0.01, momentum=0.9)
     <StabilizedOptimizer: SkipNonFinite(max_consecutive=9) -> ClipByGlobalNorm(max_norm=0.5) -> SGD>
@@ -57,8 +61,10 @@ def stabilize(
     <StabilizedOptimizer: ClipByNorm(max_norm=0.5) -> SkipNonFinite(max_consecutive=50) -> Adam>
     """
     transforms: list[Transform] = [SkipNonFinite(max_consecutive)]
-    if clip is not None:
-        fix = "`None` skips bad steps and does not clip"
+    if clip == "auto":
+        transforms.append(AutomaticClipping())
+    elif clip is not None:
+        fix = "'auto' needs no bound; `None` skips bad steps and does not clip"
         transforms.append(ClipByGlobalNorm(check_float("clip", clip, allow_inf=True, fix=fix)))
     return _wrap(_optimizer("stabilize", "clip", inner_optimizer, arguments), transforms)
 

@@ -2,38 +2,45 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from gradstab.optimizers import packed
 from gradstab.optimizers.packed import can_pack, pack, unpack
 
+NAMES = ("loss", "count", "flag")
 
-def test_entries_are_the_scalars_in_any_form_that_keras_asks_for():
+
+@pytest.fixture(params=["on the host", "elsewhere"])
+def logs(request, monkeypatch):
+    monkeypatch.setattr(packed, "_is_on_host", lambda vector: request.param == "on the host")
+
     @tf.function
     def step(x):
-        return pack({"norm": tf.norm(x), "count": tf.constant(3), "flag": tf.reduce_any(x > 1)})
+        return pack({"loss": tf.norm(x), "count": tf.constant(3), "flag": tf.reduce_any(x > 1)})
 
-    entries = unpack(("norm", "count", "flag"), step(tf.constant([3.0, 4.0])))
-    assert {name: float(entry) for name, entry in entries.items()} == {
-        "norm": 5.0,
-        "count": 3.0,
-        "flag": 1.0,
-    }
-    assert np.array(entries["norm"]) == np.float32(5)
-    assert np.array(entries["norm"]).dtype == np.float32
-    assert "5.0" in f"{entries['norm']!r}"
+    return unpack(NAMES, step(tf.constant([3.0, 4.0])))
 
 
-def test_keras_turns_them_into_plain_numbers_for_every_callback():
+def test_entries_are_the_scalars_in_any_form(logs):
+    expected = {"loss": 5.0, "count": 3.0, "flag": 1.0}
+    assert {name: float(entry) for name, entry in logs.items()} == expected
+    assert np.array(logs["loss"]) == np.float32(5)
+    assert np.array(logs["loss"]).dtype == np.float32
+    assert np.array(logs["count"], "int32").dtype == np.int32
+    assert "5.0" in f"{logs['loss']!r}"
+
+
+def test_keras_turns_them_into_plain_numbers_for_every_callback(logs):
     seen = []
 
     class Callback(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             seen.append(logs)
 
-    entries = unpack(("norm",), pack({"norm": tf.constant(2.0)}))
-    keras.callbacks.CallbackList([Callback()]).on_train_batch_end(0, entries)
-    assert seen == [{"norm": 2.0}]
-    assert type(seen[0]["norm"]) is float
+    keras.callbacks.CallbackList([Callback()]).on_train_batch_end(0, logs)
+    assert seen == [{"loss": 5.0, "count": 3.0, "flag": 1.0}]
+    assert {type(number) for number in seen[0].values()} == {float}
 
 
 def test_a_vector_on_another_device_is_fetched_once_and_only_if_it_is_read():
@@ -48,7 +55,7 @@ def test_a_vector_on_another_device_is_fetched_once_and_only_if_it_is_read():
     vector = Vector()
     entries = unpack(("a", "b"), vector)
     assert vector.fetched == 0
-    assert [float(entry) for entry in entries.values()] == [1.0, 2.0]
+    assert [float(entry) for _, entry in entries.items()] == [1.0, 2.0]
     assert vector.fetched == 1
 
 

@@ -1,0 +1,161 @@
+"""The clip that needs no bound in units of the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, final
+
+from keras import ops
+
+from gradstab._serialization import register
+from gradstab._validation import check_float, check_int
+from gradstab.functional._backend import value_of
+from gradstab.functional.clipping import clip_factor
+from gradstab.functional.limits import (
+    followed,
+    loss_limit,
+    outlier_factor,
+    outlier_limit,
+    weight_limit,
+)
+from gradstab.functional.norms import global_norm
+from gradstab.functional.running import push
+from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
+from gradstab.transforms.bounds import Bound
+from gradstab.transforms.measured import Measured
+
+_check_bound = partial(check_float, allow_inf=True)
+# What an outlier may add to the history, as a share of its maximum: a new level is accepted in some
+# steps. The same for the rate, so that a spike of it does not shorten all steps after.
+_GROWTH = 1.25
+# Share of the ratio to the weights that acts in the first step.
+_FIRST_SHARE = 0.05
+# By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
+# norms of batches scatter by less in healthy runs.
+_LOSS_TOLERANCE = 2.0
+
+
+@final
+@register
+class AutomaticClipping(Transform):
+    """Clips steps that are far too long, by what a step itself tells, and leaves others alone.
+
+    All gradients are scaled by one factor. η is the learning rate of the step and n the global norm
+    of its gradient; three limits stand, of which the tightest acts:
+
+    - Outliers. The length s = η·n is compared with the longest of the last N steps. Beyond
+      c = k·(1 + 8/t)·max s, after t steps, g ← g·(c/s)²: the farther out a step is, the less is
+      left of it, so that a batch with wrong inputs, or a spike of the rate, does hardly anything.
+      An outlier adds no more than 1.25 times the maximum to the history, and so a new level is
+      accepted within some steps.
+    - The weights. n ≤ r·‖w‖/η*, with ‖w‖ the norm of all weights and η* the largest rate so far
+      (which follows a jump by 25 % a step). Along any schedule that is one and the same bound on
+      the gradient, as a person would set it by hand: it binds where the rate is too high for the
+      net, and then leaves the schedule its shape. r begins at 5 % of itself and grows to it over
+      the first steps, in which nets are most easily spoilt.
+    - The loss. η·n·‖g_clipped‖ ≤ L: no step may be so long that its own gradient predicts a loss
+      below zero. It acts where that is exceeded by a factor of 2, such as in nets that explode from
+      their first step, and only if the loss is known: `fit` and `training.train` tell it, a loop of
+      your own does by `optimizer.scale_loss(loss)`. A loss that can be negative tells nothing, and
+      only positive values count.
+
+    For SGD all this widens the band of rates that work. Adam's step hardly depends on the length of
+    the gradient: for it outliers are kept from its moments, and the band stays as it is.
+
+    Where the optimizer has no single rate (`MultiOptimizer`), the first limit is one on n, and the
+    others do not act. What is not finite is passed on as it came.
+
+    Args:
+        max_ratio: r, a positive float; infinite for no such limit. Can be assigned during a run.
+        warmup_steps: Steps over which r grows, an integer of at least 0.
+        outlier_factor: k, a float, 1 or more to be sensible; infinite for no such limit. Can be
+            assigned during a run.
+        history_length: N, a positive integer.
+        loss_factor: What the third limit is multiplied by, a positive float; infinite for no such
+            limit. Can be assigned during a run.
+
+    Raises:
+        TypeError: If an argument is not a number.
+        ValueError: If one is out of its range.
+
+    Reference: the bound relative to the weights follows You, Gitman and Ginsburg, 2017, Large batch
+    training of convolutional networks, and Brock et al., 2021; the step to a loss of zero is that
+    of Polyak, 1969, Minimization of unsmooth functionals. docs/transforms.md has measurements.
+
+    >>> AutomaticClipping(history_length=64)
+    AutomaticClipping(max_ratio=0.0175, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0)
+    """  # noqa: E501  a line of the doctest
+
+    max_ratio = Bound(_check_bound)
+    outlier_factor = Bound(_check_bound)
+    loss_factor = Bound(_check_bound)
+
+    def __init__(
+        self,
+        max_ratio: float = 0.0175,
+        warmup_steps: int = 100,
+        outlier_factor: float = 2.0,
+        history_length: int = 128,
+        loss_factor: float = 1.0,
+    ) -> None:
+        self.max_ratio = max_ratio
+        self.warmup_steps = check_int("warmup_steps", warmup_steps, minimum=0)
+        self.outlier_factor = outlier_factor
+        self.history_length = check_int("history_length", history_length)
+        self.loss_factor = loss_factor
+
+    def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
+        """Keep the last lengths, how many there were, and the largest rate."""
+        return {
+            "history": StateSpec((self.history_length,)),
+            "count": StateSpec(dtype="int64"),
+            "peak_rate": StateSpec(),
+        }
+
+    def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
+        """Scale all gradients by one factor, and take in length and rate."""
+        norm, history, count = values.global_norm, state["history"], state["count"]
+        rate = None
+        if context.learning_rate is not None:
+            rate = ops.cast(value_of(context.learning_rate), "float32")
+        length = norm if rate is None else rate * norm
+        limit = outlier_limit(history, count, self.bound("outlier_factor"))
+        factor = outlier_factor(length, limit)
+        taken = ops.where(length > limit, _GROWTH * ops.max(history), length)
+        counts = ops.logical_and(ops.isfinite(length), length > 0)
+        new_state: dict[str, Any] = {
+            "history": ops.where(counts, push(history, count, taken), history),
+            "count": count + ops.cast(counts, "int64"),
+        }
+        if rate is not None:
+            new_state["peak_rate"] = followed(state["peak_rate"], rate, _GROWTH)
+            bound = weight_limit(
+                self.bound("max_ratio") * self._share(count),
+                self._weight_norm(context),
+                ops.maximum(rate, state["peak_rate"]),
+            )
+            if context.loss is not None:
+                bound = ops.minimum(bound, self._by_loss(norm * factor, norm, rate, context.loss))
+            factor = factor * clip_factor(norm * factor, bound)
+        return values.scaled(ops.where(ops.isfinite(norm), factor, 1.0)), new_state
+
+    @staticmethod
+    def _weight_norm(context: Context) -> Any:
+        """Return the norm of all weights that this step may move."""
+        gradients = context.incoming.values
+        moving = zip(context.variables, gradients, strict=True)
+        return global_norm([variable for variable, gradient in moving if gradient is not None])
+
+    def _share(self, count: Any) -> Any:
+        """Return how much of `max_ratio` acts after so many steps."""
+        if self.warmup_steps == 0:
+            return 1.0
+        progress = ops.minimum(ops.cast(count, "float32") / self.warmup_steps, 1.0)
+        return _FIRST_SHARE + (1.0 - _FIRST_SHARE) * progress
+
+    def _by_loss(self, norm: Any, incoming: Any, rate: Any, loss: Any) -> Any:
+        """Return the bound on a gradient of this norm that its loss sets."""
+        limit = loss_limit(ops.cast(loss, "float32"), incoming, rate)
+        limit = self.bound("loss_factor") * limit
+        return ops.where(norm > _LOSS_TOLERANCE * limit, limit, float("inf"))

@@ -1,0 +1,197 @@
+"""AutomaticClipping against NumPy, limit by limit, and what it does to runs."""
+
+import common_checks as checks
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import gradstab
+from gradstab import optimizers, transforms
+
+INF = float("inf")
+RATE = 0.5
+
+
+def _limits(**arguments):
+    """A transform with those limits only that are named."""
+    return transforms.AutomaticClipping(
+        **{"max_ratio": INF, "outlier_factor": INF, "loss_factor": INF} | arguments
+    )
+
+
+def _run(transform, norms, mode="graph", *, weight_norm=10.0, rates=None, losses=None):
+    """Take steps with gradients of these norms; return the norms that were applied.
+
+    The weight is put back before each.
+    """
+    start = np.array([0.8, 0.6], "float32") * weight_norm
+    weight = keras.Variable(start)
+    inner = keras.optimizers.SGD(RATE)
+    optimizer = optimizers.StabilizedOptimizer(inner, [transforms.SkipNonFinite(), transform])
+    optimizer.build([weight])
+
+    @tf.function(jit_compile=mode == "xla")
+    def compiled(gradient, rate, loss):
+        inner.learning_rate.assign(rate)
+        if losses is not None:
+            optimizer.scale_loss(loss)
+        optimizer.apply([gradient], [weight])
+
+    step = compiled.python_function if mode == "eager" else compiled
+    lengths = []
+    for place, norm in enumerate(norms):
+        weight.assign(start)
+        rate = RATE if rates is None else rates[place]
+        loss = 0.0 if losses is None else losses[place]
+        gradient = tf.constant([0.6, 0.8]) * tf.constant(norm, "float32")
+        step(gradient, tf.constant(rate, "float32"), tf.constant(loss, "float32"))
+        lengths.append(float(np.linalg.norm(weight.numpy() - start)) / rate)
+    return np.array(lengths), optimizer
+
+
+def _expected_outliers(norms, rates, factor, length):
+    """The first limit, in NumPy."""
+    history, applied = [], []
+    for norm, rate in zip(norms, rates, strict=True):
+        s = norm * rate
+        largest = max(history[-length:], default=0.0)
+        limit = factor * (1 + 8 / max(1, len(history))) * largest if largest else INF
+        applied.append(norm * (limit / s) ** 2 if s > limit else norm)
+        history.append(1.25 * largest if s > limit else s)
+    return np.array(applied)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_outliers(mode):
+    draw = np.random.default_rng(0)
+    norms = np.exp(draw.normal(scale=0.3, size=40))
+    norms[[15, 30]] *= (1e3, 40.0)
+    rates = np.full(40, RATE)
+    rates[22] *= 100  # A spike of the rate is one of the step.
+    got, _ = _run(_limits(outlier_factor=2.0, history_length=6), norms, mode, rates=rates)
+    expected = _expected_outliers(norms, rates, 2.0, 6)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+    clipped = expected < norms * (1 - 1e-6)
+    np.testing.assert_array_equal(np.flatnonzero(clipped), [15, 22, 30])
+    assert expected[15] < 0.1 < norms.min()
+
+
+def test_a_new_level_is_accepted_within_some_steps():
+    norms = [1.0] * 50 + [100.0] * 30
+    got, _ = _run(_limits(outlier_factor=2.0), norms)
+    assert got[50] < 0.1
+    np.testing.assert_allclose(got[-10:], 100.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_the_weights_bound_the_gradient_along_any_schedule(mode):
+    rates = [0.5, 0.4, 0.1, 50.0, 0.1, 0.1]
+    got, _ = _run(
+        _limits(max_ratio=0.1, warmup_steps=0), [8.0] * 6, mode, weight_norm=20.0, rates=rates
+    )
+    # r·‖w‖/η*, the largest rate so far, which a spike raises by a quarter.
+    bounds = [0.1 * 20 / rate for rate in (0.5, 0.5, 0.5, 50.0, 0.625, 0.625)]
+    np.testing.assert_allclose(got, np.minimum(8.0, bounds), rtol=1e-4)
+
+
+def test_the_ratio_grows_over_the_warm_up():
+    got, _ = _run(_limits(max_ratio=0.1, warmup_steps=4), [8.0] * 6, weight_norm=20.0)
+    shares = 0.05 + 0.95 * np.array([0, 0.25, 0.5, 0.75, 1, 1])
+    np.testing.assert_allclose(got, 4.0 * shares, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_no_step_is_predicted_to_take_the_loss_below_zero(mode):
+    # η·n² is 8, 8, 8, 8, 8: a loss of 5 is exceeded by less than a factor of 2.
+    losses = [10.0, 5.0, 2.0, 0.0, -3.0]
+    got, _ = _run(_limits(loss_factor=1.0), [4.0] * 5, mode, losses=losses)
+    np.testing.assert_allclose(got, [4.0, 4.0, 2.0 / (0.5 * 4.0), 4.0, 4.0], rtol=1e-4)
+
+
+def test_without_a_loss_or_weights_there_is_nothing_to_compare_with():
+    got, _ = _run(transforms.AutomaticClipping(), [3.0], weight_norm=0.0)
+    np.testing.assert_allclose(got, [3.0], rtol=1e-5)
+
+
+def test_a_rate_that_begins_at_zero_is_followed():
+    rates = np.linspace(0, 0.5, 20)
+    rates[0] = 1e-12
+    got, optimizer = _run(_limits(max_ratio=0.1, warmup_steps=0), [2.0] * 20, rates=rates)
+    np.testing.assert_allclose(got[-1], 2.0, rtol=1e-4)
+    (peak,) = [v for v in optimizer.variables if v.name.endswith("peak_rate")]
+    assert float(peak) > 0
+
+
+def test_what_is_skipped_enters_nothing():
+    _, optimizer = _run(transforms.AutomaticClipping(), [1.0, 2.0])
+    before = checks.contents(checks.lasting_state(optimizer))
+    weight = optimizer.inner_optimizer._trainable_variables[0]
+    optimizer.apply([tf.constant([np.nan, 1.0])], [weight])
+    assert not checks.differences(before, checks.contents(checks.lasting_state(optimizer)))
+
+
+def test_auto_is_what_stabilize_takes_it_for():
+    optimizer = gradstab.stabilize("sgd", clip="auto", learning_rate=0.1)
+    assert [type(each) for each in optimizer.transforms] == [
+        transforms.SkipNonFinite,
+        transforms.AutomaticClipping,
+    ]
+    with pytest.raises((TypeError, ValueError), match="'auto' needs no bound"):
+        gradstab.stabilize("sgd", clip="automatic")
+
+
+def test_several_rates_leave_outliers_to_be_clipped():
+    parts = [keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2)]
+    weights = [keras.Variable(np.ones(2)) for _ in parts]
+    inner = keras.optimizers.MultiOptimizer(lambda variable: parts[variable is weights[1]])
+    optimizer = gradstab.stabilize(inner, clip="auto")
+    optimizer.build(weights)
+    for size in [1.0] * 20 + [1e4]:
+        before = weights[0].numpy()
+        optimizer.apply([tf.fill([2], size)] * 2, weights)
+    assert np.abs(weights[0].numpy() - before).max() < 0.01
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    draw = np.random.default_rng(0)
+    y = draw.integers(0, 4, 1280)
+    return (draw.normal(size=(1280, 8)) + 1.5 * np.eye(4, 8)[y] * 2).astype("float32"), y
+
+
+def _accuracy(optimizer, data, steps=120, hit=None):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(4)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    x, y = (part.copy() for part in data)
+    if hit is not None:
+        x[hit], y[hit] = x[hit] * 1e3, (y[hit] + 1) % 4
+    model.fit(x, y, batch_size=32, epochs=steps // 40, shuffle=False, verbose=0)
+    return model.evaluate(*data, verbose=0)[1]
+
+
+def test_a_run_that_is_far_too_fast_learns_still(blobs):
+    def optimizer(rate):
+        decay = keras.optimizers.schedules.CosineDecay(rate, 120)
+        return keras.optimizers.SGD(decay, momentum=0.9)
+
+    healthy = _accuracy(optimizer(0.05), blobs)
+    assert healthy > 0.9
+    assert _accuracy(optimizer(50.0), blobs) < 0.5
+    fast = gradstab.stabilize(optimizer(50.0), clip="auto")
+    assert _accuracy(fast, blobs) > healthy - 0.03
+    assert fast.telemetry.peek().total_clipped > 60
+
+
+def test_a_healthy_run_is_left_alone_and_a_bad_batch_does_no_harm(blobs):
+    plain = _accuracy(keras.optimizers.SGD(0.05, momentum=0.9), blobs)
+    auto = gradstab.stabilize(keras.optimizers.SGD(0.05, momentum=0.9), clip="auto")
+    assert _accuracy(auto, blobs) == pytest.approx(plain, abs=0.01)
+    hit = slice(640, 672)
+    assert _accuracy(keras.optimizers.SGD(0.05, momentum=0.9), blobs, hit=hit) < plain - 0.05
+    auto = gradstab.stabilize(keras.optimizers.SGD(0.05, momentum=0.9), clip="auto")
+    assert _accuracy(auto, blobs, hit=hit) == pytest.approx(plain, abs=0.02)
