@@ -1,6 +1,6 @@
 """Measure the recipes: each against its bare optimizer, at the default and at the best fixed rate.
 
-    python benchmarks/schedules.py [--quick] [--output FILE] [--resume] [--models ...]
+    python benchmarks/schedules.py [--quick] [--output FILE] [--resume] [--workers N] [--models ...]
     python benchmarks/schedules.py --table FILE
 
 A CNN on Fashion-MNIST, and a small transformer and an LSTM on the documentation that comes with
@@ -87,9 +87,12 @@ def main() -> int:
     def take(name: str) -> dict[str, Any] | None:
         if arguments.quick:
             return measure(*wanted[name])
-        return campaign.in_fresh_process(__file__, wanted[name])
+        threads = 1 if arguments.workers > 1 else None
+        return campaign.in_fresh_process(__file__, wanted[name], threads=threads)
 
-    complete = campaign.run(projected, take, content, arguments.output, lines_of)
+    complete = campaign.run(
+        projected, take, content, arguments.output, lines_of, workers=arguments.workers
+    )
     text = summary(content)
     print(f"\n{text}")
     return 0 if complete and (arguments.quick or "FAILS" not in text) else 1
@@ -101,6 +104,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write results as JSON to this file")
     parser.add_argument("--resume", action="store_true", help="go on with FILE as it began")
     parser.add_argument("--models", nargs="+", choices=SECONDS, help="default: all")
+    parser.add_argument("--workers", type=int, default=1, help="results measured at a time")
     parser.add_argument("--table", type=Path, help="print the table of a result file, and no more")
     # One result, in this process.
     parser.add_argument("--one", help=argparse.SUPPRESS)

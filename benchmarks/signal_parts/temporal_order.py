@@ -72,13 +72,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def sequences(draw: np.random.Generator, count: int) -> tuple[Any, Any]:
+def sequences(draw: np.random.Generator, count: int, length: int = LENGTH) -> tuple[Any, Any]:
     """Draw sequences of symbols 0 to 5, of which 4 and 5 mean something, and their classes."""
-    x = draw.integers(0, 4, (count, LENGTH), dtype="int32")
+    x = draw.integers(0, 4, (count, length), dtype="int32")
     rows = np.arange(count)
     order = draw.integers(0, 2, (2, count), dtype="int32")
     for which, (start, end) in enumerate(((1, 2), (4, 5))):
-        places = draw.integers(start * LENGTH // 10, end * LENGTH // 10 + 1, count)
+        places = draw.integers(start * length // 10, end * length // 10 + 1, count)
         x[rows, places] = 4 + order[which]
     return x, 2 * order[0] + order[1]
 

@@ -1,0 +1,1 @@
+"""The parts of `clipping_study.py`."""
