@@ -1,0 +1,218 @@
+"""What the runs come to, paired by seed: against plain Keras, and `auto` against every other."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from harness.tables import markdown
+
+from clipping_parts.candidates import AUTO, PLAIN
+from clipping_parts.runs import BASE_RATE, median_score
+from clipping_parts.tasks import CHOSEN_ON, MEMORY
+
+NOISE, HIT = 1.0, -1.0  # points
+MOST_CLIPPED = 0.01
+AIMED_OCTAVES = 3
+SOLVED = {"temporal order": 99.0, "adding": -100 * 0.04}
+
+Results = Mapping[str, Mapping[str, Any]]
+# By model and optimizer, then by candidate.
+Groups = Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
+
+
+def grouped(results: Results) -> Groups:
+    groups: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for result in results.values():
+        names = result["model"], result["optimizer"]
+        groups.setdefault(names, {})[result["candidate"]] = result
+    return {names: group for names, group in groups.items() if PLAIN in group}
+
+
+def healthy_table(groups: Groups, draw: np.random.Generator) -> str:
+    """Return the differences to plain at its best rate, and the share of steps clipped."""
+    header = ["model", "optimizer", "rate", "plain", *_candidates(groups)]
+    rows = []
+    for (model, optimizer), group in groups.items():
+        if model in MEMORY:
+            continue
+        plain = group[PLAIN]
+        best = str(plain["exponent"])
+        row = [
+            _marked(model),
+            optimizer,
+            f"{BASE_RATE * 2.0 ** plain['exponent']:.3g}",
+            f"{median_score(plain['rates'][best], 'test'):.1f}",
+        ]
+        for candidate in _candidates(groups):
+            if candidate not in group:
+                row.append("-")
+                continue
+            runs = group[candidate]["rates"][best]
+            low, middle, high = _interval(_differences(runs, plain["rates"][best]), draw)
+            row.append(f"{middle:+.1f} ({low:+.1f} .. {high:+.1f}), {_touched(runs):.1%}")
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def hit_table(groups: Groups) -> str:
+    """Return the differences to the plain run without the fault."""
+    header = ["model", "optimizer", "fault", "plain", *_candidates(groups)]
+    rows = []
+    for (model, optimizer), group in groups.items():
+        plain = group[PLAIN]
+        clean = plain["rates"][str(plain["exponent"])]
+        for fault in plain["faults"]:
+            row = [_marked(model), optimizer, fault]
+            for candidate in (PLAIN, *_candidates(groups)):
+                if candidate not in group:
+                    row.append("-")
+                    continue
+                runs = group[candidate]["faults"][fault]
+                row.append(_points(statistics.median(_differences(runs, clean))))
+            rows.append(row)
+    return markdown(header, rows)
+
+
+def band_table(groups: Groups) -> str:
+    """Return the usable rates of plain, and by how many octaves each candidate shifts its ends."""
+    header = ["model", "optimizer", "plain", *_candidates(groups)]
+    rows = []
+    for (model, optimizer), group in groups.items():
+        if model in MEMORY:
+            continue
+        low, high = _band(group[PLAIN])
+        row = [
+            _marked(model),
+            optimizer,
+            f"{BASE_RATE * 2.0**low:.3g} .. {BASE_RATE * 2.0**high:.3g}",
+        ]
+        for candidate in _candidates(groups):
+            if candidate not in group:
+                row.append("-")
+                continue
+            ends = _band(group[candidate])
+            row.append(f"{ends[0] - low:+d}, {ends[1] - high:+d}")
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def memory_table(groups: Groups) -> str:
+    """Return how many seeds solve each problem, at the best of a candidate's rates."""
+    header = ["problem", "optimizer", "plain", *_candidates(groups)]
+    rows = []
+    for (model, optimizer), group in groups.items():
+        if model not in MEMORY:
+            continue
+        row = [model, optimizer]
+        for candidate in (PLAIN, *_candidates(groups)):
+            row.append(_solved(group[candidate], model) if candidate in group else "-")
+        rows.append(row)
+    return markdown(header, rows) if rows else ""
+
+
+def verdicts(groups: Groups, draw: np.random.Generator) -> list[str]:
+    """Return a line for each floor and aim of `auto`."""
+    lines = []
+    for (model, optimizer), group in groups.items():
+        if AUTO not in group or model in MEMORY:
+            continue
+        plain, auto = group[PLAIN], group[AUTO]
+        best = str(plain["exponent"])
+        clean = plain["rates"][best]
+        name = f"{_marked(model)}, {optimizer}"
+        low, middle, high = _interval(_differences(auto["rates"][best], clean), draw)
+        touched = _touched(auto["rates"][best])
+        within = low <= 0 <= high or (low >= -NOISE and high <= NOISE)
+        fine = within or low > 0
+        lines.append(
+            f"{name}: healthy {middle:+.2f} ({low:+.2f} .. {high:+.2f}), {touched:.1%} of steps "
+            f"clipped: {_holds(fine and touched <= MOST_CLIPPED)}"
+        )
+        for fault in plain["faults"]:
+            found = {
+                candidate: statistics.median(_differences(result["faults"][fault], clean))
+                for candidate, result in group.items()
+            }
+            possible = [each for each, points in found.items() if points >= HIT and each != AUTO]
+            holds = found[AUTO] >= HIT or not possible
+            first = max((each for each in found if each != AUTO), key=lambda each: found[each])
+            lines.append(
+                f"{name}: {fault} {_points(found[AUTO])}, best other {_points(found[first])} "
+                f"({first}): {_holds(holds)}"
+            )
+        edges = {candidate: _band(result)[1] for candidate, result in group.items()}
+        others = max(edge for candidate, edge in edges.items() if candidate != AUTO)
+        gained = edges[AUTO] - edges[PLAIN]
+        lines.append(
+            f"{name}: upper edge {gained:+d} octaves to plain, {edges[AUTO] - others:+d} to the "
+            f"best other: {_holds(gained >= 0 and edges[AUTO] >= others - 1)}"
+            + (f"; aim {_reached(gained >= AIMED_OCTAVES)}" if optimizer == "SGD" else "")
+        )
+    return lines
+
+
+def _candidates(groups: Groups) -> list[str]:
+    found = dict.fromkeys(name for group in groups.values() for name in group if name != PLAIN)
+    return [*[name for name in found if name != AUTO], *[name for name in found if name == AUTO]]
+
+
+def _marked(model: str) -> str:
+    return f"{model}*" if model in CHOSEN_ON else model
+
+
+def _differences(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [_score(run) - _score(other) for run, other in zip(runs, base, strict=True)]
+
+
+def _score(run: Mapping[str, Any]) -> float:
+    return -1e9 if run["test"] is None else float(run["test"])
+
+
+def _touched(runs: Sequence[Mapping[str, Any]]) -> float:
+    return statistics.median(run["clipped"] + run["skipped"] for run in runs)
+
+
+def _interval(values: Sequence[float], draw: np.random.Generator) -> tuple[float, float, float]:
+    """Return a median within its 95 % interval, by bootstrap over the seeds."""
+    numbers = np.array(values)
+    medians = np.median(numbers[draw.integers(0, len(numbers), (4000, len(numbers)))], axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(np.median(numbers)), float(high)
+
+
+def _band(result: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the ends of the rates, without a gap from the best one on, that are usable."""
+    rates = {int(exponent): runs for exponent, runs in result["rates"].items()}
+    ends = []
+    for way in (-1, 1):
+        end = result["exponent"]
+        while end + way in rates and median_score(rates[end + way], "test") >= result["usable"]:
+            end += way
+        ends.append(end)
+    return ends[0], ends[1]
+
+
+def _solved(result: Mapping[str, Any], model: str) -> str:
+    counts = {
+        exponent: sum(_score(run) >= SOLVED[model] for run in runs)
+        for exponent, runs in result["rates"].items()
+    }
+    best = max(
+        result["rates"], key=lambda exponent: median_score(result["rates"][exponent], "validation")
+    )
+    return f"{counts[best]} of {len(result['rates'][best])}"
+
+
+def _points(points: float) -> str:
+    return "lost" if points < -1e4 else f"{points:+.1f}"
+
+
+def _holds(holds: bool) -> str:
+    return "holds" if holds else "FAILS"
+
+
+def _reached(reached: bool) -> str:
+    return "reached" if reached else "missed"
