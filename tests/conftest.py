@@ -1,5 +1,6 @@
 """What every test begins with: the same seeds, Keras' defaults, and plots that need no screen."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -37,6 +38,18 @@ def _isolated():
         keras.utils.clear_session(free_memory=False)
         keras.config.set_dtype_policy("float32")
         keras.config.set_floatx("float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _swept():
+    """Take what outlives a module from the garbage collector's sight.
+
+    TensorFlow keeps what it has compiled: millions of objects, which it would look through again
+    and again, for seconds each time.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
