@@ -59,8 +59,3 @@ def make(optimizer: str, candidate: str) -> Any:
     if candidate in STABLE:
         return _behind()(STABLE[candidate]())
     return CANDIDATES[candidate](OPTIMIZERS[optimizer]())
-
-
-def described(candidate: str) -> str:
-    """Return the chain of a candidate."""
-    return repr(make("Adam", candidate)) if candidate != PLAIN else "Adam"

@@ -8,12 +8,11 @@ times the loss in nats, of which a point is 1 % of the perplexity.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
+from harness import text
 from keras import layers
 
 import gradstab
@@ -91,30 +90,13 @@ def _images(quick: bool) -> Task:
 
 
 def _text(name: str, quick: bool) -> Task:
-    from pydoc_data.topics import topics
-
-    order = sorted(topics, key=lambda topic: hashlib.sha256(topic.encode()).hexdigest())
-    text = "\n".join(topics[topic] for topic in order)
     sizes = (128, 64, 64) if quick else (2048, 512, 1024)
-    characters, counts = np.unique(list(text), return_counts=True)
-    common = characters[np.argsort(-counts, kind="stable")][: VOCABULARY - 1]
-    codes = {character: place + 1 for place, character in enumerate(common)}
-    coded = np.array([codes.get(character, 0) for character in text], "int32")
-    windows = coded[: len(coded) // (WINDOW + 1) * (WINDOW + 1)].reshape(-1, WINDOW + 1)
-    if len(windows) < sum(sizes):
-        raise RuntimeError(f"the documentation has {len(windows)} windows, {sum(sizes)} are needed")
-    splits, begin = [], 0
-    for size in sizes:
-        part = windows[begin : begin + size]
-        splits.append((part[:, :-1], part[:, 1:]))
-        begin += size
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    splits, described = text.characters(WINDOW, VOCABULARY, sizes)
     return Task(
         *splits,
         _transformer if name == "transformer" else _lstm,
         lambda found: -100 * found["loss"],
-        f"pydoc_data.topics ({digest}), windows of {WINDOW} characters: "
-        + ", ".join(map(str, sizes)),
+        described,
         32,
         1 if quick else 8,
     )

@@ -233,7 +233,7 @@ class GradientMonitor(keras.callbacks.Callback):
         return self._steps_before + self._last_batch + 1
 
     def _is_time_to_look(self) -> bool:
-        unread = self._steps_before + self._last_batch + 1 - self._looked_at
+        unread = self._steps_run - self._looked_at
         if unread < self._least_unread:
             return False
         # Effective rates are not kept on the device: what is not read now is gone.

@@ -306,12 +306,6 @@ def run_sampled(
     run()
 
 
-def take_all(samplers: Sequence[Sampler], *arguments: Any, applied: Any) -> None:
-    """Have several samplers keep what is to be told of a step, as `Sampler.take` does."""
-    for sampler in samplers:
-        sampler.take(*arguments, applied=applied)  # type: ignore[misc]
-
-
 def _ratio(update: Any, weights: Any) -> Any:
     """Return the one over the other, 0 where nothing moved."""
     return ops.where(update == 0, 0.0, update / weights)

@@ -31,7 +31,7 @@ from gradstab.optimizers.inner import (
 from gradstab.optimizers.learning_rate import current_rate
 from gradstab.optimizers.loss_scaling import LossScale
 from gradstab.optimizers.plan import Plan
-from gradstab.optimizers.sampling import is_due, run_sampled, take_all
+from gradstab.optimizers.sampling import is_due, run_sampled
 from gradstab.optimizers.sparse import join_sparse, map_values, split_sparse
 from gradstab.optimizers.telemetry import Telemetry, any_of
 from gradstab.transforms.base import Context
@@ -254,10 +254,11 @@ class Step:
         changes = [updates.get(id(resource(variable))) for variable in plan.variables]
 
         def sample() -> None:
-            take_all(
-                telemetry.samplers, step, plan.variables, changes,
-                context.rows, context.incoming, outgoing, applied=accept,
-            )  # fmt: skip
+            for sampler in telemetry.samplers:
+                sampler.take(
+                    step, plan.variables, changes,
+                    context.rows, context.incoming, outgoing, applied=accept,
+                )  # fmt: skip
 
         distribution.either(
             is_due(telemetry.samplers, step),

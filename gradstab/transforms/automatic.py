@@ -81,7 +81,7 @@ class AutomaticClipping(Transform):
 
     Reference: the bound relative to the weights follows You, Gitman and Ginsburg, 2017, Large batch
     training of convolutional networks, and Brock et al., 2021; the step to a loss of zero is that
-    of Polyak, 1969, Minimization of unsmooth functionals. docs/transforms.md has measurements.
+    of Polyak, 1969, Minimization of unsmooth functionals.
 
     >>> AutomaticClipping(history_length=64)
     AutomaticClipping(max_ratio=0.0175, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0)
