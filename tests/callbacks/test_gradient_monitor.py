@@ -248,6 +248,9 @@ def test_where_a_call_is_not_one_step_samples_are_missed_before_the_first_look_o
     reading = monitor._observer.telemetry.peek(sampler=monitor._observer.sampler)
     assert reading.cursor == 32
     assert set(range(8, 33, 4)) <= set(reading.samples.steps.tolist())
+    # Once that is seen, steps that are not due are not sampled either: 9 of 32 are due.
+    count, *_ = monitor._observer.sampler.waiting()
+    assert 8 <= int(count) < 16
 
 
 def test_between_two_looks_a_second_apart_nothing_is_lost(data, tmp_path, monkeypatch):
