@@ -10,7 +10,7 @@ from gradstab import recipes
 
 RECIPES = {
     "adagrad": (keras.optimizers.Adagrad, {"initial_accumulator_value": 0.1}),
-    "rmsprop": (keras.optimizers.RMSprop, {"rho": 0.9, "momentum": 0.9, "epsilon": 1e-3}),
+    "rmsprop": (keras.optimizers.RMSprop, {"rho": 0.9, "momentum": 0.0, "epsilon": 1e-7}),
     "adam": (keras.optimizers.Adam, {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}),
 }
 recipe = pytest.mark.parametrize("name", RECIPES)
@@ -160,12 +160,19 @@ def test_published_settings_of_rmsprop(setting, momentum, epsilon, factor, epoch
     assert "ClipByGlobalNorm(max_norm=0.5)" in repr(other)
 
 
+def test_rmsprop_is_by_default_as_it_was_proposed():
+    inner = recipes.rmsprop(0.1, 100).inner_optimizer
+    assert (inner.rho, inner.momentum, inner.epsilon, inner.centered) == (0.9, 0.0, 1e-7, False)
+    with pytest.raises(ValueError, match="`decay` must be one of 'cosine', 'linear'"):
+        recipes.rmsprop(0.1, epochs=1, steps_per_epoch=10, decay="exponential")
+
+
 def test_epsilon_stands_where_the_table_says():
     """One step of one weight, by the formulas of the three docstrings."""
     g, rate = 0.02, 0.1
     expected = {
         "adagrad": rate * g / math.sqrt(0.1 + g**2 + 1e-7),
-        "rmsprop": rate * g / math.sqrt(0.1 * g**2 + 1e-3),
+        "rmsprop": rate * g / math.sqrt(0.1 * g**2 + 1e-7),
         "adam": rate * g * math.sqrt(0.001) / (math.sqrt(0.001) * g + 1e-7),
     }
     for name, change in expected.items():
@@ -231,8 +238,8 @@ def test_contradictory_arguments_are_refused(name, arguments, message):
 
 def test_more_that_is_refused():
     with pytest.raises(ValueError, match=r"`decay` \"exponential\" goes by epochs"):
-        recipes.rmsprop(0.1, 10, decay="exponential")
-    with pytest.raises(ValueError, match="`setting` must be one of 'efficientnet'"):
+        recipes.rmsprop(0.1, 10, setting="efficientnet", decay="exponential")
+    with pytest.raises(ValueError, match="`setting` must be one of 'tieleman_hinton'"):
         recipes.rmsprop(0.1, 10, setting="resnet")
     with pytest.raises(ValueError, match="`beta_2` must be a float above 0 and below 1"):
         recipes.adam(0.1, 10, beta_2=1.0)

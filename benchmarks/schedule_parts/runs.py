@@ -32,7 +32,7 @@ GRIDS = {
     ("adam", RECIPE): range(6),
 }
 QUICK_GRID = range(2)
-# Beyond the grid, each seed goes on upwards until a rate is no longer usable.
+# Beyond the grid, each seed goes on upwards until a rate is neither usable nor the best so far.
 MOST_BEYOND = 4
 # Points below the best fixed rate within which a rate counts as usable.
 USABLE = 2.0
@@ -53,7 +53,7 @@ def measure(model_name: str, optimizer_name: str, seed: int, quick: bool) -> dic
         exponents = list(grid)
         if way == BARE and 0 not in exponents:
             exponents.insert(0, 0)
-        top = max(exponents)
+        top, before = max(exponents), -math.inf
         while exponents:
             exponent = exponents.pop(0)
             set_rate(DEFAULT_RATE * 2.0**exponent)
@@ -62,8 +62,9 @@ def measure(model_name: str, optimizer_name: str, seed: int, quick: bool) -> dic
             if way == BARE:
                 best = max(best, last)
             print(f"{way} {DEFAULT_RATE * 2.0**exponent:.3g}: {last:.2f}", file=sys.stderr)
-            usable = last >= best - USABLE
-            if not exponents and not quick and usable and exponent - top < MOST_BEYOND:
+            goes_on = last >= best - USABLE or last > before
+            before = max(before, last)
+            if not exponents and not quick and goes_on and exponent - top < MOST_BEYOND:
                 exponents.append(exponent + 1)
     return {
         "model": model_name,

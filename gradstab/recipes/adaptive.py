@@ -17,11 +17,12 @@ from gradstab.recipes.runs import Run, rate_of, run_of
 class _Published:
     momentum: float
     epsilon: float
-    stairs: tuple[float, float]  # factor, and the epochs after which it comes
+    stairs: tuple[float, float] | None  # factor, and the epochs after which it comes
     clip: float
 
 
 _RMSPROP: Final = {
+    "tieleman_hinton": _Published(0.0, 1e-7, None, 1.0),
     "efficientnet": _Published(0.9, 1e-3, (0.97, 2.4), 1.0),
     "mobilenet_v2": _Published(0.9, 1e-7, (0.98, 1.0), 1.0),
     "inception_v3": _Published(0.0, 1.0, (0.94, 2.0), 2.0),
@@ -85,7 +86,7 @@ def rmsprop(
     peak_learning_rate: float,
     total_steps: int | None = None,
     *,
-    setting: str = "efficientnet",
+    setting: str = "tieleman_hinton",
     epochs: int | None = None,
     steps_per_epoch: int | None = None,
     num_examples: int | None = None,
@@ -97,18 +98,21 @@ def rmsprop(
 ) -> Any:
     """RMSprop with decay 0.9 and the momentum and ε of a published setting.
 
-    v ← ρ·v + (1 − ρ)·g², from 0, w ← w − η·g/√(v + ε) with momentum, ε inside the root. A large ε
-    keeps the step small where gradients are tiny. v starts at 0 in Keras and is not corrected for
-    it, so that the first steps are up to 1/√(1 − ρ) = 3.2 times too long: the warm-up is for them.
+    v ← ρ·v + (1 − ρ)·g², from 0, w ← w − η·g/√(v + ε), with momentum where there is one, ε inside
+    the root. v starts at 0 in Keras and is not corrected for it, so that the first steps are up to
+    1/√(1 − ρ) = 3.2 times too long: the warm-up is for them.
 
     | `setting` | ρ | momentum | ε | published rate, and its decay | clip |
     |---|---|---|---|---|---|
+    | `"tieleman_hinton"` | 0.9 | 0 | 1e-7 | 0.001, none | 1.0 |
     | `"efficientnet"` | 0.9 | 0.9 | 1e-3 | 0.256, ×0.97 every 2.4 epochs | 1.0 |
     | `"mobilenet_v2"` | 0.9 | 0.9 | 1e-7 | 0.045, ×0.98 every epoch | 1.0 |
     | `"inception_v3"` | 0.9 | 0 | 1.0 | 0.045, ×0.94 every 2 epochs | 2.0 |
 
-    The published rates are for batches of one to four thousand images. Of MobileNetV2 no ε was
-    published: it is Keras' own. Only Inception-v3's clip was published.
+    The first is RMSprop as it was proposed. The others belong to image networks with batch
+    normalization, and their rates to batches of one to four thousand images: with an ε that large,
+    weights whose gradients stay below its root, 0.03 or 1, all have one rate, as with SGD. Where no
+    ε was published, it is Keras' own. Only Inception-v3's clip was published.
 
     Args:
         peak_learning_rate: Rate at the end of the warm-up, a positive float.
@@ -120,7 +124,8 @@ def rmsprop(
         batch_size: Examples in a batch, with `num_examples`.
         warmup_steps: Updates of linear warm-up; 5 % of the run by default.
         decay: How the rate comes down: `"cosine"` or `"linear"` to 0 at the end, or
-            `"exponential"` in the steps of the setting, which have to know what an epoch is.
+            `"exponential"` in the steps of a setting that has them, which have to know what an
+            epoch is.
         clip: Bound on the global gradient norm, or `None`; by default that of the setting.
         gradient_accumulation_steps: Batches whose gradients make one update. All steps but
             `steps_per_epoch` are updates.
