@@ -92,6 +92,22 @@ def is_taken_apart(result: Any) -> bool:
     return operation.type in _CONDITIONS and _TAKEN_APART in operation.node_def.attr
 
 
+def is_compiled_by_xla() -> bool:
+    """Whether XLA compiles what is being traced.
+
+    No public function tells, but conditions are marked differently there.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
+    return not is_taken_apart(
+        tf.cond(tf.constant(True), lambda: tf.constant(0), lambda: tf.constant(1))
+    )
+
+
 def _condition(result: Any) -> Any:
     operation = result.op
     while operation.type == "Identity":

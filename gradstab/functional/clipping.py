@@ -12,7 +12,9 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional.norms import global_norm, norms, widen
+from gradstab.functional._backend import value_of
+from gradstab.functional._grouping import alike
+from gradstab.functional.norms import SMALL, global_norm, norms, widen
 
 
 def clip_factor(norm: Any, max_norm: Any) -> Any:
@@ -31,12 +33,38 @@ def clip_factor(norm: Any, max_norm: Any) -> Any:
 
 
 def scale(value: Any, factor: Any) -> Any:
-    """Return `value` times a float32 scalar, multiplied in float32, in the dtype of `value`."""
+    """Return `value` times a float32 factor, multiplied in float32, in the dtype of `value`."""
     if value is None:
         return None
     tensor = ops.convert_to_tensor(value)
     wide = widen(tensor)
     return ops.cast(wide * ops.cast(factor, wide.dtype), tensor.dtype)
+
+
+def scale_each(values: Sequence[Any], factors: Any) -> list[Any]:
+    """Return each tensor times its factor, as `scale` does, small ones of one shape together.
+
+    Args:
+        values: Tensors or arrays; `None` stays `None`.
+        factors: Float32 scalar for all of them, or vector with one for each.
+    """
+    tensors = [None if value is None else value_of(value) for value in values]
+    factors = ops.convert_to_tensor(factors)
+    is_one = len(factors.shape) == 0
+    each = [] if is_one else ops.unstack(factors, len(tensors))
+    results: list[Any] = [None] * len(tensors)
+    for places in alike(tensors, SMALL):
+        if len(places) == 1:
+            (place,) = places
+            results[place] = scale(tensors[place], factors if is_one else each[place])
+            continue
+        stacked = ops.stack([tensors[place] for place in places])
+        rest = [1] * (len(stacked.shape) - 1)
+        factor = factors if is_one else ops.reshape(ops.take(factors, places), [-1, *rest])
+        scaled = ops.unstack(scale(stacked, factor), len(places))
+        for place, value in zip(places, scaled, strict=True):
+            results[place] = value
+    return results
 
 
 def clip_by_value(values: Sequence[Any], clip_value: Any) -> list[Any]:
@@ -74,8 +102,7 @@ def clip_by_norm(values: Sequence[Any], max_norm: Any) -> list[Any]:
     >>> clip_by_norm([np.array([6.0, 8.0]), np.array([0.5])], 5.0)[0].numpy().tolist()
     [3.0, 4.0]
     """
-    factors = clip_factor(norms(values), max_norm)
-    return [scale(value, factors[index]) for index, value in enumerate(values)]
+    return scale_each(values, clip_factor(norms(values), max_norm))
 
 
 def clip_by_global_norm(values: Sequence[Any], max_norm: Any) -> list[Any]:
@@ -95,5 +122,4 @@ def clip_by_global_norm(values: Sequence[Any], max_norm: Any) -> list[Any]:
     >>> clipped[0].numpy().round(6).tolist()
     [0.85745, 0.008575]
     """
-    factor = clip_factor(global_norm(values), max_norm)
-    return [scale(value, factor) for value in values]
+    return scale_each(values, clip_factor(global_norm(values), max_norm))

@@ -12,10 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from gradstab.functional._backend import choose, half_sum_of_squares
+from gradstab.functional._backend import choose, half_sum_of_squares, value_of
+from gradstab.functional._grouping import alike
 
+# Entries up to which tensors of one shape are squared and scaled together.
+SMALL = 1024
 # Squares below this have lost digits to underflow (float32 is normal down to 1.2e-38).
 _SMALLEST_SAFE_SQUARE = 1e-30
 
@@ -116,8 +120,24 @@ def norms_and_global_norm(values: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def _sums_of_squares(values: Sequence[Any]) -> Any:
-    halves = [ops.cast(half_sum_of_squares(widen(value)), "float32") for value in values]
-    return 2.0 * ops.stack(halves)
+    tensors = [value_of(value) for value in values]
+    alone: list[int] = []
+    together: list[int] = []
+    parts = []
+    for places in alike(tensors, SMALL):
+        if len(places) == 1:
+            alone += places
+            continue
+        together += places
+        squares = ops.square(widen(ops.stack([tensors[place] for place in places])))
+        sums = ops.sum(squares, axis=tuple(range(1, len(squares.shape))))
+        parts.append(ops.cast(sums, "float32"))
+    if alone:
+        halves = [half_sum_of_squares(widen(tensors[place])) for place in alone]
+        parts.insert(0, 2.0 * ops.stack([ops.cast(half, "float32") for half in halves]))
+    if not together:
+        return parts[0]
+    return ops.take(ops.concatenate(parts), np.argsort(alone + together))
 
 
 def _is_safe(squares: Any) -> Any:

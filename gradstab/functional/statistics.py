@@ -5,14 +5,13 @@ Half precision is widened first. `None` counts as a tensor without entries.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import keras
 from keras import ops
 
-from gradstab.functional._backend import choose
+from gradstab.functional._backend import choose, value_of
+from gradstab.functional._grouping import alike
 from gradstab.functional.norms import widen
 
 # Entries up to which copying tensors side by side costs less than an operation for each.
@@ -127,32 +126,18 @@ def histogram(value: Any, bins: int) -> Any:
 def _each(values: Sequence[Any], function: Callable[[Any], Any]) -> Any:
     """Apply a function to each tensor that has entries, widened, and return one float32 vector.
 
-    Small tensors of one size are looked at together, as the rows of a matrix: where they are many,
-    most of the time goes into starting operations.
+    Small tensors of one shape are looked at together, as the rows of a matrix.
 
     Args:
         values: Tensors; `None` and those without entries give 0.
         function: Takes a matrix and returns a number for each of its rows.
     """
+    present = [None if value is None or 0 in value.shape else value for value in values]
     results: list[Any] = [ops.zeros((), "float32")] * len(values)
-    groups: dict[tuple[int, str], list[int]] = {}
-    rows: dict[int, Any] = {}
-    for place, value in enumerate(values):
-        if value is None or 0 in value.shape:
-            continue
-        wide = widen(value)
-        known = all(size is not None for size in wide.shape)
-        size = math.prod(wide.shape) if known else -1
-        rows[place] = ops.reshape(wide, (-1,))
-        together = 0 < size <= _SMALL
-        key = (size, keras.backend.standardize_dtype(wide.dtype)) if together else (-1, str(place))
-        groups.setdefault(key, []).append(place)
-    for places in groups.values():
-        matrix = (
-            ops.stack([rows[place] for place in places])
-            if len(places) > 1
-            else ops.expand_dims(rows[places[0]], 0)
-        )
+    for places in alike(present, _SMALL):
+        tensors = [value_of(present[place]) for place in places]
+        stacked = ops.stack(tensors) if len(places) > 1 else tensors[0]
+        matrix = ops.reshape(widen(stacked), (len(places), -1))
         found = ops.unstack(ops.cast(function(matrix), "float32"), len(places))
         for place, number in zip(places, found, strict=True):
             results[place] = number

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from gradstab._substitute import replaced_method, replaced_untracked
-from gradstab.functional._backend import is_taken_apart, select, value_of
+from gradstab.functional._backend import is_compiled_by_xla, select, value_of
 from gradstab.optimizers import distribution
 from gradstab.optimizers.clippy_adagrad import ClippyAdagrad
 from gradstab.optimizers.inner import ReadOnce, is_overwritten, parts, resource
@@ -58,7 +58,7 @@ _LARGE: Final = 262_144
 
 
 def can_gate(
-    optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any], *, samples: bool
+    optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any], *, may_sample: bool
 ) -> bool:
     """Whether the step that is being traced may be applied by `gated`.
 
@@ -66,7 +66,8 @@ def can_gate(
         optimizer: The inner optimizer, built.
         variables: The variables of the step.
         gradients: Their gradients.
-        samples: Whether the changes of the variables are looked at, for which writes must choose.
+        may_sample: Whether the changes of the variables are looked at in some steps but not in all,
+            for which writes must choose.
     """
     return (
         distribution.num_replicas() == 1
@@ -77,7 +78,7 @@ def can_gate(
             is_overwritten(variable) or getattr(variable, "constraint", None) is not None
             for variable in variables
         )
-        and (not samples or _are_small(variables) or _in_xla())
+        and (not may_sample or _are_small(variables) or is_compiled_by_xla())
     )
 
 
@@ -95,31 +96,25 @@ def _is_open(optimizer: Any) -> bool:
     )
 
 
-def _in_xla() -> bool:
-    """Whether XLA compiles what is being traced.
-
-    It makes the choice within the update's own loop, at no cost, while a condition round the update
-    takes it minutes to compile. No public function tells, but conditions are marked differently
-    there.
-    """
-    probe = tf.cond(tf.constant(True), lambda: tf.constant(0), lambda: tf.constant(1))
-    return not is_taken_apart(probe)
-
-
 @contextlib.contextmanager
-def gated(optimizer: Any, accept: Any, updates: dict[int, Any] | None = None) -> Iterator[None]:
+def gated(
+    optimizer: Any, accept: Any, updates: dict[int, Any] | None = None, *, may_sample: bool = False
+) -> Iterator[Callable[[Any], Any]]:
     """Have what the optimizer assigns in this block take effect only if the step is accepted.
+
+    It gives a function for numbers that were computed of `updates`: after the block it returns them
+    if the step was accepted, else zeros.
 
     Args:
         optimizer: The inner optimizer.
         accept: Boolean scalar tensor.
         updates: Takes the change of each variable that is trained, by the `id` of its resource, as
             it is where the step is accepted.
+        may_sample: Whether a condition is handed the changes. Those of a refused step must be there
+            then, for it would not be run without them.
     """
     trained = {id(resource(v)) for part in parts(optimizer) for v in part._trainable_variables}
-    # A change that is looked at has to be there for a refused step too.
-    chooses = updates is not None or _in_xla()
-    writer = _Choosing(accept) if chooses else _Waiting(accept)
+    writer = _Choosing(accept) if may_sample or is_compiled_by_xla() else _Waiting(accept)
 
     def note(variable: Any, change: Any) -> None:
         key = id(variable)
@@ -160,7 +155,7 @@ def gated(optimizer: Any, accept: Any, updates: dict[int, Any] | None = None) ->
             stack.enter_context(replaced_method(part, "assign_sub", adding(-1)))
             kept = ReadOnce(vars(part)["_iterations"], accept)
             stack.enter_context(replaced_untracked(part, "_iterations", kept))
-        yield
+        yield writer.if_accepted
     writer.end()
 
 
@@ -168,6 +163,7 @@ class _Waiting:
     """Writes that wait for a tensor, and are left out where that is dead."""
 
     def __init__(self, accept: Any) -> None:
+        self._accept = accept
         refused, accepted = tf.raw_ops.Switch(data=tf.constant(0), pred=accept)
         self._refused, self._accepted = tf.identity(refused), tf.identity(accepted)
 
@@ -183,6 +179,12 @@ class _Waiting:
         # Alive either way: what reads the variables afterwards, or ends the function, waits for it
         # and no longer for the writes themselves.
         tf.raw_ops.Merge(inputs=[self._refused, self._accepted])
+
+    def if_accepted(self, value: Any) -> Any:
+        # Of these two one is always dead, whether the value is or not.
+        zeros = tf.raw_ops.Switch(data=tf.zeros_like(value), pred=self._accept).output_false
+        there = tf.raw_ops.Switch(data=value, pred=self._accept).output_true
+        return tf.raw_ops.Merge(inputs=[zeros, there]).output
 
 
 class _Choosing:
@@ -206,3 +208,6 @@ class _Choosing:
 
     def end(self) -> None:
         """Nothing to do: no write is left out."""
+
+    def if_accepted(self, value: Any) -> Any:
+        return tf.where(self._accept, value, tf.zeros_like(value))

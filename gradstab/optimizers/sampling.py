@@ -183,7 +183,7 @@ class Sampler:
         incoming: Measured,
         outgoing: Measured,
         probe: tuple[Any, Any] = (np.nan, np.nan),
-        applied: Any | None = None,
+        if_applied: Callable[[Any], Any] = lambda numbers: numbers,
     ) -> None:
         """Keep what is to be told of a step that has been taken.
 
@@ -195,8 +195,8 @@ class Sampler:
             incoming: Gradients before the transforms.
             outgoing: Gradients after them.
             probe: Change of the loss on the probe batch, as predicted and as it came.
-            applied: Whether the step was applied, and so the updates made, a boolean scalar tensor;
-                `None` where the updates tell.
+            if_applied: Gives numbers that were computed of the updates back, or zeros if the step
+                was refused after all.
         """
         # Only the rows that a sparse gradient holds can take part in its product with the update.
         taken = [
@@ -204,11 +204,8 @@ class Sampler:
             for update, index in zip(updates, rows, strict=True)
         ]
         sizes = np.array([max(1, int(np.prod(variable.shape))) for variable in variables])
-        predicted = dot_products(incoming.values, taken)
-        weight_norms, update_norms = norms(variables), norms(updates)
-        if applied is not None:
-            predicted = ops.where(applied, predicted, 0.0)
-            update_norms = ops.where(applied, update_norms, 0.0)
+        predicted = if_applied(dot_products(incoming.values, taken))
+        weight_norms, update_norms = norms(variables), if_applied(norms(updates))
         # A finite norm holds no entry that is not.
         largest, nonfinite = largest_magnitudes_and_counts_of_nonfinite(
             incoming.values, ops.isfinite(incoming.global_norm)
@@ -278,12 +275,17 @@ class Sampler:
         return self._layout.unpack(steps[places][is_new], rows[places][is_new])
 
 
+def may_sample(samplers: Sequence[Sampler]) -> bool:
+    """Whether there are samplers, and it depends on the step whether one of them is due."""
+    return bool(samplers) and not any(sampler.is_certain for sampler in samplers)
+
+
 def is_due(samplers: Sequence[Sampler], step: Any) -> Any | None:
     """Return whether any of the samplers has a step looked at, a boolean scalar tensor.
 
     `None` says that it is certain, so that no condition is handed every gradient and variable.
     """
-    if any(sampler.is_certain for sampler in samplers):
+    if not may_sample(samplers):
         return None
     due = samplers[0].is_due(step)
     for sampler in samplers[1:]:

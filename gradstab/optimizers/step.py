@@ -31,7 +31,7 @@ from gradstab.optimizers.inner import (
 from gradstab.optimizers.learning_rate import current_rate
 from gradstab.optimizers.loss_scaling import LossScale
 from gradstab.optimizers.plan import Plan
-from gradstab.optimizers.sampling import is_due, run_sampled
+from gradstab.optimizers.sampling import is_due, may_sample, run_sampled
 from gradstab.optimizers.sparse import join_sparse, map_values, split_sparse
 from gradstab.optimizers.telemetry import Telemetry, any_of
 from gradstab.transforms.base import Context
@@ -186,7 +186,9 @@ class Step:
             accept is not None
             and not does_afterwards
             and not any(sampler.needs_before for sampler in self._telemetry.samplers)
-            and can_gate(inner, variables, gradients, samples=bool(self._telemetry.samplers))
+            and can_gate(
+                inner, variables, gradients, may_sample=may_sample(self._telemetry.samplers)
+            )
         ):
             values = [outgoing.values[place] for place in places]
             self._apply_gated(accept, values, variables, new_states, context, outgoing)
@@ -236,10 +238,11 @@ class Step:
         """Apply a step, or not, by assignments that depend on the verdict (`gating`)."""
         plan, telemetry = self._plan, self._telemetry
         updates: dict[int, Any] | None = {} if telemetry.samplers else None
+        sometimes = may_sample(telemetry.samplers)
         with (
             _only_applying(self._inner, plan.variables, False, False),
             reading_once(self._inner),
-            gated(self._inner, accept, updates),
+            gated(self._inner, accept, updates, may_sample=sometimes) as if_accepted,
         ):
             self._inner.apply(gradients, variables)
         self._chain.store(new_states, accept)
@@ -257,7 +260,7 @@ class Step:
             for sampler in telemetry.samplers:
                 sampler.take(
                     step, plan.variables, changes,
-                    context.rows, context.incoming, outgoing, applied=accept,
+                    context.rows, context.incoming, outgoing, if_applied=if_accepted,
                 )  # fmt: skip
 
         distribution.either(

@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional.clipping import scale
+from gradstab.functional.clipping import scale_each
 from gradstab.functional.norms import combine_norms, norms_and_global_norm
 
 
@@ -24,7 +24,7 @@ class Measured:
         values: One tensor per variable, `None` where a variable has none.
         norms: The norms of the values, if they are known already.
         clipped: Whether a transform has clipped these values, a boolean scalar tensor.
-        factors: Float32 scalar tensors, one per variable, by which `values` are still to be
+        factors: Float32 scalar or vector, one entry per variable, by which `values` are still to be
             multiplied; `None` if they are not.
         is_scaled: Whether any of the factors is not 1, a boolean scalar tensor.
     """
@@ -34,7 +34,7 @@ class Measured:
         values: Sequence[Any],
         norms: Any | None = None,
         clipped: Any | None = None,
-        factors: Sequence[Any] | None = None,
+        factors: Any | None = None,
         is_scaled: Any | None = None,
     ) -> None:
         self._unscaled = list(values)
@@ -71,8 +71,7 @@ class Measured:
         return self._is_scaled, [lambda: self._unscaled, self._scaled]
 
     def _scaled(self) -> list[Any]:
-        factors = self._factors or [1.0] * len(self)
-        return [scale(value, factor) for value, factor in zip(self._unscaled, factors, strict=True)]
+        return scale_each(self._unscaled, self._factors)
 
     @property
     def norms(self) -> Any:
@@ -102,13 +101,12 @@ class Measured:
         """
         factors = ops.convert_to_tensor(factors)
         is_one = len(factors.shape) == 0
-        each = [factors] * len(self) if is_one else list(ops.unstack(factors))
         clipped, is_scaled = factors < 1.0, factors != 1.0
         if not is_one:
             clipped, is_scaled = ops.any(clipped), ops.any(is_scaled)
         if self._clipped is not None:
             clipped = ops.logical_or(self._clipped, clipped)
-        result = Measured(self.values, self.norms * factors, clipped, each, is_scaled)
+        result = Measured(self.values, self.norms * factors, clipped, factors, is_scaled)
         if is_one:
             result._global_norm = self.global_norm * factors
         return result

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from gradstab import optimizers, stabilize
 from gradstab.optimizers import gating, step
+from gradstab.optimizers.sampling import Sampler
 
 OPTIMIZERS = {
     "SGD": lambda: keras.optimizers.SGD(0.1),
@@ -40,9 +41,9 @@ def _run(make, batches, gate, monkeypatch, clip=1.0, xla=False):
     """Take steps in a graph; return the state after each, and whether the gate was used."""
     used = []
 
-    def gated(*arguments):
+    def gated(*arguments, **more):
         used.append(1)
-        return original(*arguments)
+        return original(*arguments, **more)
 
     original = gating.gated
     with monkeypatch.context() as patch:
@@ -110,7 +111,7 @@ def test_xla_gives_the_numbers_of_a_plain_graph(name, monkeypatch):
             np.testing.assert_allclose(*numbers, rtol=2e-6, atol=1e-7)
 
 
-def test_large_variables_that_are_sampled_are_gated_under_xla_alone():
+def test_large_variables_that_may_be_sampled_are_gated_under_xla_alone():
     large = [keras.Variable(np.zeros((1024, 1024), "float32"))]
     optimizer = keras.optimizers.SGD(0.1)
     found = {}
@@ -118,8 +119,8 @@ def test_large_variables_that_are_sampled_are_gated_under_xla_alone():
 
         @tf.function(jit_compile=jit_compile)
         def function(x, where=jit_compile):
-            for samples in (False, True):
-                found[where, samples] = gating.can_gate(optimizer, large, [x], samples=samples)
+            for may in (False, True):
+                found[where, may] = gating.can_gate(optimizer, large, [x], may_sample=may)
             return x
 
         function(tf.zeros((1,)))
@@ -129,6 +130,37 @@ def test_large_variables_that_are_sampled_are_gated_under_xla_alone():
         (True, False): True,
         (True, True): True,
     }
+
+
+@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_that_is_sampled_for_certain_tells_what_moved_and_a_refused_one_nothing(name, xla):
+    weights = [keras.Variable([0.5, -0.0, 0.0, -2.0]), keras.Variable(np.full((2, 2), 0.3))]
+    optimizer = stabilize(OPTIMIZERS[name](), clip=1.0)
+    optimizer.build(weights)
+    sampler = Sampler(1)
+    optimizer.telemetry.prepare(sampler)
+
+    @tf.function(jit_compile=xla)
+    def apply(gradients):
+        with optimizer.telemetry.sampling(sampler, is_certain=True):
+            optimizer.apply(gradients, weights)
+
+    moved, predicted = [], []
+    for batch in (GOOD[0], BAD[0], GOOD[1], BAD[1]):
+        gradients = [np.array(batch, "float32"), np.array(batch, "float32").reshape(2, 2)]
+        before = [weight.numpy() for weight in weights]
+        apply([tf.constant(gradient) for gradient in gradients])
+        updates = [w.numpy() - old for w, old in zip(weights, before, strict=True)]
+        moved.append([np.linalg.norm(update) for update in updates])
+        is_good = batch not in BAD
+        pairs = zip(gradients, updates, strict=True)
+        predicted.append([np.vdot(g, u) if is_good else 0.0 for g, u in pairs])
+    samples = optimizer.telemetry.peek(sampler=sampler).samples
+    assert samples.steps.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(samples.variables["update_norm"][[1, 3]], 0)
+    np.testing.assert_allclose(samples.variables["update_norm"], moved, 1e-4, 2e-7)
+    np.testing.assert_allclose(samples.variables["predicted_change"], predicted, 1e-3, 1e-6)
 
 
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
@@ -225,16 +257,3 @@ def test_what_assigns_by_other_ways_has_a_condition(make, monkeypatch):
     if not optimizer.gradient_accumulation_steps:  # whose micro-batches count
         for state in states[1:]:
             assert not checks.differences(states[0], state)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_xla_is_told_from_a_plain_graph(jit_compile):
-    found = []
-
-    @tf.function(jit_compile=jit_compile)
-    def function(x):
-        found.append(gating._in_xla())
-        return x
-
-    function(tf.constant(1.0))
-    assert found == [jit_compile]
