@@ -99,7 +99,7 @@ def draw_schedules():
 def draw_effective_rates():
     datasets = gradstab.data.load("digits", seed=0)
     figure = Figure(figsize=(12, 4), layout="constrained")
-    recipes = {"adagrad": 0.03, "rmsprop": 0.004, "adam": 2e-3}
+    recipes = {"adagrad": 0.03, "rmsprop": 2e-3, "adam": 2e-3}
     for ax, (name, peak) in zip(figure.subplots(1, 3), recipes.items(), strict=True):
         keras.utils.set_random_seed(0)
         model = gradstab.models.cnn_classifier(
