@@ -31,6 +31,8 @@ _check_bound = partial(check_float, allow_inf=True)
 _GROWTH = 1.25
 # Share of the ratio to the weights that acts in the first step.
 _FIRST_SHARE = 0.05
+# What a step counts in the warm-up whose gradient is longer than the limit that it leads to.
+_SLOW = 0.25
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
@@ -53,7 +55,8 @@ class AutomaticClipping(Transform):
       (which follows a jump by 25 % a step). Along any schedule that is one and the same bound on
       the gradient, as a person would set it by hand: it binds where the rate is too high for the
       net, and then leaves the schedule its shape. r begins at 5 % of itself and grows to it over
-      the first steps, in which nets are most easily spoilt.
+      the first steps, in which nets are most easily spoilt; a quarter as fast while gradients are
+      longer than the limit that it grows to, as in nets that explode from their first step.
     - The loss. η·n·‖g_clipped‖ ≤ L: no step may be so long that its own gradient predicts a loss
       below zero. It acts where that is exceeded by a factor of 2, such as in nets that explode from
       their first step, and only if the loss is known: `fit` and `training.train` tell it, a loop of
@@ -68,7 +71,8 @@ class AutomaticClipping(Transform):
 
     Args:
         max_ratio: r, a positive float; infinite for no such limit. Can be assigned during a run.
-        warmup_steps: Steps over which r grows, an integer of at least 0.
+        warmup_steps: Steps over which r grows, an integer of at least 0; up to four times as many
+            where gradients are long.
         outlier_factor: k, a float, 1 or more to be sensible; infinite for no such limit. Can be
             assigned during a run.
         history_length: N, a positive integer.
@@ -106,10 +110,11 @@ class AutomaticClipping(Transform):
         self.loss_factor = loss_factor
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Keep the last lengths, how many there were, and the largest rate."""
+        """Keep the last lengths, how many there were, the warm-up and the largest rate."""
         return {
             "history": StateSpec((self.history_length,)),
             "count": StateSpec(dtype="int64"),
+            "progress": StateSpec(),
             "peak_rate": StateSpec(),
         }
 
@@ -130,11 +135,15 @@ class AutomaticClipping(Transform):
         }
         if rate is not None:
             new_state["peak_rate"] = followed(state["peak_rate"], rate, _GROWTH)
-            bound = weight_limit(
-                self.bound("max_ratio") * self._share(count),
+            limit = weight_limit(
+                self.bound("max_ratio"),
                 self._weight_norm(context),
                 ops.maximum(rate, state["peak_rate"]),
             )
+            bound = self._share(state["progress"]) * limit
+            progress = state["progress"] + ops.where(norm <= limit, 1.0, _SLOW)
+            progress = ops.minimum(progress, float(self.warmup_steps))
+            new_state["progress"] = ops.where(counts, progress, state["progress"])
             if context.loss is not None:
                 bound = ops.minimum(bound, self._by_loss(norm * factor, norm, rate, context.loss))
             factor = factor * clip_factor(norm * factor, bound)
@@ -147,12 +156,11 @@ class AutomaticClipping(Transform):
         moving = zip(context.variables, gradients, strict=True)
         return global_norm([variable for variable, gradient in moving if gradient is not None])
 
-    def _share(self, count: Any) -> Any:
-        """Return how much of `max_ratio` acts after so many steps."""
+    def _share(self, progress: Any) -> Any:
+        """Return how much of `max_ratio` acts, so far into the warm-up."""
         if self.warmup_steps == 0:
             return 1.0
-        progress = ops.minimum(ops.cast(count, "float32") / self.warmup_steps, 1.0)
-        return _FIRST_SHARE + (1.0 - _FIRST_SHARE) * progress
+        return _FIRST_SHARE + (1.0 - _FIRST_SHARE) * progress / self.warmup_steps
 
     def _by_loss(self, norm: Any, incoming: Any, rate: Any, loss: Any) -> Any:
         """Return the bound on a gradient of this norm that its loss sets."""

@@ -95,10 +95,14 @@ def test_the_weights_bound_the_gradient_along_any_schedule(mode):
     np.testing.assert_allclose(got, np.minimum(8.0, bounds), rtol=1e-4)
 
 
-def test_the_ratio_grows_over_the_warm_up():
-    got, _ = _run(_limits(max_ratio=0.1, warmup_steps=4), [8.0] * 6, weight_norm=20.0)
-    shares = 0.05 + 0.95 * np.array([0, 0.25, 0.5, 0.75, 1, 1])
-    np.testing.assert_allclose(got, 4.0 * shares, rtol=1e-4)
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_the_ratio_grows_over_the_warm_up_and_slower_while_gradients_are_long(mode):
+    # The limit that it grows to is 4; a step beyond counts a quarter.
+    norms = [3.9, 3.9, 8.0, 8.0, 3.9, 3.9, 3.9, 8.0]
+    got, _ = _run(_limits(max_ratio=0.1, warmup_steps=4), norms, mode, weight_norm=20.0)
+    progress = np.array([0, 1, 2, 2.25, 2.5, 3.5, 4, 4])
+    shares = 0.05 + 0.95 * progress / 4
+    np.testing.assert_allclose(got, np.minimum(norms, 4.0 * shares), rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
