@@ -29,7 +29,7 @@ def largest_magnitudes(values: Sequence[Any]) -> Any:
     def largest(rows: Any) -> Any:
         return ops.max(ops.where(ops.isfinite(rows), ops.abs(rows), 0.0), axis=1)
 
-    return _each(values, largest)
+    return _each(largest, values)
 
 
 def largest_magnitudes_and_counts_of_nonfinite(
@@ -47,7 +47,7 @@ def largest_magnitudes_and_counts_of_nonfinite(
         return ops.maximum(ops.max(rows, axis=1), -ops.min(rows, axis=1))
 
     def at_once() -> Any:
-        return ops.stack([_each(values, farthest), ops.zeros((len(values),), "float32")])
+        return ops.stack([_each(farthest, values), ops.zeros((len(values),), "float32")])
 
     def one_by_one() -> Any:
         return ops.stack([largest_magnitudes(values), counts_of_nonfinite(values)])
@@ -63,7 +63,7 @@ def counts_of_nonzero(values: Sequence[Any]) -> Any:
     >>> counts_of_nonzero([np.array([0.0, 2.0, np.nan])]).numpy().tolist()
     [2.0]
     """
-    return _each(values, lambda rows: ops.sum(ops.cast(rows != 0, "float32"), axis=1))
+    return _each(lambda rows: ops.sum(ops.cast(rows != 0, "float32"), axis=1), values)
 
 
 def counts_of_nonfinite(values: Sequence[Any]) -> Any:
@@ -77,7 +77,7 @@ def counts_of_nonfinite(values: Sequence[Any]) -> Any:
     def count(rows: Any) -> Any:
         return ops.sum(ops.cast(ops.logical_not(ops.isfinite(rows)), "float32"), axis=1)
 
-    return _each(values, count)
+    return _each(count, values)
 
 
 def dot_products(first: Sequence[Any], second: Sequence[Any]) -> Any:
@@ -87,11 +87,11 @@ def dot_products(first: Sequence[Any], second: Sequence[Any]) -> Any:
     >>> dot_products([np.array([1.0, 2.0])], [np.array([3.0, 4.0])]).numpy().tolist()
     [11.0]
     """
-    products = [
-        None if x is None or y is None else widen(x) * ops.cast(y, widen(x).dtype)
-        for x, y in zip(first, second, strict=True)
-    ]
-    return _each(products, lambda rows: ops.sum(rows, axis=1))
+
+    def product(rows: Any, others: Any) -> Any:
+        return ops.sum(rows * ops.cast(others, rows.dtype), axis=1)
+
+    return _each(product, first, second)
 
 
 def histogram(value: Any, bins: int) -> Any:
@@ -123,22 +123,32 @@ def histogram(value: Any, bins: int) -> Any:
     return ops.concatenate([ops.stack([low, high]), counts])
 
 
-def _each(values: Sequence[Any], function: Callable[[Any], Any]) -> Any:
+def _each(function: Callable[..., Any], *lists: Sequence[Any]) -> Any:
     """Apply a function to each tensor that has entries, widened, and return one float32 vector.
 
     Small tensors of one shape are looked at together, as the rows of a matrix.
 
     Args:
-        values: Tensors; `None` and those without entries give 0.
-        function: Takes a matrix and returns a number for each of its rows.
+        function: Takes a matrix for each list and returns a number for each of the rows.
+        lists: Tensors, those at one place all of one shape; `None` and those without entries give
+            0.
     """
-    present = [None if value is None or 0 in value.shape else value for value in values]
-    results: list[Any] = [ops.zeros((), "float32")] * len(values)
-    for places in alike(present, _SMALL):
-        tensors = [value_of(present[place]) for place in places]
-        stacked = ops.stack(tensors) if len(places) > 1 else tensors[0]
-        matrix = ops.reshape(widen(stacked), (len(places), -1))
-        found = ops.unstack(ops.cast(function(matrix), "float32"), len(places))
-        for place, number in zip(places, found, strict=True):
+    present: list[Any] = [
+        None if any(value is None or 0 in value.shape for value in values) else values
+        for values in zip(*lists, strict=True)
+    ]
+    results: list[Any] = [ops.zeros((), "float32")] * len(present)
+    firsts = [None if values is None else values[0] for values in present]
+    for places in alike(firsts, _SMALL):
+        columns = zip(*(present[place] for place in places), strict=True)
+        found = ops.cast(function(*map(_matrix, columns)), "float32")
+        for place, number in zip(places, ops.unstack(found, len(places)), strict=True):
             results[place] = number
     return ops.stack(results)
+
+
+def _matrix(values: Sequence[Any]) -> Any:
+    """Return tensors of one shape, widened, as the rows of a matrix."""
+    tensors = [widen(value_of(value)) for value in values]
+    stacked = ops.stack(tensors) if len(tensors) > 1 else tensors[0]
+    return ops.reshape(stacked, (len(tensors), -1))

@@ -14,7 +14,7 @@ from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.measuring import MeasuredOptimizer
-from gradstab.optimizers.packed import can_pack, pack, unpack
+from gradstab.optimizers.packed import StepLogs, can_pack, pack
 from gradstab.optimizers.sampling import Sampler
 
 # By this name `training.train` finds what watches the functions that it compiles itself.
@@ -238,7 +238,7 @@ class Observer:
         if not isinstance(logs, dict) or _PACKED not in logs:
             return logs
         vector = logs.pop(_PACKED)
-        return {**logs, **unpack(self._names, vector)}
+        return StepLogs(logs, self._names, vector)
 
     def _around_steps(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
         """Attach within the step, where that is traced by one thread and so but once."""

@@ -30,15 +30,38 @@ def pack(scalars: Mapping[str, Any]) -> Any:
 
 
 def unpack(names: Sequence[str], vector: Any) -> dict[str, Any]:
-    """Return the entries of a vector by name.
+    """Return the entries of a vector by name, as numbers that are taken out when they are read.
 
-    On the host they are tensors, which Keras converts fastest. On another device they are numbers
-    that bring the whole vector to the host once, when the first of them is read.
+    The first that is read brings the whole vector to the host.
     """
-    if _is_on_host(vector):
-        return dict(zip(names, tf.raw_ops.Unpack(value=vector, num=len(names)), strict=True))
     fetched = _Fetched(vector)
     return {name: Entry(fetched, place) for place, name in enumerate(names)}
+
+
+class StepLogs(dict[str, Any]):
+    """Logs of a step of which some are entries of a vector, on the host or elsewhere.
+
+    Keras goes through the items of what a step returns, once, while the next step runs already.
+    For it they are tensors, which it converts fastest, where the vector is on the host; taking
+    them apart any sooner would hold the next step up.
+
+    Args:
+        logs: Logs that stand by themselves.
+        names: Names of the entries.
+        vector: A float32 vector.
+    """
+
+    def __init__(self, logs: Mapping[str, Any], names: Sequence[str], vector: Any) -> None:
+        super().__init__(logs)
+        self.update(unpack(names, vector))
+        self._names, self._vector = names, vector
+
+    def items(self) -> Any:
+        """Return all logs with their names."""
+        if not _is_on_host(self._vector):
+            return super().items()
+        entries = tf.raw_ops.Unpack(value=self._vector, num=len(self._names))
+        return {**self, **dict(zip(self._names, entries, strict=True))}.items()
 
 
 def _is_on_host(vector: Any) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from gradstab.optimizers import packed
-from gradstab.optimizers.packed import can_pack, pack, unpack
+from gradstab.optimizers.packed import StepLogs, can_pack, pack
 
 NAMES = ("loss", "count", "flag")
 
@@ -19,12 +19,15 @@ def logs(request, monkeypatch):
     def step(x):
         return pack({"loss": tf.norm(x), "count": tf.constant(3), "flag": tf.reduce_any(x > 1)})
 
-    return unpack(NAMES, step(tf.constant([3.0, 4.0])))
+    return StepLogs({"other": 7}, NAMES, step(tf.constant([3.0, 4.0])))
 
 
 def test_entries_are_the_scalars_in_any_form(logs):
-    expected = {"loss": 5.0, "count": 3.0, "flag": 1.0}
+    expected = {"other": 7.0, "loss": 5.0, "count": 3.0, "flag": 1.0}
     assert {name: float(entry) for name, entry in logs.items()} == expected
+    assert {name: float(logs[name]) for name in logs} == expected
+    assert {name: float(entry) for name, entry in dict(logs).items()} == expected
+    assert set(logs.keys()) == set(expected)
     assert np.array(logs["loss"]) == np.float32(5)
     assert np.array(logs["loss"]).dtype == np.float32
     assert np.array(logs["count"], "int32").dtype == np.int32
@@ -39,7 +42,7 @@ def test_keras_turns_them_into_plain_numbers_for_every_callback(logs):
             seen.append(logs)
 
     keras.callbacks.CallbackList([Callback()]).on_train_batch_end(0, logs)
-    assert seen == [{"loss": 5.0, "count": 3.0, "flag": 1.0}]
+    assert seen == [{"other": 7.0, "loss": 5.0, "count": 3.0, "flag": 1.0}]
     assert {type(number) for number in seen[0].values()} == {float}
 
 
@@ -53,7 +56,7 @@ def test_a_vector_on_another_device_is_fetched_once_and_only_if_it_is_read():
             return np.array([1.0, 2.0], "float32")
 
     vector = Vector()
-    entries = unpack(("a", "b"), vector)
+    entries = StepLogs({}, ("a", "b"), vector)
     assert vector.fetched == 0
     assert [float(entry) for _, entry in entries.items()] == [1.0, 2.0]
     assert vector.fetched == 1
