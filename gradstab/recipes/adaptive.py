@@ -109,10 +109,11 @@ def rmsprop(
     | `"mobilenet_v2"` | 0.9 | 0.9 | 1e-7 | 0.045, ×0.98 every epoch | 1.0 |
     | `"inception_v3"` | 0.9 | 0 | 1.0 | 0.045, ×0.94 every 2 epochs | 2.0 |
 
-    The first is RMSprop as it was proposed. The others belong to image networks with batch
-    normalization, and their rates to batches of one to four thousand images: with an ε that large,
-    weights whose gradients stay below its root, 0.03 or 1, all have one rate, as with SGD. Where no
-    ε was published, it is Keras' own. Only Inception-v3's clip was published.
+    The first is RMSprop as it was proposed, with the rate that Ruder reports for it. The others
+    belong to image networks with batch normalization, and their rates to batches of one to four
+    thousand images: with an ε that large, weights whose gradients stay below its root, 0.03 or 1,
+    all have one rate, as with SGD. Where no ε was published, it is Keras' own. Only Inception-v3's
+    clip was published.
 
     Args:
         peak_learning_rate: Rate at the end of the warm-up, a positive float.
@@ -137,6 +138,7 @@ def rmsprop(
 
     References:
         - Tieleman and Hinton, 2012, Lecture 6.5: RMSprop.
+        - Ruder, 2016, An overview of gradient descent optimization algorithms.
         - Tan and Le, 2019, EfficientNet: rethinking model scaling for convolutional neural
           networks.
         - Sandler et al., 2018, MobileNetV2: inverted residuals and linear bottlenecks.
