@@ -109,7 +109,7 @@ def _text(build: Callable[[], Any], quick: bool) -> Task:
 
 
 def _words(quick: bool) -> Task:
-    sizes = (256, 128, 128) if quick else (6400, 1000, 2000)
+    sizes = (256, 128, 128) if quick else (6000, 1000, 2000)
     splits, described = text.words(CONTEXT, WORDS, sizes)
     return Task(*splits, _embedding, WORDS, "text", described)
 

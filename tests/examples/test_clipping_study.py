@@ -1,0 +1,73 @@
+"""The study of the clips: its data is there, faults are as it says, bands have no gaps."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradstab.data import named
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+has_fashion = all((named._FASHION_SYSTEM_FOLDER / name).is_file() for name in named._FASHION_FILES)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        import clipping_parts.judgement
+        import clipping_parts.runs
+        import clipping_parts.tasks
+
+        yield clipping_parts
+        for name in [name for name in sys.modules if name.startswith("clipping_parts")]:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MLP",
+        pytest.param("CNN", marks=pytest.mark.skipif(not has_fashion, reason="no Fashion-MNIST")),
+        "LSTM",
+        "transformer",
+        "embedding",
+        "temporal order",
+        "adding",
+    ],
+)
+def test_there_is_enough_data_for_the_whole_study(parts, name):
+    work = parts.tasks.task(name, False)
+    for inputs, targets in (work.train, work.validation, work.test):
+        assert len(inputs) == len(targets) > 150
+
+
+@pytest.mark.parametrize("fault", [None, "spikes", "rate spike", "NaN", "exploding start"])
+def test_a_run_is_hit_as_often_as_it_says(parts, fault):
+    made = parts.runs.plan(0.5, fault, 400, np.random.default_rng(3))
+    clean = parts.runs.plan(0.5, None, 400, np.random.default_rng(3))
+    assert clean.rates[0] == 0.5
+    assert clean.rates[-1] < 1e-4
+    ratios = made.rates / clean.rates
+    hit = {
+        "spikes": (np.sum(made.inputs == 1e3), np.sum(made.shift == 1)),
+        "rate spike": (np.sum(ratios > 99), np.sum(ratios > 1.01)),
+        "NaN": (np.sum(made.nan),) * 2,
+        "exploding start": (made.start, made.start),
+    }
+    usual = {"spikes": 0, "rate spike": 0, "NaN": 0, "exploding start": 1.0}
+    there = {"spikes": 2, "rate spike": 1, "NaN": 2, "exploding start": 4.0}
+    for name, numbers in hit.items():
+        assert set(numbers) == {there[name] if name == fault else usual[name]}
+
+
+def test_a_band_ends_at_the_first_rate_that_is_not_usable(parts):
+    def runs(score):
+        return [{"test": each} for each in (score, score, None)]
+
+    rates = {"0": runs(70.0), "1": runs(60.0), "2": runs(81.0), "3": runs(90.0), "4": runs(80.0)}
+    rates["5"] = [{"test": 85.0}, {"test": None}, {"test": None}]  # Lost by the median.
+    rates["6"] = runs(99.0)
+    result = {"rates": rates, "exponent": 3, "usable": 80.0}
+    assert parts.judgement._band(result) == (2, 4)
