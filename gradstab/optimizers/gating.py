@@ -78,6 +78,8 @@ def can_gate(
             is_overwritten(variable) or getattr(variable, "constraint", None) is not None
             for variable in variables
         )
+        # XLA chooses within the update's own loop, at no cost, and would take minutes to compile a
+        # condition round it.
         and (not may_sample or _are_small(variables) or is_compiled_by_xla())
     )
 

@@ -29,21 +29,13 @@ def pack(scalars: Mapping[str, Any]) -> Any:
     return ops.stack([ops.cast(scalar, "float32") for scalar in scalars.values()])
 
 
-def unpack(names: Sequence[str], vector: Any) -> dict[str, Any]:
-    """Return the entries of a vector by name, as numbers that are taken out when they are read.
-
-    The first that is read brings the whole vector to the host.
-    """
-    fetched = _Fetched(vector)
-    return {name: Entry(fetched, place) for place, name in enumerate(names)}
-
-
 class StepLogs(dict[str, Any]):
     """Logs of a step of which some are entries of a vector, on the host or elsewhere.
 
     Keras goes through the items of what a step returns, once, while the next step runs already.
     For it they are tensors, which it converts fastest, where the vector is on the host; taking
-    them apart any sooner would hold the next step up.
+    them apart any sooner would hold the next step up. Whoever reads them otherwise gets numbers,
+    of which the first that is read brings the whole vector to the host.
 
     Args:
         logs: Logs that stand by themselves.
@@ -53,7 +45,8 @@ class StepLogs(dict[str, Any]):
 
     def __init__(self, logs: Mapping[str, Any], names: Sequence[str], vector: Any) -> None:
         super().__init__(logs)
-        self.update(unpack(names, vector))
+        fetched = _Fetched(vector)
+        self.update((name, Entry(fetched, place)) for place, name in enumerate(names))
         self._names, self._vector = names, vector
 
     def items(self) -> Any:
