@@ -9,7 +9,7 @@ examples, the rate along a cosine to zero; every technique and none, five seeds.
 
 - Rates by octaves, from where two in a row are no longer usable to where two in a row are: usable
   is what keeps nine tenths of what plain Keras gains over chance at its best rate. That rate is
-  chosen on validation data; all scores are of test data.
+  chosen on validation data, out of all that were tried; all scores are of test data.
 - Healthy runs are those at the best rate of plain Keras. Steps are counted as clipped, or skipped,
   after the first 100.
 - Runs that are hit, at that rate: one batch in 200 with inputs times 1000 and wrong labels (text:

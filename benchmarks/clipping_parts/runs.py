@@ -233,21 +233,15 @@ def measure(
     if is_memory or candidate == candidates.PLAIN:
         for exponent in QUICK_GRID if quick else (MEMORY_GRIDS if is_memory else GRIDS)[optimizer]:
             rates[exponent] = runs(exponent, None)
-        best = max(sorted(rates), key=lambda exponent: median_score(rates[exponent], "validation"))
-        usable = usable_from(work, median_score(rates[best], "test"))
+        best, usable = _best(work, rates)
     else:
         best, usable = given["exponent"], given["usable"]
         rates[best] = runs(best, None)
     for way in () if quick or is_memory else (-1, 1):
-        # From the last rate on, until two in a row are not usable.
-        exponent = max(rates) if way > 0 else min(rates)
-        while abs(exponent - best) < MOST_OCTAVES and any(
-            median_score(rates[each], "test") >= usable
-            for each in (exponent, exponent - way)
-            if each in rates
-        ):
-            exponent += way
+        while (exponent := _next(rates, way, best, usable)) is not None:
             rates[exponent] = runs(exponent, None)
+            if candidate == candidates.PLAIN:
+                best, usable = _best(work, rates)
     faults = () if is_memory else FAULTS[:1] if quick else FAULTS
     return {
         "model": model,
@@ -266,6 +260,22 @@ def measure(
         },
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _best(work: Task, rates: Mapping[int, Sequence[Mapping[str, Any]]]) -> tuple[int, float]:
+    """Return the exponent that is best on validation data, and from where on a rate is usable."""
+    best = max(sorted(rates), key=lambda exponent: median_score(rates[exponent], "validation"))
+    return best, usable_from(work, median_score(rates[best], "test"))
+
+
+def _next(
+    rates: Mapping[int, Sequence[Mapping[str, Any]]], way: int, best: int, usable: float
+) -> int | None:
+    """Return the exponent to go on with; `None` once two in a row are not usable."""
+    end = max(rates) if way > 0 else min(rates)
+    last = [rates[exponent] for exponent in (end, end - way) if exponent in rates]
+    goes_on = any(median_score(each, "test") >= usable for each in last)
+    return end + way if goes_on and abs(end - best) < MOST_OCTAVES else None
 
 
 def usable_from(work: Task, best: float) -> float:

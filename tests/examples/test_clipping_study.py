@@ -71,3 +71,23 @@ def test_a_band_ends_at_the_first_rate_that_is_not_usable(parts):
     rates["6"] = runs(99.0)
     result = {"rates": rates, "exponent": 3, "usable": 80.0}
     assert parts.judgement._band(result) == (2, 4)
+
+
+@pytest.mark.parametrize("peak", [-1, 5, 12])
+def test_the_best_rate_may_lie_beyond_the_first_grid(parts, monkeypatch, peak):
+    class Scores:
+        optimizer = "of no use here"
+
+        def __init__(self, *arguments):
+            pass
+
+        def run(self, of, seed):
+            octaves = np.log2(of.rates[0] / parts.runs.BASE_RATE)
+            return dict.fromkeys(("validation", "test"), 90.0 - 4 * abs(octaves - peak))
+
+    monkeypatch.setattr(parts.runs, "Runner", Scores)
+    plain = parts.runs.measure("MLP", "SGD", "plain", {"seeds": [1]}, False)
+    assert plain["exponent"] == peak
+    assert plain["usable"] == 10 + 0.9 * (90 - 10)
+    # Two octaves are usable on each side, and two more are tried.
+    assert sorted(map(int, plain["rates"])) == list(range(min(peak - 4, 2), max(peak + 4, 9) + 1))
