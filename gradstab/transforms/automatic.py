@@ -29,10 +29,14 @@ _check_bound = partial(check_float, allow_inf=True)
 # What an outlier may add to the history, as a share of its maximum: a new level is accepted in some
 # steps. The same for the rate, so that a spike of it does not shorten all steps after.
 _GROWTH = 1.25
-# Share of the ratio to the weights that acts in the first step.
-_FIRST_SHARE = 0.05
-# What a step counts in the warm-up whose gradient is longer than the limit that it leads to.
-_SLOW = 0.25
+# Share of the ratio to the weights that acts in the first step of a warm-up.
+_FIRST_SHARE = 0.003
+# What a step counts in the warm-up whose gradient is longer than the limit that it leads to, and
+# the least that it counts for the strain of the net.
+_SLOW = 0.1
+# By how many per cent, to first order, a loss may change with one per cent of the weights, before a
+# net counts as strained. Usual starts have 1 to 40, exploding ones 80 and more.
+_SENSITIVE = 40.0
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
@@ -54,9 +58,12 @@ class AutomaticClipping(Transform):
     - The weights. n ≤ r·‖w‖/η*, with ‖w‖ the norm of all weights and η* the largest rate so far
       (which follows a jump by 25 % a step). Along any schedule that is one and the same bound on
       the gradient, as a person would set it by hand: it binds where the rate is too high for the
-      net, and then leaves the schedule its shape. r begins at 5 % of itself and grows to it over
-      the first steps, in which nets are most easily spoilt; a quarter as fast while gradients are
-      longer than the limit that it grows to, as in nets that explode from their first step.
+      net, and then leaves the schedule its shape. Nets are most easily spoilt in the first steps.
+      A first gradient that is as long as the limit begins a warm-up, in which r grows from 0.3 %
+      of itself; the shorter it is, the more of the warm-up is left out, so that a healthy net with
+      a usual rate has none. It goes ten times as slow while gradients are longer than the limit,
+      and up to ten times as slow in a net whose loss is strained, ‖g‖·‖w‖ > 40·L: in those that
+      explode from their first step.
     - The loss. η·n·‖g_clipped‖ ≤ L: no step may be so long that its own gradient predicts a loss
       below zero. It acts where that is exceeded by a factor of 2, such as in nets that explode from
       their first step, and only if the loss is known: `fit` and `training.train` tell it, a loop of
@@ -71,8 +78,8 @@ class AutomaticClipping(Transform):
 
     Args:
         max_ratio: r, a positive float; infinite for no such limit. Can be assigned during a run.
-        warmup_steps: Steps over which r grows, an integer of at least 0; up to four times as many
-            where gradients are long.
+        warmup_steps: Steps of a whole warm-up, an integer of at least 0; many times as many where
+            gradients stay long.
         outlier_factor: k, a float, 1 or more to be sensible; infinite for no such limit. Can be
             assigned during a run.
         history_length: N, a positive integer.
@@ -88,7 +95,7 @@ class AutomaticClipping(Transform):
     of Polyak, 1969, Minimization of unsmooth functionals.
 
     >>> AutomaticClipping(history_length=64)
-    AutomaticClipping(max_ratio=0.0175, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0)
+    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0)
     """  # noqa: E501  a line of the doctest
 
     max_ratio = Bound(_check_bound)
@@ -97,7 +104,7 @@ class AutomaticClipping(Transform):
 
     def __init__(
         self,
-        max_ratio: float = 0.0175,
+        max_ratio: float = 0.06,
         warmup_steps: int = 100,
         outlier_factor: float = 2.0,
         history_length: int = 128,
@@ -135,14 +142,16 @@ class AutomaticClipping(Transform):
         }
         if rate is not None:
             new_state["peak_rate"] = followed(state["peak_rate"], rate, _GROWTH)
+            weight_norm = self._weight_norm(context)
             limit = weight_limit(
-                self.bound("max_ratio"),
-                self._weight_norm(context),
-                ops.maximum(rate, state["peak_rate"]),
+                self.bound("max_ratio"), weight_norm, ops.maximum(rate, state["peak_rate"])
             )
-            bound = self._share(state["progress"]) * limit
-            progress = state["progress"] + ops.where(norm <= limit, 1.0, _SLOW)
-            progress = ops.minimum(progress, float(self.warmup_steps))
+            strain = self._strain(norm, weight_norm, context.loss)
+            head_start = self.warmup_steps * ops.maximum(1.0 - strain * norm / limit, 0.0)
+            progress = ops.where(count == 0, head_start, state["progress"])
+            bound = self._share(progress) * limit
+            counted = ops.where(norm <= limit, 1.0, _SLOW) * ops.maximum(1.0 / strain, _SLOW)
+            progress = ops.minimum(progress + counted, float(self.warmup_steps))
             new_state["progress"] = ops.where(counts, progress, state["progress"])
             if context.loss is not None:
                 bound = ops.minimum(bound, self._by_loss(norm * factor, norm, rate, context.loss))
@@ -155,6 +164,16 @@ class AutomaticClipping(Transform):
         gradients = context.incoming.values
         moving = zip(context.variables, gradients, strict=True)
         return global_norm([variable for variable, gradient in moving if gradient is not None])
+
+    @staticmethod
+    def _strain(norm: Any, weight_norm: Any, loss: Any) -> Any:
+        """Return how much more than usual a loss depends on the weights; 1 if it does not."""
+        if loss is None:
+            return 1.0
+        loss = ops.cast(loss, "float32")
+        known = ops.logical_and(loss > 0, ops.isfinite(norm))
+        sensitivity = norm * weight_norm / ops.where(known, loss, 1.0)
+        return ops.where(known, ops.maximum(sensitivity / _SENSITIVE, 1.0), 1.0)
 
     def _share(self, progress: Any) -> Any:
         """Return how much of `max_ratio` acts, so far into the warm-up."""

@@ -95,14 +95,58 @@ def test_the_weights_bound_the_gradient_along_any_schedule(mode):
     np.testing.assert_allclose(got, np.minimum(8.0, bounds), rtol=1e-4)
 
 
+def _expected_warm_up(norms, limit, steps, strains):
+    """The second limit over a warm-up, in NumPy; also how far it has come at the end."""
+    progress = steps * max(0.0, 1 - strains[0] * norms[0] / limit)
+    applied = []
+    for norm, strain in zip(norms, strains, strict=True):
+        applied.append(min(norm, (0.003 + 0.997 * progress / steps) * limit))
+        speed = (1.0 if norm <= limit else 0.1) * max(1 / strain, 0.1)
+        progress = min(progress + speed, steps)
+    return np.array(applied), progress
+
+
+# The limit that the ratio grows to is 4.
+WARM_UPS = {
+    "from its beginning": [4.0, 3.9, 3.9, 3.9, 3.9, 3.9],
+    "slowly while gradients are long": [8.0, 3.9, 3.9, 8.0, 8.0, 3.9, 3.9, 3.9, 8.0],
+    "with a head start": [1.0, 3.9, 3.9, 3.9],
+    "not at all": [0.02, 0.1, 3.9],
+}
+
+
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-def test_the_ratio_grows_over_the_warm_up_and_slower_while_gradients_are_long(mode):
-    # The limit that it grows to is 4; a step beyond counts a quarter.
-    norms = [3.9, 3.9, 8.0, 8.0, 3.9, 3.9, 3.9, 8.0]
+@pytest.mark.parametrize("norms", WARM_UPS.values(), ids=WARM_UPS)
+def test_the_ratio_grows_over_the_warm_up(norms, mode):
     got, _ = _run(_limits(max_ratio=0.1, warmup_steps=4), norms, mode, weight_norm=20.0)
-    progress = np.array([0, 1, 2, 2.25, 2.5, 3.5, 4, 4])
-    shares = 0.05 + 0.95 * progress / 4
-    np.testing.assert_allclose(got, np.minimum(norms, 4.0 * shares), rtol=1e-4)
+    expected, _ = _expected_warm_up(norms, 4.0, 4, [1.0] * len(norms))
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_the_warm_up_is_slow_where_the_loss_depends_much_on_the_weights(mode):
+    norms = [2.0, 3.9, 3.9, 8.0, 3.9, 3.9]
+    # n·‖w‖/L: 27, which is usual, up to more than counts; a loss of zero or less tells nothing.
+    losses = np.array([1.5, 1.0, 0.01, 1.0, 0.0, -1.0])
+    sensitivity = np.where(losses > 0, np.array(norms) * 20 / np.where(losses > 0, losses, 1), 0)
+    strains = np.maximum(sensitivity / 40, 1)
+    assert np.sum(strains > 1) == 3
+    limits = _limits(max_ratio=0.1, warmup_steps=4)
+    got, optimizer = _run(limits, norms, mode, weight_norm=20.0, losses=losses)
+    expected, progress = _expected_warm_up(norms, 4.0, 4, strains)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    (state,) = [v for v in optimizer.variables if v.name.endswith("progress")]
+    assert float(state) == pytest.approx(progress, rel=1e-4)
+
+
+def test_a_strained_net_has_no_head_start():
+    first = []
+    for loss in (1.0, 0.01):
+        got, _ = _run(
+            _limits(max_ratio=0.1, warmup_steps=4), [1.0], weight_norm=20.0, losses=[loss]
+        )
+        first.append(got[0])
+    np.testing.assert_allclose(first, [1.0, 0.003 * 4.0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
