@@ -83,9 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip",
         type=_clip,
-        default=1.0,
+        default="auto",
         metavar="NORM",
-        help="bound on the global gradient norm, or `none` (%(default)s)",
+        help="a bound on the global gradient norm, `auto` or `none` (%(default)s)",
     )
     parser.add_argument(
         "--l2",
@@ -288,7 +288,9 @@ def _draw_loss(output: Path, history: Any) -> None:
         print(f"No plots: {error}")
 
 
-def _clip(text: str) -> float | None:
+def _clip(text: str) -> float | str | None:
+    if text == "auto":
+        return text
     return None if text == "none" else positive_number(text)
 
 

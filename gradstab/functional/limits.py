@@ -15,6 +15,16 @@ from keras import ops
 _EARLY = 8.0
 
 
+def early(count: Any) -> Any:
+    """Return 1 + 8/t: what a limit is multiplied by after t numbers, since few tell little.
+
+    >>> [float(early(t)) for t in (1, 2, 80)]
+    [9.0, 5.0, 1.1]
+    """
+    number = ops.cast(ops.maximum(count, 1), "float32")
+    return 1.0 + _EARLY / number
+
+
 def outlier_limit(history: Any, count: Any, factor: Any) -> Any:
     """Return k·(1 + 8/t)·max of what a ring holds, after t numbers.
 
@@ -30,8 +40,7 @@ def outlier_limit(history: Any, count: Any, factor: Any) -> Any:
     20.0
     """
     largest = ops.max(history)
-    number = ops.cast(ops.maximum(count, 1), "float32")
-    limit = factor * (1.0 + _EARLY / number) * largest
+    limit = factor * early(count) * largest
     return ops.where(largest > 0, limit, math.inf)
 
 
@@ -66,7 +75,7 @@ def loss_limit(loss: Any, norm: Any, rate: Any) -> Any:
     return ops.where(known, loss / ops.where(known, length, 1.0), math.inf)
 
 
-def followed(peak: Any, value: Any, growth: float) -> Any:
+def followed(peak: Any, value: Any, growth: Any) -> Any:
     """Return the largest value so far, which grows by no more than a factor in one step.
 
     >>> [float(x) for x in (followed(0.0, 3.0, 1.25), followed(2.0, 9.0, 1.25))]

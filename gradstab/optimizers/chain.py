@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,15 @@ class Chain:
                         name, shape=spec.shape, dtype=spec.dtype, initializer=_filled(spec.initial)
                     )
             self._states.append(state)
+
+    def limit_rate(self, context: Context) -> Any | None:
+        """Ask every transform what is to be left of the rate; `None` if all leave it as it is."""
+        limited = None
+        for transform, state in zip(self.transforms, self._states, strict=True):
+            rate = transform.limit_rate(_read(state), context)
+            if rate is not None:
+                limited, context = rate, dataclasses.replace(context, learning_rate=rate)
+        return limited
 
     def run(self, stage: str, values: Measured, context: Context) -> tuple[Measured, NewStates]:
         """Run the transforms of one stage; the new states of the others are empty."""

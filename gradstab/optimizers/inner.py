@@ -150,9 +150,17 @@ def reading_once(optimizer: Any) -> Iterator[None]:
             if not part.built or not isinstance(count, keras.Variable):
                 continue
             stack.enter_context(replaced_untracked(part, "_iterations", ReadOnce(count)))
-            read = functools.partial(_same, value_of(part.learning_rate))
-            stack.enter_context(replaced_untracked(part, "_learning_rate", read))
+            stack.enter_context(with_rate(part, value_of(part.learning_rate)))
         yield
+
+
+def with_rate(optimizer: Any, rate: Any) -> contextlib.AbstractContextManager[None]:
+    """Have an optimizer take this tensor for its rate.
+
+    Raises:
+        KeyError: If this version of Keras keeps it elsewhere.
+    """
+    return replaced_untracked(optimizer, "_learning_rate", functools.partial(_same, rate))
 
 
 def _same(value: Any) -> Any:

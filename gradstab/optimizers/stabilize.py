@@ -22,18 +22,18 @@ _EQUIVALENTS = {
 
 def stabilize(
     inner_optimizer: Any,
-    clip: float | str | None = 1.0,
+    clip: float | str | None = "auto",
     *,
     max_consecutive: int = 50,
     **arguments: Any,
 ) -> Any:
-    """Wrap an optimizer so that bad steps are skipped whole and long gradients are clipped.
+    """Wrap an optimizer so that bad steps are skipped whole and those that are too long clipped.
 
     The one line to begin with. The chain is `SkipNonFinite(max_consecutive)`, then
-    `ClipByGlobalNorm(clip)`. The bound is a fixed one that you can see and choose: 1.0 saves runs
-    that explode and slows some healthy ones, in which most steps are longer. `clip="auto"` takes
-    `AutomaticClipping()` in its place, which judges each step by the steps before, the weights and
-    the loss, and leaves healthy runs alone; `clip=None` only skips.
+    `AutomaticClipping()`, which judges each step by the steps before, the weights and the loss, and
+    leaves healthy runs alone. A number for `clip` puts `ClipByGlobalNorm(clip)` in its place, a
+    bound that you can see and choose: 1.0 saves most runs that explode and slows some healthy ones,
+    in which most steps are longer. `clip=None` only skips.
 
     Optimizers are taken as they come. One that is wrapped already gets its transforms joined into
     one list. `clipnorm`, `clipvalue` or `global_clipnorm` of its own becomes the transform of the
@@ -42,7 +42,7 @@ def stabilize(
 
     Args:
         inner_optimizer: A Keras optimizer, the name of one, or its config.
-        clip: Bound on the global gradient norm, a positive float (may be infinite); `"auto"`; or
+        clip: `"auto"`; a bound on the global gradient norm, a positive float (may be infinite); or
             `None`.
         max_consecutive: Steps in a row that may be skipped before training counts as diverged.
         **arguments: Arguments of the optimizer, where a name is given.
@@ -55,11 +55,13 @@ def stabilize(
         ValueError: If a bound is zero, negative or NaN, or another word than "auto", or if the
             optimizer can't be wrapped.
 
+    >>> stabilize("sgd", max_consecutive=9).transforms[1]
+    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=128, loss_factor=1.0)
     >>> stabilize("sgd", clip=0.5, max_consecutive=9, learning_rate=0.01, momentum=0.9)
     <StabilizedOptimizer: SkipNonFinite(max_consecutive=9) -> ClipByGlobalNorm(max_norm=0.5) -> SGD>
     >>> stabilize(keras.optimizers.Adam(clipnorm=0.5), clip=None)
     <StabilizedOptimizer: ClipByNorm(max_norm=0.5) -> SkipNonFinite(max_consecutive=50) -> Adam>
-    """
+    """  # noqa: E501  a line of the doctest
     transforms: list[Transform] = [SkipNonFinite(max_consecutive)]
     if clip == "auto":
         transforms.append(AutomaticClipping())

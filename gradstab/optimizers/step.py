@@ -27,6 +27,7 @@ from gradstab.optimizers.inner import (
     parts,
     reading_once,
     resource,
+    with_rate,
 )
 from gradstab.optimizers.learning_rate import current_rate
 from gradstab.optimizers.loss_scaling import LossScale
@@ -127,7 +128,12 @@ class Step:
             consecutive_skips=self._telemetry.consecutive_skips,
             incoming=incoming,
         )
+        rate, limited_rate = context.learning_rate, chain.limit_rate(context)
+        if limited_rate is not None:
+            context.learning_rate = limited_rate
         outgoing, new_states = chain.run("gradient", incoming, context)
+        if limited_rate is not None:
+            outgoing = outgoing.counted_as_clipped(limited_rate < rate)
         context.outgoing = outgoing
         overflow = _overflow(incoming, loss_scale)
         vetoes = chain.vetoes(context)
@@ -191,7 +197,9 @@ class Step:
             )
         ):
             values = [outgoing.values[place] for place in places]
-            self._apply_gated(accept, values, variables, new_states, context, outgoing)
+            self._apply_gated(
+                accept, values, variables, new_states, context, outgoing, limited_rate
+            )
             record()
             return overflow
         is_scaled, forms = outgoing.forms()
@@ -221,7 +229,7 @@ class Step:
             else:
                 place = ops.where(due, len(branches), 0 if place is None else place)
                 branches.append(sampled)
-        around = _only_applying(inner, plan.variables, does_afterwards, reduces_once)
+        around = _only_applying(inner, plan.variables, does_afterwards, reduces_once, limited_rate)
         distribution.one_of(place, branches, around, written)
         record()
         return overflow
@@ -234,13 +242,14 @@ class Step:
         new_states: NewStates,
         context: Context,
         outgoing: Measured,
+        limited_rate: Any | None,
     ) -> None:
         """Apply a step, or not, by assignments that depend on the verdict (`gating`)."""
         plan, telemetry = self._plan, self._telemetry
         updates: dict[int, Any] | None = {} if telemetry.samplers else None
         sometimes = may_sample(telemetry.samplers)
         with (
-            _only_applying(self._inner, plan.variables, False, False),
+            _only_applying(self._inner, plan.variables, False, False, limited_rate),
             reading_once(self._inner),
             gated(self._inner, accept, updates, may_sample=sometimes) as if_accepted,
         ):
@@ -291,13 +300,19 @@ def _apply_inner(optimizer: Any, gradients: Sequence[Any], variables: Sequence[A
 
 @contextlib.contextmanager
 def _only_applying(
-    optimizer: Any, variables: Sequence[Any], afterwards: bool, reduces_once: bool
+    optimizer: Any,
+    variables: Sequence[Any],
+    afterwards: bool,
+    reduces_once: bool,
+    limited_rate: Any | None,
 ) -> Iterator[None]:
-    """Switch off in the inner optimizer what is done here."""
+    """Switch off in the inner optimizer what is done here, and have it take a rate that it has."""
     with (
         only_updating(optimizer, variables, afterwards=afterwards),
         contextlib.ExitStack() as stack,
     ):
+        if limited_rate is not None:
+            stack.enter_context(with_rate(optimizer, limited_rate))
         if reduces_once and distribution.num_replicas() > 1:
             stack.enter_context(reducing.without_reduction(parts(optimizer)))
         yield

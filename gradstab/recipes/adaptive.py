@@ -41,7 +41,7 @@ def adagrad(
     batch_size: int | None = None,
     warmup_steps: int | None = None,
     decay: str = "cosine",
-    clip: float | None = 1.0,
+    clip: float | str | None = 1.0,
     gradient_accumulation_steps: int | None = None,
 ) -> Any:
     """Adagrad with an initial accumulator of 0.1, as in the original implementations.
@@ -59,7 +59,7 @@ def adagrad(
         batch_size: Examples in a batch, with `num_examples`.
         warmup_steps: Updates of linear warm-up; 5 % of the run by default.
         decay: How the rate comes down to 0 at the end: `"cosine"` or `"linear"`.
-        clip: Bound on the global gradient norm, or `None`.
+        clip: Bound on the global gradient norm, `"auto"` or `None`, as for `stabilize`.
         gradient_accumulation_steps: Batches whose gradients make one update. All steps but
             `steps_per_epoch` are updates.
 
@@ -127,7 +127,8 @@ def rmsprop(
         decay: How the rate comes down: `"cosine"` or `"linear"` to 0 at the end, or
             `"exponential"` in the steps of a setting that has them, which have to know what an
             epoch is.
-        clip: Bound on the global gradient norm, or `None`; by default that of the setting.
+        clip: Bound on the global gradient norm, `"auto"` or `None`, as for `stabilize`; by default
+            that of the setting.
         gradient_accumulation_steps: Batches whose gradients make one update. All steps but
             `steps_per_epoch` are updates.
 
@@ -171,7 +172,7 @@ def adam(
     decay: str = "cosine",
     beta_2: float = 0.999,
     weight_decay: float | None = None,
-    clip: float | None = 1.0,
+    clip: float | str | None = 1.0,
     gradient_accumulation_steps: int | None = None,
 ) -> Any:
     """Adam with the warm-up that its second moment asks for.
@@ -193,7 +194,7 @@ def adam(
         beta_2: Decay of the mean of squared gradients, above 0 and below 1; 0.98 or 0.95 for
             transformers.
         weight_decay: Decoupled weight decay (AdamW), a positive float, or `None`.
-        clip: Bound on the global gradient norm, or `None`.
+        clip: Bound on the global gradient norm, `"auto"` or `None`, as for `stabilize`.
         gradient_accumulation_steps: Batches whose gradients make one update. All steps but
             `steps_per_epoch` are updates.
 

@@ -13,6 +13,7 @@ from gradstab._validation import check_float, check_int
 from gradstab.functional._backend import value_of
 from gradstab.functional.clipping import clip_factor
 from gradstab.functional.limits import (
+    early,
     followed,
     loss_limit,
     outlier_factor,
@@ -26,8 +27,9 @@ from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 
 _check_bound = partial(check_float, allow_inf=True)
-# What an outlier may add to the history, as a share of its maximum: a new level is accepted in some
-# steps. The same for the rate, so that a spike of it does not shorten all steps after.
+# What an outlier adds to the history, as a share of its maximum: a new level is accepted in some
+# steps. The same for the rate, once there were some, so that a spike of it does not shorten all
+# steps after.
 _GROWTH = 1.25
 # Share of the ratio to the weights that acts in the first step of a warm-up.
 _FIRST_SHARE = 0.003
@@ -54,9 +56,11 @@ class AutomaticClipping(Transform):
       c = k·(1 + 8/t)·max s, after t steps, g ← g·(c/s)²: the farther out a step is, the less is
       left of it, so that a batch with wrong inputs, or a spike of the rate, does hardly anything.
       An outlier adds no more than 1.25 times the maximum to the history, and so a new level is
-      accepted within some steps.
-    - The weights. n ≤ r·‖w‖/η*, with ‖w‖ the norm of all weights and η* the largest rate so far
-      (which follows a jump by 25 % a step). Along any schedule that is one and the same bound on
+      accepted within some steps. The same holds for the rate, since optimizers such as Adam make
+      long steps of it whatever the gradient is: one beyond k·(1 + 8/t)·η*, where η* is the largest
+      rate so far, is taken for 1.25·(1 + 8/t)·η*, and a rate that is raised for good gets there
+      within some steps.
+    - The weights. n ≤ r·‖w‖/η*, with ‖w‖ the norm of all weights. Along any schedule that is one and the same bound on
       the gradient, as a person would set it by hand: it binds where the rate is too high for the
       net, and then leaves the schedule its shape. Nets are most easily spoilt in the first steps.
       A first gradient that is as long as the limit begins a warm-up, in which r grows from 0.3 %
@@ -125,6 +129,14 @@ class AutomaticClipping(Transform):
             "peak_rate": StateSpec(),
         }
 
+    def limit_rate(self, state: State, context: Context) -> Any | None:
+        """Keep a rate from jumping far beyond all before."""
+        if context.learning_rate is None:
+            return None
+        rate, peak = ops.cast(value_of(context.learning_rate), "float32"), state["peak_rate"]
+        limit = outlier_limit(peak, state["count"], self.bound("outlier_factor"))
+        return ops.where(rate > limit, _GROWTH * early(state["count"]) * peak, rate)
+
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
         """Scale all gradients by one factor, and take in length and rate."""
         norm, history, count = values.global_norm, state["history"], state["count"]
@@ -141,7 +153,7 @@ class AutomaticClipping(Transform):
             "count": count + ops.cast(counts, "int64"),
         }
         if rate is not None:
-            new_state["peak_rate"] = followed(state["peak_rate"], rate, _GROWTH)
+            new_state["peak_rate"] = followed(state["peak_rate"], rate, _GROWTH * early(count))
             weight_norm = self._weight_norm(context)
             limit = weight_limit(
                 self.bound("max_ratio"), weight_norm, ops.maximum(rate, state["peak_rate"])

@@ -69,8 +69,8 @@ class Context:
         rows: Row indices where a gradient is sparse (its tensor holds just these rows, each once),
             else `None`.
         step: Number of updates applied so far, an integer scalar tensor.
-        learning_rate: Rate of this step, a float scalar tensor; `None` where the parts of a
-            `MultiOptimizer` have rates of their own.
+        learning_rate: Rate of this step, a float scalar tensor, as `limit_rate` of the transforms
+            before left it; `None` where the parts of a `MultiOptimizer` have rates of their own.
         loss: Loss of this step, where the trainer gave it as a scalar.
         consecutive_skips: Steps skipped in a row just before this one, an integer scalar tensor.
         incoming: Gradients as they came in, reduced, unscaled and not yet transformed.
@@ -94,8 +94,8 @@ class Transform(abc.ABC):
     Subclasses are final. They say where they act (`stage`), what they keep between steps
     (`state_spec`), and are a function of values, state and context (`apply`). What `apply` returns
     as the new state is stored if the step is applied, and dropped if it is skipped, so that no
-    rejected value enters a running statistic. One in the gradient stage may also give a verdict on
-    the step (`veto`).
+    rejected value enters a running statistic. One in the gradient stage may also shorten the rate
+    of the step (`limit_rate`), before any is applied, and give a verdict on the step (`veto`).
 
     Every argument of `__init__` is an attribute of the same name; `get_config` returns them all.
     A number that may change during a run is declared as a `Bound` and read through `bound`.
@@ -158,6 +158,13 @@ class Transform(abc.ABC):
             state: One entry per `state_spec`.
             context: What else there is to know.
         """
+
+    def limit_rate(self, state: State, context: Context) -> Any | None:
+        """Return the rate that this step shall have, at most that of the context.
+
+        Asked before the transforms run. `None` leaves it as it is.
+        """
+        return None
 
     def veto(self, state: State, context: Context) -> Any | None:
         """Return a boolean scalar tensor that is true if the step must not be applied.

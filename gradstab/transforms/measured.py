@@ -93,6 +93,14 @@ class Measured:
         """Whether a transform clipped anything on the way here, a boolean scalar tensor."""
         return ops.convert_to_tensor(False) if self._clipped is None else self._clipped
 
+    def counted_as_clipped(self, clipped: Any) -> Measured:
+        """Return the same, of a step that counts as clipped where this boolean scalar is true."""
+        if self._clipped is not None:
+            clipped = ops.logical_or(self._clipped, clipped)
+        result = Measured(self._unscaled, self._norms, clipped, self._factors, self._is_scaled)
+        result._global_norm = self._global_norm
+        return result
+
     def scaled(self, factors: Any) -> Measured:
         """Multiply by one factor, or by one per tensor, and count any factor below 1 as a clip.
 

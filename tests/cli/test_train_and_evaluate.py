@@ -123,7 +123,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(run_dir, tmp_path, 
     assert main([*same, "--resume", "--clip", "none", "--optimizer", "sgd"]) == 2
     told = _error(capsys)
     assert "--optimizer adam" in told
-    assert "--clip 1.0" in told
+    assert "--clip auto" in told
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert main([*TRAIN, "--output", str(tmp_path), "--resume"]) == 2
     assert "not begun by `gradstab train`" in _error(capsys)

@@ -36,8 +36,11 @@ def test_an_instance_a_name_and_a_config(function):
     assert configured.inner_optimizer.get_config() == inner.get_config()
 
 
-def test_stabilize_has_a_bound_that_one_sees_and_may_leave_out():
-    assert _chain(stabilize("adam")) == f"{SKIP} -> ClipByGlobalNorm(max_norm=1.0) -> Adam"
+def test_stabilize_needs_no_bound_takes_one_and_may_leave_out_clipping():
+    automatic = f"{SKIP} -> {transforms.AutomaticClipping()!r} -> Adam"
+    assert _chain(stabilize("adam")) == automatic
+    assert _chain(stabilize(stabilize("adam", clip="auto"))) == automatic
+    assert _chain(stabilize("adam", 1)) == f"{SKIP} -> ClipByGlobalNorm(max_norm=1.0) -> Adam"
     assert _chain(stabilize("adam", clip=None)) == f"{SKIP} -> Adam"
     assert _chain(stabilize("adam", np.inf)) == f"{SKIP} -> ClipByGlobalNorm(max_norm=inf) -> Adam"
 

@@ -54,6 +54,21 @@ def test_what_is_not_finite_on_one_replica_is_skipped_on_all(mode):
     assert int(many.iterations.numpy()) == 2
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_rate_that_a_transform_limits_is_limited_on_all(mode):
+    spike = keras.optimizers.schedules.PiecewiseConstantDecay([12, 13], [0.01, 5.0, 0.01])
+    (alone, variables, step), (many, others, on_all) = _pair(
+        lambda: stabilize(keras.optimizers.AdamW(spike, weight_decay=0.1)), 2, mode
+    )
+    gradients = checks.make_gradients()
+    for _ in range(16):
+        step(*[gradient * 2 for gradient in gradients])
+        on_all(gradients, gradients)
+    checks.close(others, variables)
+    assert all(np.abs(value).max() < 5.0 for value in checks.values_of(variables))
+    assert many.telemetry.peek().total_clipped == alone.telemetry.peek().total_clipped == 1
+
+
 def test_a_gradient_that_is_missing_on_one_replica_counts_as_zero():
     (_, variables, step), (_, others, on_all) = _pair(lambda: stabilize("sgd", clip=0.5), 2)
     first, second, third = checks.make_gradients()

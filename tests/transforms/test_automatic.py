@@ -52,12 +52,16 @@ def _run(transform, norms, mode="graph", *, weight_norm=10.0, rates=None, losses
 
 def _expected_outliers(norms, rates, factor, length):
     """The first limit, in NumPy."""
-    history, applied = [], []
+    history, applied, peak = [], [], 0.0
     for norm, rate in zip(norms, rates, strict=True):
+        told, early = rate, 1 + 8 / max(1, len(history))
+        if peak and rate > factor * early * peak:
+            rate = 1.25 * early * peak
+        peak = max(peak, min(rate, 1.25 * early * peak)) if peak else rate
         s = norm * rate
         largest = max(history[-length:], default=0.0)
         limit = factor * (1 + 8 / max(1, len(history))) * largest if largest else INF
-        applied.append(norm * (limit / s) ** 2 if s > limit else norm)
+        applied.append(norm * rate / told * ((limit / s) ** 2 if s > limit else 1.0))
         history.append(1.25 * largest if s > limit else s)
     return np.array(applied)
 
@@ -77,6 +81,66 @@ def test_outliers(mode):
     assert expected[15] < 0.1 < norms.min()
 
 
+# With the counts of Keras' steps between which the rate is 100 times as high, and how many were
+# applied before.
+JUMPING = {
+    "SGD": (lambda rate: keras.optimizers.SGD(rate, momentum=0.9), (19, 20), 20),
+    "Adam": (lambda rate: keras.optimizers.Adam(rate), (19, 20), 20),
+    "AdamW": (lambda rate: keras.optimizers.AdamW(rate, weight_decay=0.1), (19, 20), 20),
+    "averaged": (lambda rate: keras.optimizers.Adam(rate, use_ema=True), (19, 20), 20),
+    "two batches": (
+        lambda rate: keras.optimizers.Adam(rate, gradient_accumulation_steps=2), (19, 21), 10
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("name", JUMPING)
+def test_a_spike_of_the_rate_is_no_step_of_that_length(name, mode):
+    make, spike, before = JUMPING[name]
+    draw = np.random.default_rng(1)
+    gradients = [tf.constant(g, "float32") for g in draw.uniform(1, 1.2, (50, 3))]
+
+    def result(highest, *chain):
+        weight = keras.Variable(np.ones(3, "float32"))
+        optimizer = make(
+            keras.optimizers.schedules.PiecewiseConstantDecay(spike, [0.01, highest, 0.01])
+        )
+        if chain:
+            optimizer = optimizers.StabilizedOptimizer(optimizer, chain)
+        optimizer.build([weight])
+        step = tf.function(
+            lambda gradient: optimizer.apply([gradient], [weight]), jit_compile=mode == "xla"
+        )
+        for gradient in gradients:
+            (step.python_function if mode == "eager" else step)(gradient)
+        return weight.numpy(), optimizer
+
+    expected, _ = result(0.01 * 1.25 * (1 + 8 / before))
+    unlimited, _ = result(1.0)
+    assert np.abs(unlimited - expected).max() > 0.1
+    automatic = transforms.AutomaticClipping(max_ratio=INF)
+    got, optimizer = result(1.0, transforms.SkipNonFinite(), automatic)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert optimizer.telemetry.peek().total_clipped == 1
+    assert float(optimizer.learning_rate) == pytest.approx(0.01)
+
+
+def test_a_rate_that_is_raised_for_good_gets_there_within_some_steps():
+    rates = [0.1] * 20 + [1.0] * 20
+    got, _ = _run(_limits(outlier_factor=2.0), [1.0] * 40, rates=rates)
+    np.testing.assert_allclose(got[:20], 1.0, rtol=1e-5)
+    np.testing.assert_allclose(got[20], 0.1 * 1.25 * (1 + 8 / 20), rtol=1e-5)
+    np.testing.assert_allclose(got[-8:], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("first", "settled"), [(1e-3, 1), (0.0, 1), (1e-5, 6), (1e-9, 30)])
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_a_warm_up_of_the_rate_is_followed(first, settled):
+    got, _ = _run(_limits(outlier_factor=2.0), [1.0] * 60, rates=first + 0.01 * np.arange(60))
+    np.testing.assert_allclose(got[settled:], 1.0, rtol=1e-4)
+
+
 def test_a_new_level_is_accepted_within_some_steps():
     norms = [1.0] * 50 + [100.0] * 30
     got, _ = _run(_limits(outlier_factor=2.0), norms)
@@ -90,8 +154,9 @@ def test_the_weights_bound_the_gradient_along_any_schedule(mode):
     got, _ = _run(
         _limits(max_ratio=0.1, warmup_steps=0), [8.0] * 6, mode, weight_norm=20.0, rates=rates
     )
-    # r·‖w‖/η*, the largest rate so far, which a spike raises by a quarter.
-    bounds = [0.1 * 20 / rate for rate in (0.5, 0.5, 0.5, 50.0, 0.625, 0.625)]
+    # r·‖w‖/η*, the largest rate so far, which a spike can't raise as far as it goes.
+    raised = 0.5 * 1.25 * (1 + 8 / 3)
+    bounds = [0.1 * 20 / rate for rate in (0.5, 0.5, 0.5, 50.0, raised, raised)]
     np.testing.assert_allclose(got, np.minimum(8.0, bounds), rtol=1e-4)
 
 
