@@ -18,8 +18,8 @@ _EARLY = 8.0
 def early(count: Any) -> Any:
     """Return 1 + 8/t: what a limit is multiplied by after t numbers, since few tell little.
 
-    >>> [float(early(t)) for t in (1, 2, 80)]
-    [9.0, 5.0, 1.1]
+    >>> [float(early(t)) for t in (1, 2, 8)]
+    [9.0, 5.0, 2.0]
     """
     number = ops.cast(ops.maximum(count, 1), "float32")
     return 1.0 + _EARLY / number
