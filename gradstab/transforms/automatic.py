@@ -31,14 +31,17 @@ _check_bound = partial(check_float, allow_inf=True)
 # steps. The same for the rate, once there were some, so that a spike of it does not shorten all
 # steps after.
 _GROWTH = 1.25
-# Share of the ratio to the weights that acts in the first step of a warm-up.
-_FIRST_SHARE = 0.003
+# Share of the ratio to the weights that acts in the first step of a warm-up: between these.
+_FIRST_SHARE = 0.003, 0.05
 # What a step counts in the warm-up whose gradient is longer than the limit that it leads to, and
 # the least that it counts for the strain of the net.
 _SLOW = 0.1
-# By how many per cent, to first order, a loss may change with one per cent of the weights, before a
-# net counts as strained. Usual starts have 1 to 40, exploding ones 80 and more.
-_SENSITIVE = 40.0
+# The sensitivity e = ‖g‖·‖w‖/L of a net is by how many per cent, to first order, its loss changes
+# with one per cent of its weights. Recurrent nets have 1 to 2, deep ones with ReLU 10 to 40 where
+# they begin well, and those that explode 80 and more. Up to the first number the whole ratio to the
+# weights acts, and then less, down to a share of it; beyond the second a net counts as strained.
+_INSENSITIVE, _SENSITIVE = 4.0, 40.0
+_LEAST_SHARE = 0.4
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
@@ -60,14 +63,15 @@ class AutomaticClipping(Transform):
       long steps of it whatever the gradient is: one beyond k·(1 + 8/t)·η*, where η* is the largest
       rate so far, is taken for 1.25·(1 + 8/t)·η*, and a rate that is raised for good gets there
       within some steps.
-    - The weights. n ≤ r·‖w‖/η*, with ‖w‖ the norm of all weights. Along any schedule that is one and the same bound on
-      the gradient, as a person would set it by hand: it binds where the rate is too high for the
-      net, and then leaves the schedule its shape. Nets are most easily spoilt in the first steps.
-      A first gradient that is as long as the limit begins a warm-up, in which r grows from 0.3 %
-      of itself; the shorter it is, the more of the warm-up is left out, so that a healthy net with
-      a usual rate has none. It goes ten times as slow while gradients are longer than the limit,
-      and up to ten times as slow in a net whose loss is strained, ‖g‖·‖w‖ > 40·L: in those that
-      explode from their first step.
+    - The weights. n ≤ ρ·‖w‖/η*, with ‖w‖ the norm of all weights. It binds where the rate is
+      too high for the net, and does not rise as the rate falls, as a bound that a person sets does
+      not: the schedule keeps its shape. How much of its weights a net
+      may change in a step depends on its sensitivity e = ‖g‖·‖w‖/L: ρ = r·√(4/e), kept within 0.4·r
+      and r. Nets are most easily spoilt in the first steps. A first gradient that is as long as the
+      limit begins a warm-up, in which ρ grows from 5·(4/e) % of itself, kept within 0.3 % and 5 %;
+      the shorter it is, the more of the warm-up is left out, so that a healthy net with a usual
+      rate has none. It goes ten times as slow while gradients are longer than the limit, and up to
+      ten times as slow where e > 40, as in nets that explode from their first step.
     - The loss. η·n·‖g_clipped‖ ≤ L: no step may be so long that its own gradient predicts a loss
       below zero. It acts where that is exceeded by a factor of 2, such as in nets that explode from
       their first step, and only if the loss is known: `fit` and `training.train` tell it, a loop of
@@ -82,6 +86,7 @@ class AutomaticClipping(Transform):
 
     Args:
         max_ratio: r, a positive float; infinite for no such limit. Can be assigned during a run.
+            Where the loss is not known, 0.4 times as much acts.
         warmup_steps: Steps of a whole warm-up, an integer of at least 0; many times as many where
             gradients stay long.
         outlier_factor: k, a float, 1 or more to be sensible; infinite for no such limit. Can be
@@ -155,13 +160,15 @@ class AutomaticClipping(Transform):
         if rate is not None:
             new_state["peak_rate"] = followed(state["peak_rate"], rate, _GROWTH * early(count))
             weight_norm = self._weight_norm(context)
+            sensitivity = self._sensitivity(norm, weight_norm, context.loss)
+            share = ops.clip(ops.sqrt(_INSENSITIVE / sensitivity), _LEAST_SHARE, 1.0)
             limit = weight_limit(
-                self.bound("max_ratio"), weight_norm, ops.maximum(rate, state["peak_rate"])
+                self.bound("max_ratio") * share, weight_norm, ops.maximum(rate, state["peak_rate"])
             )
-            strain = self._strain(norm, weight_norm, context.loss)
+            strain = ops.maximum(sensitivity / _SENSITIVE, 1.0)
             head_start = self.warmup_steps * ops.maximum(1.0 - strain * norm / limit, 0.0)
             progress = ops.where(count == 0, head_start, state["progress"])
-            bound = self._share(progress) * limit
+            bound = self._share(progress, sensitivity) * limit
             counted = ops.where(norm <= limit, 1.0, _SLOW) * ops.maximum(1.0 / strain, _SLOW)
             progress = ops.minimum(progress + counted, float(self.warmup_steps))
             new_state["progress"] = ops.where(counts, progress, state["progress"])
@@ -178,20 +185,21 @@ class AutomaticClipping(Transform):
         return global_norm([variable for variable, gradient in moving if gradient is not None])
 
     @staticmethod
-    def _strain(norm: Any, weight_norm: Any, loss: Any) -> Any:
-        """Return how much more than usual a loss depends on the weights; 1 if it does not."""
+    def _sensitivity(norm: Any, weight_norm: Any, loss: Any) -> Any:
+        """Return by how many per cent a loss changes with one per cent of the weights."""
         if loss is None:
-            return 1.0
-        loss = ops.cast(loss, "float32")
-        known = ops.logical_and(loss > 0, ops.isfinite(norm))
-        sensitivity = norm * weight_norm / ops.where(known, loss, 1.0)
-        return ops.where(known, ops.maximum(sensitivity / _SENSITIVE, 1.0), 1.0)
+            return ops.convert_to_tensor(_SENSITIVE)
+        loss, product = ops.cast(loss, "float32"), norm * weight_norm
+        known = ops.logical_and(ops.logical_and(loss > 0, product > 0), ops.isfinite(product))
+        return ops.where(known, product / ops.where(known, loss, 1.0), _SENSITIVE)
 
-    def _share(self, progress: Any) -> Any:
-        """Return how much of `max_ratio` acts, so far into the warm-up."""
+    def _share(self, progress: Any, sensitivity: Any) -> Any:
+        """Return how much of the ratio acts, so far into the warm-up."""
         if self.warmup_steps == 0:
             return 1.0
-        return _FIRST_SHARE + (1.0 - _FIRST_SHARE) * progress / self.warmup_steps
+        least, most = _FIRST_SHARE
+        first = ops.clip(most * _INSENSITIVE / sensitivity, least, most)
+        return first + (1.0 - first) * progress / self.warmup_steps
 
     def _by_loss(self, norm: Any, incoming: Any, rate: Any, loss: Any) -> Any:
         """Return the bound on a gradient of this norm that its loss sets."""

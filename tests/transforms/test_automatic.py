@@ -152,66 +152,53 @@ def test_a_new_level_is_accepted_within_some_steps():
 def test_the_weights_bound_the_gradient_along_any_schedule(mode):
     rates = [0.5, 0.4, 0.1, 50.0, 0.1, 0.1]
     got, _ = _run(
-        _limits(max_ratio=0.1, warmup_steps=0), [8.0] * 6, mode, weight_norm=20.0, rates=rates
+        _limits(max_ratio=0.25, warmup_steps=0), [8.0] * 6, mode, weight_norm=20.0, rates=rates
     )
-    # r·‖w‖/η*, the largest rate so far, which a spike can't raise as far as it goes.
+    # 0.4·r·‖w‖/η*, as the loss is not known, with the largest rate so far, which a spike can't
+    # raise as far as it goes.
     raised = 0.5 * 1.25 * (1 + 8 / 3)
     bounds = [0.1 * 20 / rate for rate in (0.5, 0.5, 0.5, 50.0, raised, raised)]
     np.testing.assert_allclose(got, np.minimum(8.0, bounds), rtol=1e-4)
 
 
-def _expected_warm_up(norms, limit, steps, strains):
+def _expected_weights(norms, losses, ratio, steps, weight_norm):
     """The second limit over a warm-up, in NumPy; also how far it has come at the end."""
-    progress = steps * max(0.0, 1 - strains[0] * norms[0] / limit)
-    applied = []
-    for norm, strain in zip(norms, strains, strict=True):
-        applied.append(min(norm, (0.003 + 0.997 * progress / steps) * limit))
-        speed = (1.0 if norm <= limit else 0.1) * max(1 / strain, 0.1)
-        progress = min(progress + speed, steps)
+    applied, progress = [], None
+    for norm, loss in zip(norms, losses, strict=True):
+        sensitivity = norm * weight_norm / loss if loss > 0 else 40.0
+        limit = ratio * np.clip(np.sqrt(4 / sensitivity), 0.4, 1) * weight_norm / RATE
+        strain = max(1.0, sensitivity / 40)
+        if progress is None:
+            progress = steps * max(0.0, 1 - strain * norm / limit)
+        first = np.clip(0.05 * 4 / sensitivity, 0.003, 0.05)
+        applied.append(min(norm, (first + (1 - first) * progress / steps) * limit))
+        progress += (1.0 if norm <= limit else 0.1) * max(1 / strain, 0.1)
+        progress = min(progress, steps)
     return np.array(applied), progress
 
 
-# The limit that the ratio grows to is 4.
+# Norms of gradients and losses; of weights of norm 20, 25 % of which may change with a usual loss.
 WARM_UPS = {
-    "from its beginning": [4.0, 3.9, 3.9, 3.9, 3.9, 3.9],
-    "slowly while gradients are long": [8.0, 3.9, 3.9, 8.0, 8.0, 3.9, 3.9, 3.9, 8.0],
-    "with a head start": [1.0, 3.9, 3.9, 3.9],
-    "not at all": [0.02, 0.1, 3.9],
+    "from its beginning": ([4.0, 3.9, 3.9, 3.9, 3.9, 3.9], [0.0] * 6),
+    "slowly while gradients are long": ([8.0, 3.9, 3.9, 8.0, 8.0, 3.9, 3.9, 8.0], [0.0] * 8),
+    "with a head start": ([1.0, 3.9, 3.9, 3.9], [0.0] * 4),
+    "not at all": ([0.02, 0.1, 3.9], [0.0] * 3),
+    "to more where the loss is insensitive": ([9.9] * 7, [100.0, 50.0, 25.0, 12.0, 9.0, 6.0, 50.0]),
+    "slower where it is sensitive": ([2.0, 3.9, 3.9, 8.0, 3.9], [1.5, 1.0, 0.01, 1.0, -1.0]),
+    "with no head start where it is": ([1.0, 1.0, 1.0], [0.01, 0.02, 10.0]),
 }
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-@pytest.mark.parametrize("norms", WARM_UPS.values(), ids=WARM_UPS)
-def test_the_ratio_grows_over_the_warm_up(norms, mode):
-    got, _ = _run(_limits(max_ratio=0.1, warmup_steps=4), norms, mode, weight_norm=20.0)
-    expected, _ = _expected_warm_up(norms, 4.0, 4, [1.0] * len(norms))
-    np.testing.assert_allclose(got, expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-def test_the_warm_up_is_slow_where_the_loss_depends_much_on_the_weights(mode):
-    norms = [2.0, 3.9, 3.9, 8.0, 3.9, 3.9]
-    # n·‖w‖/L: 27, which is usual, up to more than counts; a loss of zero or less tells nothing.
-    losses = np.array([1.5, 1.0, 0.01, 1.0, 0.0, -1.0])
-    sensitivity = np.where(losses > 0, np.array(norms) * 20 / np.where(losses > 0, losses, 1), 0)
-    strains = np.maximum(sensitivity / 40, 1)
-    assert np.sum(strains > 1) == 3
-    limits = _limits(max_ratio=0.1, warmup_steps=4)
+@pytest.mark.parametrize("name", WARM_UPS)
+def test_the_ratio_to_the_weights_and_its_warm_up(name, mode):
+    norms, losses = WARM_UPS[name]
+    limits = _limits(max_ratio=0.25, warmup_steps=4)
     got, optimizer = _run(limits, norms, mode, weight_norm=20.0, losses=losses)
-    expected, progress = _expected_warm_up(norms, 4.0, 4, strains)
+    expected, progress = _expected_weights(norms, losses, 0.25, 4, 20.0)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     (state,) = [v for v in optimizer.variables if v.name.endswith("progress")]
     assert float(state) == pytest.approx(progress, rel=1e-4)
-
-
-def test_a_strained_net_has_no_head_start():
-    first = []
-    for loss in (1.0, 0.01):
-        got, _ = _run(
-            _limits(max_ratio=0.1, warmup_steps=4), [1.0], weight_norm=20.0, losses=[loss]
-        )
-        first.append(got[0])
-    np.testing.assert_allclose(first, [1.0, 0.003 * 4.0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
@@ -230,7 +217,7 @@ def test_without_a_loss_or_weights_there_is_nothing_to_compare_with():
 def test_a_rate_that_begins_at_zero_is_followed():
     rates = np.linspace(0, 0.5, 20)
     rates[0] = 1e-12
-    got, optimizer = _run(_limits(max_ratio=0.1, warmup_steps=0), [2.0] * 20, rates=rates)
+    got, optimizer = _run(_limits(max_ratio=0.25, warmup_steps=0), [2.0] * 20, rates=rates)
     np.testing.assert_allclose(got[-1], 2.0, rtol=1e-4)
     (peak,) = [v for v in optimizer.variables if v.name.endswith("peak_rate")]
     assert float(peak) > 0
