@@ -120,7 +120,7 @@ def test_backup_and_restore_resumes_like_an_uninterrupted_run(data, among_ours, 
 
 
 def test_early_stopping_stops_and_restores(data, among_ours):
-    model = make_model(gradstab.stabilize("sgd", learning_rate=0.1))
+    model = make_model(gradstab.stabilize("sgd", clip=1.0, learning_rate=0.1))
     callback = keras.callbacks.EarlyStopping(
         "loss", patience=1, min_delta=100.0, restore_best_weights=True
     )

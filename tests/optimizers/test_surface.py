@@ -39,13 +39,13 @@ def test_variables_are_made_in_the_first_step_and_once():
 
 
 def test_apply_without_variables_needs_a_built_optimizer():
-    optimizer = stabilize("sgd", learning_rate=1.0)
+    optimizer = stabilize("sgd", clip=1.0, learning_rate=1.0)
     with pytest.raises(ValueError, match=r"needs a built optimizer. Call `optimizer.build"):
         optimizer.apply(checks.make_gradients())
     weights, expected = checks.make_variables(), checks.make_variables()
     optimizer.build(weights)
     optimizer.apply(checks.make_gradients())
-    other = stabilize("sgd", learning_rate=1.0)
+    other = stabilize("sgd", clip=1.0, learning_rate=1.0)
     other.apply(checks.make_gradients(), expected)
     for got, value in zip(checks.values_of(weights), checks.values_of(expected), strict=True):
         np.testing.assert_array_equal(got, value)
@@ -79,7 +79,7 @@ def test_some_of_the_variables_in_any_order():
 
 def test_none_gradients_are_passed_through_with_keras_warning():
     weights = checks.make_variables()
-    optimizer = stabilize("sgd", learning_rate=1.0)
+    optimizer = stabilize("sgd", clip=1.0, learning_rate=1.0)
     before = weights[1].numpy()
     first, _, last = checks.make_gradients()
     with pytest.warns(UserWarning, match=r"Gradients do not exist for variables \['kernel'\]"):
@@ -106,7 +106,7 @@ def test_frozen_layers():
 def test_unknown_variables_are_refused(make):
     """Bare TensorFlow variables were told apart by the `id` of a temporary object."""
     weights = [make(np.ones(2, "float32")), make(np.ones(1, "float32"))]
-    optimizer = stabilize("sgd", learning_rate=1.0)
+    optimizer = stabilize("sgd", clip=1.0, learning_rate=1.0)
     optimizer.apply([tf.ones(2), tf.ones(1)], weights)
     strangers = [make(np.ones(2, "float32")) for _ in range(20)]
     for stranger in strangers:
@@ -118,7 +118,7 @@ def test_unknown_variables_are_refused(make):
 
 def test_keras_variables_and_their_tensorflow_ones_are_the_same():
     weights = checks.make_variables()
-    optimizer = stabilize("sgd", learning_rate=1.0)
+    optimizer = stabilize("sgd", clip=1.0, learning_rate=1.0)
     optimizer.build(weights)
     before = weights[0].numpy()
     optimizer.apply([tf.ones((5, 2)) * 0.1], [weights[0].value])
@@ -175,7 +175,7 @@ def test_the_learning_rate_is_the_inner_one():
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_a_changed_rate_acts_in_the_compiled_step(mode):
     weight = keras.Variable(np.zeros(1))
-    optimizer = stabilize("sgd", learning_rate=1.0)
+    optimizer = stabilize("sgd", clip=1.0, learning_rate=1.0)
     step, traces = checks.stepper(optimizer, [weight], mode)
     step(tf.ones(1))
     first = len(traces)
