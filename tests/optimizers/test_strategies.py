@@ -58,7 +58,12 @@ def test_what_is_not_finite_on_one_replica_is_skipped_on_all(mode):
 def test_a_rate_that_a_transform_limits_is_limited_on_all(mode):
     spike = keras.optimizers.schedules.PiecewiseConstantDecay([12, 13], [0.01, 5.0, 0.01])
     (alone, variables, step), (many, others, on_all) = _pair(
-        lambda: stabilize(keras.optimizers.AdamW(spike, weight_decay=0.1)), 2, mode
+        lambda: StabilizedOptimizer(
+            keras.optimizers.AdamW(spike, weight_decay=0.1),
+            [transforms.SkipNonFinite(), transforms.AutomaticClipping(max_ratio=np.inf)],
+        ),
+        2,
+        mode,
     )
     gradients = checks.make_gradients()
     for _ in range(16):
