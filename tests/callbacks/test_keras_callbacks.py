@@ -44,7 +44,7 @@ def fit(model, data, callbacks, epochs=3, **arguments):
     )
 
 
-@pytest.fixture(params=["first", "last"])
+@pytest.fixture(params=[pytest.param("first", marks=pytest.mark.slow), "last"])
 def among_ours(request):
     """Puts a callback before or after ours."""
 
