@@ -306,7 +306,7 @@ def _only_applying(
     reduces_once: bool,
     limited_rate: Any | None,
 ) -> Iterator[None]:
-    """Switch off in the inner optimizer what is done here, and have it take a rate that it has."""
+    """Switch off in the inner optimizer what is done here, and have it take a limited rate."""
     with (
         only_updating(optimizer, variables, afterwards=afterwards),
         contextlib.ExitStack() as stack,

@@ -63,15 +63,15 @@ class AutomaticClipping(Transform):
       long steps of it whatever the gradient is: one beyond k·(1 + 8/t)·η*, where η* is the largest
       rate so far, is taken for 1.25·(1 + 8/t)·η*, and a rate that is raised for good gets there
       within some steps.
-    - The weights. n ≤ ρ·‖w‖/η*, with ‖w‖ the norm of all weights. It binds where the rate is
-      too high for the net, and does not rise as the rate falls, as a bound that a person sets does
-      not: the schedule keeps its shape. How much of its weights a net
-      may change in a step depends on its sensitivity e = ‖g‖·‖w‖/L: ρ = r·√(4/e), kept within 0.4·r
-      and r. Nets are most easily spoilt in the first steps. A first gradient that is as long as the
-      limit begins a warm-up, in which ρ grows from 5·(4/e) % of itself, kept within 0.3 % and 5 %;
-      the shorter it is, the more of the warm-up is left out, so that a healthy net with a usual
-      rate has none. It goes ten times as slow while gradients are longer than the limit, and up to
-      ten times as slow where e > 40, as in nets that explode from their first step.
+    - The weights. n ≤ ρ·‖w‖/η*, with ‖w‖ the norm of all weights. It binds where the rate is too
+      high for the net, and does not rise as the rate falls, so that the schedule keeps its shape.
+      How much of its weights a net may change in a step depends on its sensitivity e = ‖g‖·‖w‖/L: ρ
+      = r·√(4/e), kept within 0.4·r and r. Nets are most easily spoilt in the first steps. A first
+      gradient that is as long as the limit begins a warm-up, in which ρ grows from 5·(4/e) % of
+      itself, kept within 0.3 % and 5 %; the shorter it is, the more of the warm-up is left out, so
+      that a healthy net with a usual rate has none. It goes ten times as slow while gradients are
+      longer than the limit, and up to ten times as slow where e > 40, as in nets that explode from
+      their first step.
     - The loss. η·n·‖g_clipped‖ ≤ L: no step may be so long that its own gradient predicts a loss
       below zero. It acts where that is exceeded by a factor of 2, such as in nets that explode from
       their first step, and only if the loss is known: `fit` and `training.train` tell it, a loop of

@@ -98,7 +98,7 @@ class Measured:
         if self._clipped is not None:
             clipped = ops.logical_or(self._clipped, clipped)
         result = Measured(self._unscaled, self._norms, clipped, self._factors, self._is_scaled)
-        result._global_norm = self._global_norm
+        result._values, result._global_norm = self._values, self._global_norm
         return result
 
     def scaled(self, factors: Any) -> Measured:
