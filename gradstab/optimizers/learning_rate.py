@@ -1,4 +1,4 @@
-"""Setting the rate of an optimizer, scheduled or not."""
+"""The rate of an optimizer, scheduled or not: what it is, what it means, and setting it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ from typing import Any
 import keras
 
 from gradstab.optimizers.inner import counter, parts
+
+# They divide a gradient by what they know of its size, or take no more than its sign. Not every
+# version of Keras has all.
+_SCALE_INVARIANT = tuple(
+    getattr(keras.optimizers, name)
+    for name in (
+        "Adadelta",
+        "Adafactor",
+        "Adagrad",
+        "Adam",
+        "Adamax",
+        "Ftrl",
+        "Lamb",
+        "Lion",
+        "Muon",
+        "Nadam",
+        "RMSprop",
+        "ScheduleFreeAdamW",
+    )
+    if hasattr(keras.optimizers, name)
+)
 
 
 def learning_rate_source(optimizer: Any) -> Any:
@@ -23,6 +44,14 @@ def learning_rate_source(optimizer: Any) -> Any:
 def current_rate(optimizer: Any) -> Any | None:
     """Return the rate of this step, or `None` where a `MultiOptimizer` has one for each part."""
     return None if hasattr(optimizer, "optimizers") else optimizer.learning_rate
+
+
+def is_scale_invariant(optimizer: Any) -> bool:
+    """Whether steps are as long if all gradients are scaled by one factor: the rate sets them.
+
+    Of an optimizer that is none of Keras' own it is not known, and taken for untrue.
+    """
+    return all(isinstance(part, _SCALE_INVARIANT) for part in parts(optimizer))
 
 
 def adjustable_parts(optimizer: Any) -> list[Any]:

@@ -71,7 +71,9 @@ class AutomaticClipping(Transform):
       itself, kept within 0.3 % and 5 %; the shorter it is, the more of the warm-up is left out, so
       that a healthy net with a usual rate has none. It goes ten times as slow while gradients are
       longer than the limit, and up to ten times as slow where e > 40, as in nets that explode from
-      their first step.
+      their first step. There it waits, with an optimizer whose steps are no shorter for a shorter
+      gradient, for gradients within the bound of the step: what Adam's second moments take in early
+      holds it back for long.
     - The loss. η·n·‖g_clipped‖ ≤ L: no step may be so long that its own gradient predicts a loss
       below zero. It acts where that is exceeded by a factor of 2, such as in nets that explode from
       their first step, and only if the loss is known: `fit` and `training.train` tell it, a loop of
@@ -170,6 +172,8 @@ class AutomaticClipping(Transform):
             progress = ops.where(count == 0, head_start, state["progress"])
             bound = self._share(progress, sensitivity) * limit
             counted = ops.where(norm <= limit, 1.0, _SLOW) * ops.maximum(1.0 / strain, _SLOW)
+            if context.is_scale_invariant:
+                counted = ops.where(ops.logical_and(strain > 1, norm > bound), 0.0, counted)
             progress = ops.minimum(progress + counted, float(self.warmup_steps))
             new_state["progress"] = ops.where(counts, progress, state["progress"])
             if context.loss is not None:

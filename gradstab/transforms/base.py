@@ -75,6 +75,8 @@ class Context:
         consecutive_skips: Steps skipped in a row just before this one, an integer scalar tensor.
         incoming: Gradients as they came in, reduced, unscaled and not yet transformed.
         outgoing: Gradients after all transforms; the verdict's to read.
+        is_scale_invariant: Whether the optimizer's steps are as long if all its gradients are
+            scaled by one factor, as those of Adam are.
     """
 
     variables: Sequence[Any]
@@ -86,6 +88,7 @@ class Context:
     consecutive_skips: Any
     incoming: Measured
     outgoing: Measured | None = None
+    is_scale_invariant: bool = False
 
 
 class Transform(abc.ABC):

@@ -20,14 +20,14 @@ def _limits(**arguments):
     )
 
 
-def _run(transform, norms, mode="graph", *, weight_norm=10.0, rates=None, losses=None):
+def _run(transform, norms, mode="graph", *, weight_norm=10.0, rates=None, losses=None, adam=False):
     """Take steps with gradients of these norms; return the norms that were applied.
 
-    The weight is put back before each.
+    The weight is put back before each. SGD, or Adam whose first moments are the gradients.
     """
     start = np.array([0.8, 0.6], "float32") * weight_norm
     weight = keras.Variable(start)
-    inner = keras.optimizers.SGD(RATE)
+    inner = keras.optimizers.Adam(RATE, beta_1=0.0) if adam else keras.optimizers.SGD(RATE)
     optimizer = optimizers.StabilizedOptimizer(inner, [transforms.SkipNonFinite(), transform])
     optimizer.build([weight])
 
@@ -46,7 +46,8 @@ def _run(transform, norms, mode="graph", *, weight_norm=10.0, rates=None, losses
         loss = 0.0 if losses is None else losses[place]
         gradient = tf.constant([0.6, 0.8]) * tf.constant(norm, "float32")
         step(gradient, tf.constant(rate, "float32"), tf.constant(loss, "float32"))
-        lengths.append(float(np.linalg.norm(weight.numpy() - start)) / rate)
+        change = inner._momentums[0].numpy() if adam else (weight.numpy() - start) / rate
+        lengths.append(float(np.linalg.norm(change)))
     return np.array(lengths), optimizer
 
 
@@ -163,8 +164,12 @@ def test_the_weights_bound_the_gradient_along_any_schedule(mode):
     np.testing.assert_allclose(got, np.minimum(8.0, bounds), rtol=1e-4)
 
 
-def _expected_weights(norms, losses, ratio, steps, weight_norm):
-    """The second limit over a warm-up, in NumPy; also how far it has come at the end."""
+def _expected_weights(norms, losses, ratio, steps, weight_norm, waits=False):
+    """The second limit over a warm-up, in NumPy; also how far it has come at the end.
+
+    Args:
+        waits: Whether a strained net gets further by gradients within their bound alone.
+    """
     applied, progress = [], None
     for norm, loss in zip(norms, losses, strict=True):
         sensitivity = norm * weight_norm / loss if loss > 0 else 40.0
@@ -173,8 +178,10 @@ def _expected_weights(norms, losses, ratio, steps, weight_norm):
         if progress is None:
             progress = steps * max(0.0, 1 - strain * norm / limit)
         first = np.clip(0.05 * 4 / sensitivity, 0.003, 0.05)
-        applied.append(min(norm, (first + (1 - first) * progress / steps) * limit))
-        progress += (1.0 if norm <= limit else 0.1) * max(1 / strain, 0.1)
+        bound = (first + (1 - first) * progress / steps) * limit
+        applied.append(min(norm, bound))
+        if not (waits and strain > 1 and norm > bound):
+            progress += (1.0 if norm <= limit else 0.1) * max(1 / strain, 0.1)
         progress = min(progress, steps)
     return np.array(applied), progress
 
@@ -204,6 +211,25 @@ def test_the_ratio_to_the_weights_and_its_warm_up(name, mode):
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     (state,) = [v for v in optimizer.variables if v.name.endswith("progress")]
     assert float(state) == pytest.approx(progress, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_a_strained_net_waits_for_short_gradients_where_adam_remembers_long_ones(mode):
+    norms = [30.0, 20.0, 0.01, 0.02, 5.0, 0.03, 1.0]
+    losses = [1.0, 1.0, 1e-4, 0.02, 2.0, 1e-3, 2.0]
+    limits = _limits(max_ratio=0.25, warmup_steps=4)
+    arguments = {"weight_norm": 20.0, "losses": losses}
+    got, optimizer = _run(limits, norms, mode, **arguments, adam=True)
+    expected, progress = _expected_weights(norms, losses, 0.25, 4, 20.0, waits=True)
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
+    (state,) = [v for v in optimizer.variables if v.name.endswith("progress")]
+    assert float(state) == pytest.approx(progress, rel=1e-4)
+    # SGD would not get anywhere.
+    limits = _limits(max_ratio=0.25, warmup_steps=4)
+    got, optimizer = _run(limits, norms, mode, **arguments)
+    expected, further = _expected_weights(norms, losses, 0.25, 4, 20.0)
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
+    assert further > progress
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
