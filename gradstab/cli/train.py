@@ -275,8 +275,18 @@ def _check_command(output: Path, command: dict[str, Any], resume: bool) -> None:
     before = json.loads(file.read_text(encoding="utf-8"))
     changed = [name for name in _KEPT if before.get(name) != command[name]]
     if changed:
-        told = ", ".join(f"--{name.replace('_', '-')} {before.get(name)}" for name in changed)
+        told = ", ".join(_as_argument(name, before.get(name)) for name in changed)
         raise InputError(f"the run in {output} was begun with {told}. Resume it with the same")
+
+
+def _as_argument(name: str, value: Any) -> str:
+    """Return what stands for a value on the command line."""
+    flag = f"--{name.replace('_', '-')}"
+    if name == "clip" and value is None:
+        return f"{flag} none"
+    if value is None or value is False:
+        return f"no {flag}"
+    return flag if value is True else f"{flag} {value}"
 
 
 def _draw_loss(output: Path, history: Any) -> None:

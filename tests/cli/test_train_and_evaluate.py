@@ -130,6 +130,31 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(run_dir, tmp_path, 
     assert (run_dir / "model.keras").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("begun_with", "told"),
+    [
+        ({"clip": None}, "begun with --clip none."),
+        ({"augment": True}, "begun with --augment."),
+        ({"image_size": 16, "l2": 0.1}, "begun with --image-size 16, --l2 0.1."),
+    ],
+)
+def test_what_a_run_was_begun_with_is_told_as_arguments(
+    begun_with, told, run_dir, tmp_path, capsys
+):
+    command = json.loads((run_dir / "command.json").read_text(encoding="utf-8"))
+    (tmp_path / "command.json").write_text(json.dumps(command | begun_with), encoding="utf-8")
+    same = [*TRAIN, "--recipe", "adam", "--epochs", "3", "--seed", "4", "--output", str(tmp_path)]
+    assert main([*same, "--resume"]) == 2
+    assert told in _error(capsys)
+
+
+def test_what_was_left_out_is_told_as_left_out(run_dir, tmp_path, capsys):
+    (tmp_path / "command.json").write_bytes((run_dir / "command.json").read_bytes())
+    same = [*TRAIN, "--recipe", "adam", "--epochs", "3", "--seed", "4", "--output", str(tmp_path)]
+    assert main([*same, "--resume", "--augment", "--image-size", "16"]) == 2
+    assert "begun with no --image-size, no --augment." in _error(capsys)
+
+
 def test_an_interrupted_run_goes_on_where_it_was(run_dir, tmp_path, monkeypatch, capsys):
     output = tmp_path / "run"
     arguments = [*TRAIN, "--epochs", "3", "--seed", "4", "--output", str(output)]
