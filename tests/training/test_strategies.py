@@ -57,15 +57,14 @@ def _same(pair, other, tolerance=1e-6):
         np.testing.assert_allclose(history[name], logs[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_replicas", [2, 4])
+@pytest.mark.parametrize("num_replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_it_is_the_run_on_one_device(num_replicas):
     """75 examples in batches of 16: the last batch of 11 splits unevenly over 2 and 4."""
     _same(_trained(num_replicas), _trained_on_one_device())
 
 
-@pytest.mark.parametrize("batch_size", [17, 3])
-def test_every_batch_splits_unevenly(batch_size):
-    _same(_trained(2, batch_size=batch_size), _trained(1, batch_size=batch_size))
+def test_every_batch_splits_unevenly():
+    _same(_trained(2, batch_size=3), _trained(1, batch_size=3))
 
 
 def test_a_regularizer_counts_once():
@@ -105,7 +104,9 @@ def test_a_bad_example_in_one_share_skips_the_step_on_all():
     assert got[0].optimizer.telemetry.peek().total_skipped == 2
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)
     model, history = _trained(2, epochs=4)

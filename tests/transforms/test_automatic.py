@@ -213,7 +213,7 @@ def test_the_ratio_to_the_weights_and_its_warm_up(name, mode):
     assert float(state) == pytest.approx(progress, rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_a_strained_net_waits_for_short_gradients_where_adam_remembers_long_ones(mode):
     norms = [30.0, 20.0, 0.01, 0.02, 5.0, 0.03, 1.0]
     losses = [1.0, 1.0, 1e-4, 0.02, 2.0, 1e-3, 2.0]
