@@ -2,7 +2,7 @@
 
     python benchmarks/clipping_study.py [--quick] [--output FILE] [--resume] [--workers N]
         [--models ...] [--optimizers ...] [--candidates ...]
-    python benchmarks/clipping_study.py --table FILE
+    python benchmarks/clipping_study.py --table FILE [--page docs/clipping_study.md]
 
 Small nets on real data (`clipping_parts/tasks.py`), SGD with momentum and Adam, 400 steps of 32
 examples, the rate along a cosine to zero; every technique and none, five seeds.
@@ -47,6 +47,7 @@ from clipping_parts.runs import measure
 from clipping_parts.tasks import MEMORY, TASKS
 from harness import campaign
 from harness.origin import has_uncommitted_changes, machine
+from harness.tables import write_between_marks
 
 SEEDS, MEMORY_SEEDS = 5, 10
 QUICK_MODELS, QUICK_CANDIDATES = ("MLP", "embedding"), (candidates.PLAIN, "ZClip", candidates.AUTO)
@@ -64,25 +65,47 @@ SECONDS = {
 
 def summary(content: dict[str, Any]) -> str:
     """Return the tables of all that was measured, and the floors."""
-    draw = np.random.default_rng(int(content["commit"][:8], 16))
     groups = judgement.grouped(content["results"])
     if not groups:
         return "No results"
+    draw = _draw(content)
+    return "\n\n".join([_tables(groups, draw), *judgement.verdicts(groups, draw)])
+
+
+def page(content: dict[str, Any]) -> str:
+    """Return the results as a page shows them: of every candidate, where all were measured."""
+    groups, draw = judgement.grouped(content["results"]), _draw(content)
+    auto = judgement.only(groups, candidates.PLAIN, candidates.AUTO)
+    whole = judgement.complete(groups)
+    floors = "\n".join(f"- {line}" for line in judgement.verdicts(whole, draw))
     return "\n\n".join(
-        text
-        for text in [
-            "Healthy: points to plain (95 % interval), share of steps clipped or skipped",
-            judgement.healthy_table(groups, draw),
-            "Hit: points to plain without the fault",
-            judgement.hit_table(groups),
-            "Usable rates: octaves by which the lowest and the highest are shifted",
-            judgement.band_table(groups),
-            "Long memory: seeds that solve the problem",
-            judgement.memory_table(groups),
-            *judgement.verdicts(groups, draw),
+        [
+            '### `clip="auto"` and plain Keras',
+            _tables(auto, draw),
+            "### Every candidate",
+            _tables(whole, draw),
+            "### Floors and aims",
+            floors,
         ]
-        if text
     )
+
+
+def _draw(content: dict[str, Any]) -> np.random.Generator:
+    return np.random.default_rng(int(content["commit"][:8], 16))
+
+
+def _tables(groups: judgement.Groups, draw: np.random.Generator) -> str:
+    found = {
+        "Healthy: points to plain (95 % interval), share of steps clipped or skipped": (
+            judgement.healthy_table(groups, draw)
+        ),
+        "Hit: points to plain without the fault": judgement.hit_table(groups),
+        "Usable rates: octaves by which the lowest and the highest are shifted": (
+            judgement.band_table(groups)
+        ),
+        "Long memory: seeds that solve the problem": judgement.memory_table(groups),
+    }
+    return "\n\n".join(f"{title}\n\n{table}" for title, table in found.items() if table)
 
 
 def lines_of(result: dict[str, Any]) -> str:
@@ -98,7 +121,10 @@ def main() -> int:
         print(json.dumps(measure(*json.loads(arguments.one))))
         return 0
     if arguments.table:
-        print(summary(json.loads(arguments.table.read_text(encoding="utf-8"))))
+        content = json.loads(arguments.table.read_text(encoding="utf-8"))
+        print(summary(content))
+        if arguments.page:
+            write_between_marks(arguments.page, page(content))
         return 0
     quick = arguments.quick
     head = {
@@ -158,6 +184,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--optimizers", nargs="+", choices=candidates.OPTIMIZERS)
     parser.add_argument("--candidates", nargs="+", help="default: all; the plain one is needed")
     parser.add_argument("--table", type=Path, help="print the tables of a result file, and no more")
+    parser.add_argument(
+        "--page", type=Path, help="with --table, write them between the marks of a page too"
+    )
     # One result, in this process.
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 from harness.tables import markdown
 
-from clipping_parts.candidates import AUTO, PLAIN
+from clipping_parts.candidates import AUTO, OPTIMIZERS, PLAIN, names
 from clipping_parts.runs import BASE_RATE, median_score
-from clipping_parts.tasks import CHOSEN_ON, MEMORY
+from clipping_parts.tasks import CHOSEN_ON, MEMORY, TASKS
 
 NOISE, HIT = 1.0, -1.0  # points
 MOST_CLIPPED = 0.01
@@ -24,11 +25,33 @@ Groups = Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
 
 
 def grouped(results: Results) -> Groups:
+    """Return the results in the order of the tasks, where there is a plain one to compare with."""
     groups: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for result in results.values():
-        names = result["model"], result["optimizer"]
-        groups.setdefault(names, {})[result["candidate"]] = result
-    return {names: group for names, group in groups.items() if PLAIN in group}
+    for model, optimizer in itertools.product(TASKS, OPTIMIZERS):
+        found = {name: f"{model}, {optimizer}, {name}" for name in names(optimizer)}
+        if found[PLAIN] in results:
+            groups[model, optimizer] = {
+                name: results[key] for name, key in found.items() if key in results
+            }
+    return groups
+
+
+def complete(groups: Groups) -> Groups:
+    """Return the groups in which all candidates were measured that there are for an optimizer."""
+    return {
+        (model, optimizer): group
+        for (model, optimizer), group in groups.items()
+        if set(names(optimizer)) <= set(group)
+    }
+
+
+def only(groups: Groups, *candidates: str) -> Groups:
+    """Return these candidates of each group that has them all."""
+    return {
+        key: {candidate: group[candidate] for candidate in candidates}
+        for key, group in groups.items()
+        if set(candidates) <= set(group)
+    }
 
 
 def healthy_table(groups: Groups, draw: np.random.Generator) -> str:

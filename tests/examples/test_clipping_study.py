@@ -16,6 +16,7 @@ has_fashion = all((named._FASHION_SYSTEM_FOLDER / name).is_file() for name in na
 def parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
+        import clipping_parts.candidates
         import clipping_parts.judgement
         import clipping_parts.runs
         import clipping_parts.tasks
@@ -23,6 +24,14 @@ def parts():
         yield clipping_parts
         for name in [name for name in sys.modules if name.startswith("clipping_parts")]:
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def study(parts):
+    import clipping_study
+
+    yield clipping_study
+    del sys.modules["clipping_study"]
 
 
 @pytest.mark.parametrize(
@@ -91,3 +100,47 @@ def test_the_best_rate_may_lie_beyond_the_first_grid(parts, monkeypatch, peak):
     assert plain["usable"] == 10 + 0.9 * (90 - 10)
     # Two octaves are usable on each side, and two more are tried.
     assert sorted(map(int, plain["rates"])) == list(range(min(peak - 4, 2), max(peak + 4, 9) + 1))
+
+
+def _group(parts, model, optimizer, score):
+    """Results of all candidates on one model, each with two rates and one fault."""
+    runs = [{"validation": 1.0, "test": score, "clipped": 0.0, "skipped": 0.25}] * 2
+    return {
+        f"{model}, {optimizer}, {name}": {
+            "model": model,
+            "optimizer": optimizer,
+            "candidate": name,
+            "exponent": 3,
+            "usable": 80.0,
+            "rates": {"3": runs, "4": runs},
+            "faults": {"NaN": [run | {"test": score - (name == "plain")} for run in runs]},
+        }
+        for name in parts.candidates.names(optimizer)
+    }
+
+
+def test_the_page_tells_of_all_candidates_where_all_were_measured(parts, study):
+    results = _group(parts, "CNN", "SGD", 81.0) | _group(parts, "MLP", "Adam", 90.0)
+    del results["CNN, SGD, AGC"]
+    page = study.page({"commit": "0123456789", "results": results})
+    auto, every, floors = page.split("### ")[1:]
+    assert auto.startswith('`clip="auto"` and plain Keras')
+    # In the order of the tasks, whatever came first.
+    assert auto.index("| MLP*  | Adam      | 0.008 | 90.0  | +0.0") < auto.index("| CNN*  | SGD")
+    assert "| MLP*  | Adam      | NaN   | -1.0  | +0.0 |" in auto
+    assert "AGC" in every
+    assert "CNN" not in every + floors
+    assert "MLP*, Adam: NaN +0.0, best other +0.0" in floors
+    assert "25.0% of steps clipped: FAILS" in floors
+
+
+def test_results_stand_between_the_marks_of_a_page(study, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n<!-- results -->\nold\n<!-- end of results -->\n\nMore.\n")
+    study.write_between_marks(page, "new")
+    expected = "# Page\n\n<!-- results -->\n\nnew\n\n<!-- end of results -->\n\nMore.\n"
+    assert page.read_text() == expected
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="must hold <!-- results -->"):
+        study.write_between_marks(page, "new")
+    assert page.read_text() == "no marks"
