@@ -215,8 +215,10 @@ def test_the_ratio_to_the_weights_and_its_warm_up(name, mode):
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_a_strained_net_waits_for_short_gradients_where_adam_remembers_long_ones(mode):
-    norms = [30.0, 20.0, 0.01, 0.02, 5.0, 0.03, 1.0]
-    losses = [1.0, 1.0, 1e-4, 0.02, 2.0, 1e-3, 2.0]
+    # The third and the fourth are within the limit, and beyond the bound of their step of the
+    # warm-up; the fourth does not strain the net.
+    norms = [30.0, 20.0, 2.0, 3.0, 0.01, 0.02, 5.0, 0.03, 1.0]
+    losses = [1.0, 1.0, 0.1, 100.0, 1e-4, 0.02, 2.0, 1e-3, 2.0]
     limits = _limits(max_ratio=0.25, warmup_steps=4)
     arguments = {"weight_norm": 20.0, "losses": losses}
     got, optimizer = _run(limits, norms, mode, **arguments, adam=True)
