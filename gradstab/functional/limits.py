@@ -60,6 +60,19 @@ def weight_limit(ratio: Any, weight_norm: Any, rate: Any) -> Any:
     return ops.where(known, ratio * weight_norm / ops.where(known, rate, 1.0), math.inf)
 
 
+def rate_limit(ratio: Any, weight_norm: Any, size: int, least: float) -> Any:
+    """Return q·‖w‖/√s, or a least rate if that is larger.
+
+    At that rate a step of it for each weight, all in one direction, changes what layers give by q
+    of what they give, where s is the sum of n·f over layers of n weights and f inputs per unit.
+
+    >>> float(rate_limit(1.5, 20.0, 3600, 1e-3)), float(rate_limit(1.5, 0.0, 3600, 0.25))
+    (0.5, 0.25)
+    """
+    limit = ratio * weight_norm / math.sqrt(max(size, 1))
+    return ops.maximum(ops.where(ops.isfinite(limit), limit, math.inf), least)
+
+
 def loss_limit(loss: Any, norm: Any, rate: Any) -> Any:
     """Return L/(η·‖g‖): the length of a step along g that would take a linear loss L to zero.
 

@@ -29,6 +29,13 @@ _SCALE_INVARIANT = tuple(
     if hasattr(keras.optimizers, name)
 )
 
+# Their steps change each weight by about the rate, whatever its gradient.
+_BY_RATE = tuple(
+    getattr(keras.optimizers, name)
+    for name in ("Adam", "Adamax", "Lion", "Nadam", "RMSprop", "ScheduleFreeAdamW")
+    if hasattr(keras.optimizers, name)
+)
+
 
 def learning_rate_source(optimizer: Any) -> Any:
     """Return the schedule, callable or variable that an optimizer's rate comes from.
@@ -52,6 +59,14 @@ def is_scale_invariant(optimizer: Any) -> bool:
     Of an optimizer that is none of Keras' own it is not known, and taken for untrue.
     """
     return all(isinstance(part, _SCALE_INVARIANT) for part in parts(optimizer))
+
+
+def moves_by_rate(optimizer: Any) -> bool:
+    """Whether a step changes each weight by about the rate, whatever its gradient.
+
+    Of an optimizer that is none of Keras' own it is not known, and taken for untrue.
+    """
+    return all(isinstance(part, _BY_RATE) for part in parts(optimizer))
 
 
 def adjustable_parts(optimizer: Any) -> list[Any]:

@@ -29,7 +29,7 @@ from gradstab.optimizers.inner import (
     resource,
     with_rate,
 )
-from gradstab.optimizers.learning_rate import current_rate, is_scale_invariant
+from gradstab.optimizers.learning_rate import current_rate, is_scale_invariant, moves_by_rate
 from gradstab.optimizers.loss_scaling import LossScale
 from gradstab.optimizers.plan import Plan
 from gradstab.optimizers.sampling import is_due, may_sample, run_sampled
@@ -128,6 +128,7 @@ class Step:
             consecutive_skips=self._telemetry.consecutive_skips,
             incoming=incoming,
             is_scale_invariant=is_scale_invariant(inner),
+            moves_by_rate=moves_by_rate(inner),
         )
         rate, limited_rate = context.learning_rate, chain.limit_rate(context)
         if limited_rate is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, final
@@ -18,11 +19,11 @@ from gradstab.functional.limits import (
     loss_limit,
     outlier_factor,
     outlier_limit,
+    rate_limit,
     weight_limit,
 )
-from gradstab.functional.norms import global_norm
 from gradstab.functional.running import push
-from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
+from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform, VariableRole
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 
@@ -45,6 +46,15 @@ _LEAST_SHARE = 0.4
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
+# A rate that the weights do not limit: Adam's default, of which any net is expected to bear it.
+_LEAST_RATE = 1e-3
+
+
+def _size_times_inputs(variable: Any, role: VariableRole) -> int:
+    """Return n·f: the number of weights times that of the inputs of a unit, 1 for a vector."""
+    shape = variable.shape
+    inputs = math.prod(shape[axis] for axis in role.unit_axes) if len(shape) > 1 else 1
+    return math.prod(shape) * inputs
 
 
 @final
@@ -53,7 +63,7 @@ class AutomaticClipping(Transform):
     """Clips steps that are far too long, by what a step itself tells, and leaves others alone.
 
     All gradients are scaled by one factor. η is the learning rate of the step and n the global norm
-    of its gradient; three limits stand, of which the tightest acts:
+    of its gradient. Three limits stand, of which the tightest acts, and one on the rate:
 
     - Outliers. The length s = η·n is compared with the longest of the last N steps. Beyond
       c = k·(1 + 8/t)·max s, after t steps, g ← g·(c/s)²: the farther out a step is, the less is
@@ -80,8 +90,14 @@ class AutomaticClipping(Transform):
       your own does by `optimizer.scale_loss(loss)`. A loss that can be negative tells nothing, and
       only positive values count.
 
-    For SGD all this widens the band of rates that work. Adam's step hardly depends on the length of
-    the gradient: for it outliers are kept from its moments, and the band stays as it is.
+    - The rate, for optimizers that change each weight by about the rate whatever its gradient, such
+      as Adam. If all n weights of a layer with f inputs per unit move in one direction, what the
+      layer gives changes by η·√(n·f)/‖w‖ of what it gives. Where η* makes that more than q over all
+      layers, η*·√Σn·f > q·‖w‖, every rate is multiplied by what brings η* there, so that the
+      schedule keeps its shape. A rate of up to 0.001 is left as it is.
+
+    All this widens the band of rates that work: for SGD the limits on the gradient do, for Adam,
+    whose step hardly depends on the length of the gradient, that on the rate.
 
     Where the optimizer has no single rate (`MultiOptimizer`), the first limit is one on n, and the
     others do not act. What is not finite is passed on as it came.
@@ -96,6 +112,8 @@ class AutomaticClipping(Transform):
         history_length: N, a positive integer.
         loss_factor: What the third limit is multiplied by, a positive float; infinite for no such
             limit. Can be assigned during a run.
+        max_rate_ratio: q, a positive float; infinite for no such limit. Can be assigned during a
+            run.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -103,15 +121,17 @@ class AutomaticClipping(Transform):
 
     Reference: the bound relative to the weights follows You, Gitman and Ginsburg, 2017, Large batch
     training of convolutional networks, and Brock et al., 2021; the step to a loss of zero is that
-    of Polyak, 1969, Minimization of unsmooth functionals.
+    of Polyak, 1969, Minimization of unsmooth functionals. That Adam bears rates in proportion to
+    1/f is from Yang et al., 2022, Tensor programs V.
 
     >>> AutomaticClipping(history_length=64)
-    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0)
+    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0, max_rate_ratio=1.6)
     """  # noqa: E501  a line of the doctest
 
     max_ratio = Bound(_check_bound)
     outlier_factor = Bound(_check_bound)
     loss_factor = Bound(_check_bound)
+    max_rate_ratio = Bound(_check_bound)
 
     def __init__(
         self,
@@ -120,12 +140,14 @@ class AutomaticClipping(Transform):
         outlier_factor: float = 2.0,
         history_length: int = 128,
         loss_factor: float = 1.0,
+        max_rate_ratio: float = 1.6,
     ) -> None:
         self.max_ratio = max_ratio
         self.warmup_steps = check_int("warmup_steps", warmup_steps, minimum=0)
         self.outlier_factor = outlier_factor
         self.history_length = check_int("history_length", history_length)
         self.loss_factor = loss_factor
+        self.max_rate_ratio = max_rate_ratio
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
         """Keep the last lengths, how many there were, the warm-up and the largest rate."""
@@ -137,12 +159,12 @@ class AutomaticClipping(Transform):
         }
 
     def limit_rate(self, state: State, context: Context) -> Any | None:
-        """Keep a rate from jumping far beyond all before."""
+        """Keep a rate from jumping far beyond all before, and from being too high for Adam."""
         if context.learning_rate is None:
             return None
-        rate, peak = ops.cast(value_of(context.learning_rate), "float32"), state["peak_rate"]
-        limit = outlier_limit(peak, state["count"], self.bound("outlier_factor"))
-        return ops.where(rate > limit, _GROWTH * early(state["count"]) * peak, rate)
+        rate, share = self._rate_and_share(state, context)
+        limited = rate if share is None else rate * share
+        return ops.minimum(ops.cast(value_of(context.learning_rate), "float32"), limited)
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
         """Scale all gradients by one factor, and take in length and rate."""
@@ -160,13 +182,14 @@ class AutomaticClipping(Transform):
             "count": count + ops.cast(counts, "int64"),
         }
         if rate is not None:
-            new_state["peak_rate"] = followed(state["peak_rate"], rate, _GROWTH * early(count))
-            weight_norm = self._weight_norm(context)
+            given, rate_share = self._rate_and_share(state, context)
+            new_state["peak_rate"] = followed(state["peak_rate"], given, _GROWTH * early(count))
+            peak = ops.maximum(given, state["peak_rate"])
+            peak = peak if rate_share is None else peak * rate_share
+            weight_norm = context.weight_norm
             sensitivity = self._sensitivity(norm, weight_norm, context.loss)
             share = ops.clip(ops.sqrt(_INSENSITIVE / sensitivity), _LEAST_SHARE, 1.0)
-            limit = weight_limit(
-                self.bound("max_ratio") * share, weight_norm, ops.maximum(rate, state["peak_rate"])
-            )
+            limit = weight_limit(self.bound("max_ratio") * share, weight_norm, peak)
             strain = ops.maximum(sensitivity / _SENSITIVE, 1.0)
             head_start = self.warmup_steps * ops.maximum(1.0 - strain * norm / limit, 0.0)
             progress = ops.where(count == 0, head_start, state["progress"])
@@ -181,12 +204,18 @@ class AutomaticClipping(Transform):
             factor = factor * clip_factor(norm * factor, bound)
         return values.scaled(ops.where(ops.isfinite(norm), factor, 1.0)), new_state
 
-    @staticmethod
-    def _weight_norm(context: Context) -> Any:
-        """Return the norm of all weights that this step may move."""
-        gradients = context.incoming.values
-        moving = zip(context.variables, gradients, strict=True)
-        return global_norm([variable for variable, gradient in moving if gradient is not None])
+    def _rate_and_share(self, state: State, context: Context) -> tuple[Any, Any | None]:
+        """Return the rate without a spike, and what share of it the weights bear, if it counts."""
+        rate, peak = ops.cast(value_of(context.given_rate), "float32"), state["peak_rate"]
+        limit = outlier_limit(peak, state["count"], self.bound("outlier_factor"))
+        rate = ops.where(rate > limit, _GROWTH * early(state["count"]) * peak, rate)
+        if not context.moves_by_rate:
+            return rate, None
+        size = sum(_size_times_inputs(variable, role) for variable, role in context.moving)
+        ratio = self.bound("max_rate_ratio")
+        limit = rate_limit(ratio, context.weight_norm, size, _LEAST_RATE)
+        peak = ops.maximum(rate, peak)
+        return rate, ops.where(peak > limit, limit / peak, 1.0)
 
     @staticmethod
     def _sensitivity(norm: Any, weight_norm: Any, loss: Any) -> Any:

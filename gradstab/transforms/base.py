@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 
 from gradstab.functional._backend import value_of
+from gradstab.functional.norms import global_norm
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 
@@ -77,6 +79,9 @@ class Context:
         outgoing: Gradients after all transforms; the verdict's to read.
         is_scale_invariant: Whether the optimizer's steps are as long if all its gradients are
             scaled by one factor, as those of Adam are.
+        moves_by_rate: Whether a step of the optimizer changes each weight by about the rate,
+            whatever its gradient, as one of Adam does.
+        given_rate: Rate of this step before any transform limited it.
     """
 
     variables: Sequence[Any]
@@ -89,6 +94,24 @@ class Context:
     incoming: Measured
     outgoing: Measured | None = None
     is_scale_invariant: bool = False
+    moves_by_rate: bool = False
+    given_rate: Any | None = None
+
+    def __post_init__(self) -> None:
+        if self.given_rate is None:
+            self.given_rate = self.learning_rate
+
+    @property
+    def moving(self) -> list[tuple[Any, VariableRole]]:
+        """Variables with their roles that this step may move: those with a gradient."""
+        gradients = self.incoming.values
+        triples = zip(self.variables, self.roles, gradients, strict=True)
+        return [(variable, role) for variable, role, gradient in triples if gradient is not None]
+
+    @functools.cached_property
+    def weight_norm(self) -> Any:
+        """Norm of all weights that this step may move, a float32 scalar."""
+        return global_norm([variable for variable, _ in self.moving])
 
 
 class Transform(abc.ABC):

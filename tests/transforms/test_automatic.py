@@ -16,7 +16,8 @@ RATE = 0.5
 def _limits(**arguments):
     """A transform with those limits only that are named."""
     return transforms.AutomaticClipping(
-        **{"max_ratio": INF, "outlier_factor": INF, "loss_factor": INF} | arguments
+        **dict.fromkeys(("max_ratio", "outlier_factor", "loss_factor", "max_rate_ratio"), INF)
+        | arguments
     )
 
 
@@ -122,7 +123,7 @@ def test_a_spike_of_the_rate_is_no_step_of_that_length(name, mode):
     expected, _ = result(0.01 * 1.25 * (1 + 8 / before))
     unlimited, _ = result(1.0)
     assert np.abs(unlimited - expected).max() > 0.1
-    automatic = transforms.AutomaticClipping(max_ratio=INF)
+    automatic = transforms.AutomaticClipping(max_ratio=INF, max_rate_ratio=INF)
     got, optimizer = result(1.0, transforms.SkipNonFinite(), automatic)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert optimizer.telemetry.peek().total_clipped == 1
@@ -242,6 +243,67 @@ def test_no_step_is_predicted_to_take_the_loss_below_zero(mode):
     np.testing.assert_allclose(got, [4.0, 4.0, 2.0 / (0.5 * 4.0), 4.0, 4.0], rtol=1e-4)
 
 
+def _changes(inner, rates, norm, mode, **arguments):
+    """Take steps along a constant gradient; return the mean change of a weight in each.
+
+    A kernel of 3 inputs and 4 units, and a bias, of this norm together, put back before each.
+    """
+    optimizer = optimizers.StabilizedOptimizer(
+        inner, [transforms.SkipNonFinite(), _limits(**arguments)]
+    )
+    starts = [np.full(shape, norm / 4, "float32") for shape in ((3, 4), (4,))]
+    weights = [keras.Variable(start) for start in starts]
+    optimizer.build(weights)
+
+    @tf.function(jit_compile=mode == "xla")
+    def compiled(rate):
+        inner.learning_rate.assign(rate)
+        optimizer.apply([tf.ones(start.shape) for start in starts], weights)
+
+    step = compiled.python_function if mode == "eager" else compiled
+    changes = []
+    for rate in rates:
+        for weight, start in zip(weights, starts, strict=True):
+            weight.assign(start)
+        step(tf.constant(rate, "float32"))
+        changes.append(float(starts[1][0] - weights[1].numpy()[0]))
+    return np.array(changes), optimizer
+
+
+RATES = np.array([0.02, 0.2, 0.4, 0.2, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_the_weights_bound_the_rate_of_adam_along_any_schedule(mode):
+    got, optimizer = _changes(keras.optimizers.Adam(), RATES, 1.0, mode, max_rate_ratio=1.5)
+    # 12 weights of units with 3 inputs, 4 of a vector.
+    limit = 1.5 * 1.0 / np.sqrt(12 * 3 + 4)
+    peaks = np.maximum.accumulate(RATES)
+    expected = RATES * np.minimum(1, limit / peaks)
+    assert expected[1] == RATES[1]
+    assert expected[-1] < RATES[-1]
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert optimizer.telemetry.peek().total_clipped == 4
+    optimizer.transforms[1].max_rate_ratio = INF
+    assert float(optimizer.learning_rate) == pytest.approx(0.01)  # As it was set.
+
+
+def test_no_rate_of_up_to_the_default_one_is_limited():
+    rates = np.array([1e-3, 5e-4, 1e-3])
+    for norm in (0.0, 1e-6):
+        got, _ = _changes(keras.optimizers.Adam(), rates, norm, "graph", max_rate_ratio=1.5)
+        np.testing.assert_allclose(got, rates, rtol=1e-3)
+    got, _ = _changes(keras.optimizers.Adam(), 10 * rates, 0.0, "graph", max_rate_ratio=1.5)
+    np.testing.assert_allclose(got, rates, rtol=1e-3)
+    got, _ = _changes(keras.optimizers.Adam(), 10 * rates, 0.0, "graph")  # No limit at all.
+    np.testing.assert_allclose(got, 10 * rates, rtol=1e-3)
+
+
+def test_rates_of_other_optimizers_mean_something_else():
+    got, _ = _changes(keras.optimizers.SGD(), RATES, 1e-3, "graph", max_rate_ratio=1.5)
+    np.testing.assert_allclose(got, RATES, rtol=1e-3)
+
+
 def test_without_a_loss_or_weights_there_is_nothing_to_compare_with():
     got, _ = _run(transforms.AutomaticClipping(), [3.0], weight_norm=0.0)
     np.testing.assert_allclose(got, [3.0], rtol=1e-5)
@@ -293,11 +355,10 @@ def blobs():
     return (draw.normal(size=(1280, 8)) + 1.5 * np.eye(4, 8)[y] * 2).astype("float32"), y
 
 
-def _accuracy(optimizer, data, steps=120, hit=None):
+def _accuracy(optimizer, data, steps=120, hit=None, depth=1):
     keras.utils.set_random_seed(1)
-    model = keras.Sequential(
-        [keras.Input((8,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(4)]
-    )
+    hidden = [keras.layers.Dense(32, "relu") for _ in range(depth)]
+    model = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(4)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
     x, y = (part.copy() for part in data)
@@ -318,6 +379,24 @@ def test_a_run_that_is_far_too_fast_learns_still(blobs):
     fast = gradstab.stabilize(optimizer(50.0), clip="auto")
     assert _accuracy(fast, blobs) > healthy - 0.03
     assert fast.telemetry.peek().total_clipped > 60
+
+
+def test_a_rate_that_is_far_too_high_for_adam_is_brought_down(blobs):
+    def accuracy(rate, clip=None):
+        optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, 120))
+        if clip is not None:
+            optimizer = gradstab.stabilize(optimizer, clip=clip)
+        return _accuracy(optimizer, blobs, depth=4), optimizer
+
+    healthy, _ = accuracy(0.01)
+    assert healthy > 0.9
+    assert accuracy(50.0)[0] < healthy - 0.2
+    fast, optimizer = accuracy(50.0, "auto")
+    assert fast > healthy - 0.03
+    assert optimizer.telemetry.peek().total_clipped == 120
+    left_alone, optimizer = accuracy(0.01, "auto")
+    assert left_alone == pytest.approx(healthy, abs=0.01)
+    assert optimizer.telemetry.peek().total_clipped == 0
 
 
 def test_a_healthy_run_is_left_alone_and_a_bad_batch_does_no_harm(blobs):
