@@ -32,7 +32,7 @@ _SCALE_INVARIANT = tuple(
 # Their steps change each weight by about the rate, whatever its gradient.
 _BY_RATE = tuple(
     getattr(keras.optimizers, name)
-    for name in ("Adam", "Adamax", "Lion", "Nadam", "RMSprop", "ScheduleFreeAdamW")
+    for name in ("Adam", "Adamax", "Lion", "Nadam", "RMSprop")
     if hasattr(keras.optimizers, name)
 )
 

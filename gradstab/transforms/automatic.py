@@ -43,6 +43,8 @@ _SLOW = 0.1
 # weights acts, and then less, down to a share of it; beyond the second a net counts as strained.
 _INSENSITIVE, _SENSITIVE = 4.0, 40.0
 _LEAST_SHARE = 0.4
+# The same for the ratio of Adam's rate to the weights.
+_LEAST_RATE_SHARE = 2 / 3
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
@@ -92,9 +94,10 @@ class AutomaticClipping(Transform):
 
     - The rate, for optimizers that change each weight by about the rate whatever its gradient, such
       as Adam. If all n weights of a layer with f inputs per unit move in one direction, what the
-      layer gives changes by η·√(n·f)/‖w‖ of what it gives. Where η* makes that more than q over all
-      layers, η*·√Σn·f > q·‖w‖, every rate is multiplied by what brings η* there, so that the
-      schedule keeps its shape. A rate of up to 0.001 is left as it is.
+      layer gives changes by η·√(n·f)/‖w‖ of what it gives. Over all layers that is to be at most
+      κ = q·√(4/e), kept within ⅔·q and q: where η*·√Σn·f > κ·‖w‖, the rate is multiplied by what
+      would bring η* there, so that the schedule keeps its shape. A rate of up to 0.001 is left as
+      it is.
 
     All this widens the band of rates that work: for SGD the limits on the gradient do, for Adam,
     whose step hardly depends on the length of the gradient, that on the rate.
@@ -113,7 +116,7 @@ class AutomaticClipping(Transform):
         loss_factor: What the third limit is multiplied by, a positive float; infinite for no such
             limit. Can be assigned during a run.
         max_rate_ratio: q, a positive float; infinite for no such limit. Can be assigned during a
-            run.
+            run. Where the loss is not known, ⅔ of it acts.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -125,7 +128,7 @@ class AutomaticClipping(Transform):
     1/f is from Yang et al., 2022, Tensor programs V.
 
     >>> AutomaticClipping(history_length=64)
-    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0, max_rate_ratio=1.6)
+    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0, max_rate_ratio=2.4)
     """  # noqa: E501  a line of the doctest
 
     max_ratio = Bound(_check_bound)
@@ -140,7 +143,7 @@ class AutomaticClipping(Transform):
         outlier_factor: float = 2.0,
         history_length: int = 128,
         loss_factor: float = 1.0,
-        max_rate_ratio: float = 1.6,
+        max_rate_ratio: float = 2.4,
     ) -> None:
         self.max_ratio = max_ratio
         self.warmup_steps = check_int("warmup_steps", warmup_steps, minimum=0)
@@ -212,7 +215,11 @@ class AutomaticClipping(Transform):
         if not context.moves_by_rate:
             return rate, None
         size = sum(_size_times_inputs(variable, role) for variable, role in context.moving)
-        ratio = self.bound("max_rate_ratio")
+        sensitivity = self._sensitivity(
+            context.incoming.global_norm, context.weight_norm, context.loss
+        )
+        share = ops.clip(ops.sqrt(_INSENSITIVE / sensitivity), _LEAST_RATE_SHARE, 1.0)
+        ratio = self.bound("max_rate_ratio") * share
         limit = rate_limit(ratio, context.weight_norm, size, _LEAST_RATE)
         peak = ops.maximum(rate, peak)
         return rate, ops.where(peak > limit, limit / peak, 1.0)

@@ -243,8 +243,8 @@ def test_no_step_is_predicted_to_take_the_loss_below_zero(mode):
     np.testing.assert_allclose(got, [4.0, 4.0, 2.0 / (0.5 * 4.0), 4.0, 4.0], rtol=1e-4)
 
 
-def _changes(inner, rates, norm, mode, **arguments):
-    """Take steps along a constant gradient; return the mean change of a weight in each.
+def _changes(inner, rates, norm, mode, *, losses=None, **arguments):
+    """Take steps along a constant gradient of norm 4; return the change of a weight in each.
 
     A kernel of 3 inputs and 4 units, and a bias, of this norm together, put back before each.
     """
@@ -256,36 +256,47 @@ def _changes(inner, rates, norm, mode, **arguments):
     optimizer.build(weights)
 
     @tf.function(jit_compile=mode == "xla")
-    def compiled(rate):
+    def compiled(rate, loss):
         inner.learning_rate.assign(rate)
+        if losses is not None:
+            optimizer.scale_loss(loss)
         optimizer.apply([tf.ones(start.shape) for start in starts], weights)
 
     step = compiled.python_function if mode == "eager" else compiled
     changes = []
-    for rate in rates:
+    for rate, loss in zip(rates, losses or [0.0] * len(rates), strict=True):
         for weight, start in zip(weights, starts, strict=True):
             weight.assign(start)
-        step(tf.constant(rate, "float32"))
+        step(tf.constant(rate, "float32"), tf.constant(loss, "float32"))
         changes.append(float(starts[1][0] - weights[1].numpy()[0]))
     return np.array(changes), optimizer
 
 
-RATES = np.array([0.02, 0.2, 0.4, 0.2, 0.1, 0.01])
+RATES = np.array([0.02, 0.1, 0.4, 0.2, 0.1, 0.01])
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_the_weights_bound_the_rate_of_adam_along_any_schedule(mode):
     got, optimizer = _changes(keras.optimizers.Adam(), RATES, 1.0, mode, max_rate_ratio=1.5)
-    # 12 weights of units with 3 inputs, 4 of a vector.
-    limit = 1.5 * 1.0 / np.sqrt(12 * 3 + 4)
+    # 12 weights of units with 3 inputs, 4 of a vector; two thirds, as the loss is not known.
+    limit = 2 / 3 * 1.5 * 1.0 / np.sqrt(12 * 3 + 4)
     peaks = np.maximum.accumulate(RATES)
     expected = RATES * np.minimum(1, limit / peaks)
     assert expected[1] == RATES[1]
     assert expected[-1] < RATES[-1]
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     assert optimizer.telemetry.peek().total_clipped == 4
-    optimizer.transforms[1].max_rate_ratio = INF
     assert float(optimizer.learning_rate) == pytest.approx(0.01)  # As it was set.
+
+
+def test_insensitive_nets_bear_a_higher_rate_of_adam():
+    # Gradients of norm 4, weights of norm 1: e is 2, 4, 6.25 and 40; of a loss below zero unknown.
+    losses = [2.0, 1.0, 0.64, 0.1, -1.0]
+    shares = [1.0, 1.0, 0.8, 2 / 3, 2 / 3]
+    got, _ = _changes(
+        keras.optimizers.Adam(), [0.5] * 5, 1.0, "graph", losses=losses, max_rate_ratio=1.5
+    )
+    np.testing.assert_allclose(got, 1.5 * np.array(shares) / np.sqrt(40), rtol=1e-4)
 
 
 def test_no_rate_of_up_to_the_default_one_is_limited():
