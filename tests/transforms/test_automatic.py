@@ -243,15 +243,17 @@ def test_no_step_is_predicted_to_take_the_loss_below_zero(mode):
     np.testing.assert_allclose(got, [4.0, 4.0, 2.0 / (0.5 * 4.0), 4.0, 4.0], rtol=1e-4)
 
 
-def _changes(inner, rates, norm, mode, *, losses=None, **arguments):
-    """Take steps along a constant gradient of norm 4; return the change of a weight in each.
+def _changes(inner, rates, norm, mode, *, losses=None, shapes=((3, 4), (4,)), **arguments):
+    """Take steps along a gradient of ones; return the change of a weight in each.
 
-    A kernel of 3 inputs and 4 units, and a bias, of this norm together, put back before each.
+    Weights of this norm together, such as a kernel of 3 inputs and 4 units and a bias, are put back
+    before each.
     """
     optimizer = optimizers.StabilizedOptimizer(
         inner, [transforms.SkipNonFinite(), _limits(**arguments)]
     )
-    starts = [np.full(shape, norm / 4, "float32") for shape in ((3, 4), (4,))]
+    size = sum(np.prod(shape) for shape in shapes)
+    starts = [np.full(shape, norm / np.sqrt(size), "float32") for shape in shapes]
     weights = [keras.Variable(start) for start in starts]
     optimizer.build(weights)
 
@@ -268,7 +270,7 @@ def _changes(inner, rates, norm, mode, *, losses=None, **arguments):
         for weight, start in zip(weights, starts, strict=True):
             weight.assign(start)
         step(tf.constant(rate, "float32"), tf.constant(loss, "float32"))
-        changes.append(float(starts[1][0] - weights[1].numpy()[0]))
+        changes.append(float((starts[-1] - weights[-1].numpy()).max()))
     return np.array(changes), optimizer
 
 
@@ -297,6 +299,17 @@ def test_insensitive_nets_bear_a_higher_rate_of_adam():
         keras.optimizers.Adam(), [0.5] * 5, 1.0, "graph", losses=losses, max_rate_ratio=1.5
     )
     np.testing.assert_allclose(got, 1.5 * np.array(shares) / np.sqrt(40), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "total"),
+    [(((3, 3, 2, 4),), 72 * 18), (((5, 2, 4), (2, 4)), 40 * 10 + 8 * 2), (((7,), ()), 8)],
+)
+def test_the_inputs_of_a_unit_count(shapes, total):
+    got, _ = _changes(
+        keras.optimizers.Adam(), [5.0, 5.0], 1.0, "graph", shapes=shapes, max_rate_ratio=1.5
+    )
+    np.testing.assert_allclose(got, 1.0 / np.sqrt(total), rtol=1e-3)
 
 
 def test_no_rate_of_up_to_the_default_one_is_limited():
