@@ -50,13 +50,15 @@ _LEAST_RATE_SHARE = 2 / 3
 _LOSS_TOLERANCE = 2.0
 # A rate that the weights do not limit: Adam's default, of which any net is expected to bear it.
 _LEAST_RATE = 1e-3
+# As the weights grow they bear a higher rate, but too high a rate makes them grow: this many times
+# their first norm counts at most, or the usual one where they begin smaller.
+_MOST_GROWTH = 1.5
 
 
-def _size_times_inputs(variable: Any, role: VariableRole) -> int:
-    """Return n·f: the number of weights times that of the inputs of a unit, 1 for a vector."""
+def _inputs(variable: Any, role: VariableRole) -> int:
+    """Return the number of inputs of a unit, 1 for a vector."""
     shape = variable.shape
-    inputs = math.prod(shape[axis] for axis in role.unit_axes) if len(shape) > 1 else 1
-    return math.prod(shape) * inputs
+    return math.prod(shape[axis] for axis in role.unit_axes) if len(shape) > 1 else 1
 
 
 @final
@@ -96,8 +98,9 @@ class AutomaticClipping(Transform):
       as Adam. If all n weights of a layer with f inputs per unit move in one direction, what the
       layer gives changes by η·√(n·f)/‖w‖ of what it gives. Over all layers that is to be at most
       κ = q·√(4/e), kept within ⅔·q and q: where η*·√Σn·f > κ·‖w‖, the rate is multiplied by what
-      would bring η* there, so that the schedule keeps its shape. A rate of up to 0.001 is left as
-      it is.
+      would bring η* there, so that the schedule keeps its shape. Too high a rate makes weights
+      grow, and so ‖w‖ counts up to 1.5 times what it was at first, or what is usual where that is
+      more. A rate of up to 0.001 is left as it is.
 
     All this widens the band of rates that work: for SGD the limits on the gradient do, for Adam,
     whose step hardly depends on the length of the gradient, that on the rate.
@@ -153,12 +156,13 @@ class AutomaticClipping(Transform):
         self.max_rate_ratio = max_rate_ratio
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Keep the last lengths, how many there were, the warm-up and the largest rate."""
+        """Keep the last lengths, how many there were, the warm-up, largest rate and first norm."""
         return {
             "history": StateSpec((self.history_length,)),
             "count": StateSpec(dtype="int64"),
             "progress": StateSpec(),
             "peak_rate": StateSpec(),
+            "first_norm": StateSpec(),
         }
 
     def limit_rate(self, state: State, context: Context) -> Any | None:
@@ -187,6 +191,9 @@ class AutomaticClipping(Transform):
         if rate is not None:
             given, rate_share = self._rate_and_share(state, context)
             new_state["peak_rate"] = followed(state["peak_rate"], given, _GROWTH * early(count))
+            new_state["first_norm"] = ops.where(
+                ops.logical_and(count == 0, counts), context.weight_norm, state["first_norm"]
+            )
             peak = ops.maximum(given, state["peak_rate"])
             peak = peak if rate_share is None else peak * rate_share
             weight_norm = context.weight_norm
@@ -214,15 +221,25 @@ class AutomaticClipping(Transform):
         rate = ops.where(rate > limit, _GROWTH * early(state["count"]) * peak, rate)
         if not context.moves_by_rate:
             return rate, None
-        size = sum(_size_times_inputs(variable, role) for variable, role in context.moving)
+        size = sum(math.prod(v.shape) * _inputs(v, role) for v, role in context.moving)
         sensitivity = self._sensitivity(
             context.incoming.global_norm, context.weight_norm, context.loss
         )
         share = ops.clip(ops.sqrt(_INSENSITIVE / sensitivity), _LEAST_RATE_SHARE, 1.0)
         ratio = self.bound("max_rate_ratio") * share
-        limit = rate_limit(ratio, context.weight_norm, size, _LEAST_RATE)
+        limit = rate_limit(ratio, self._bearing_norm(state, context), size, _LEAST_RATE)
         peak = ops.maximum(rate, peak)
         return rate, ops.where(peak > limit, limit / peak, 1.0)
+
+    @staticmethod
+    def _bearing_norm(state: State, context: Context) -> Any:
+        """Return the norm of the weights, without growth that too high a rate may have brought."""
+        norm = context.weight_norm
+        first = ops.where(state["count"] == 0, norm, state["first_norm"])
+        # Kernels whose entries have a variance of 1/f, after LeCun et al., 1998.
+        matrices = [(v, role) for v, role in context.moving if len(v.shape) > 1]
+        usual = math.sqrt(sum(math.prod(v.shape) / _inputs(v, role) for v, role in matrices))
+        return ops.minimum(norm, _MOST_GROWTH * ops.maximum(first, usual))
 
     @staticmethod
     def _sensitivity(norm: Any, weight_norm: Any, loss: Any) -> Any:

@@ -243,11 +243,13 @@ def test_no_step_is_predicted_to_take_the_loss_below_zero(mode):
     np.testing.assert_allclose(got, [4.0, 4.0, 2.0 / (0.5 * 4.0), 4.0, 4.0], rtol=1e-4)
 
 
-def _changes(inner, rates, norm, mode, *, losses=None, shapes=((3, 4), (4,)), **arguments):
+def _changes(
+    inner, rates, norm, mode, *, losses=None, shapes=((3, 4), (4,)), growth=None, **arguments
+):
     """Take steps along a gradient of ones; return the change of a weight in each.
 
     Weights of this norm together, such as a kernel of 3 inputs and 4 units and a bias, are put back
-    before each.
+    before each; `growth` is what they are multiplied by then.
     """
     optimizer = optimizers.StabilizedOptimizer(
         inner, [transforms.SkipNonFinite(), _limits(**arguments)]
@@ -260,17 +262,18 @@ def _changes(inner, rates, norm, mode, *, losses=None, shapes=((3, 4), (4,)), **
     @tf.function(jit_compile=mode == "xla")
     def compiled(rate, loss):
         inner.learning_rate.assign(rate)
-        if losses is not None:
-            optimizer.scale_loss(loss)
+        optimizer.scale_loss(loss)
         optimizer.apply([tf.ones(start.shape) for start in starts], weights)
 
     step = compiled.python_function if mode == "eager" else compiled
     changes = []
-    for rate, loss in zip(rates, losses or [0.0] * len(rates), strict=True):
+    losses = [0.0] * len(rates) if losses is None else losses
+    growth = [1.0] * len(rates) if growth is None else growth
+    for rate, loss, times in zip(rates, losses, growth, strict=True):
         for weight, start in zip(weights, starts, strict=True):
-            weight.assign(start)
+            weight.assign(start * times)
         step(tf.constant(rate, "float32"), tf.constant(loss, "float32"))
-        changes.append(float((starts[-1] - weights[-1].numpy()).max()))
+        changes.append(float((times * starts[-1] - weights[-1].numpy()).max()))
     return np.array(changes), optimizer
 
 
@@ -299,6 +302,16 @@ def test_insensitive_nets_bear_a_higher_rate_of_adam():
         keras.optimizers.Adam(), [0.5] * 5, 1.0, "graph", losses=losses, max_rate_ratio=1.5
     )
     np.testing.assert_allclose(got, 1.5 * np.array(shares) / np.sqrt(40), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("norm", "most"), [(3.0, 1.5 * 3.0), (0.5, 1.5 * 2.0)])
+def test_growth_raises_the_rate_only_so_far(norm, most):
+    # A kernel of 3 inputs and 4 units usually has a norm of √4.
+    growth = np.array([1.0, 1.2, 2.0, 20.0, 0.5])
+    got, _ = _changes(
+        keras.optimizers.Adam(), [50.0] * 5, norm, "graph", growth=growth, max_rate_ratio=1.5
+    )
+    np.testing.assert_allclose(got, np.minimum(norm * growth, most) / np.sqrt(40), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
