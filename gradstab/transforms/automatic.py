@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, final
@@ -19,11 +18,11 @@ from gradstab.functional.limits import (
     loss_limit,
     outlier_factor,
     outlier_limit,
-    rate_limit,
     weight_limit,
 )
 from gradstab.functional.running import push
-from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform, VariableRole
+from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
+from gradstab.transforms.bearable import bearable_rate
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 
@@ -48,17 +47,6 @@ _LEAST_RATE_SHARE = 2 / 3
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
-# A rate that the weights do not limit: Adam's default, of which any net is expected to bear it.
-_LEAST_RATE = 1e-3
-# As the weights grow they bear a higher rate, but too high a rate makes them grow: this many times
-# their first norm counts at most, or the usual one where they begin smaller.
-_MOST_GROWTH = 1.5
-
-
-def _inputs(variable: Any, role: VariableRole) -> int:
-    """Return the number of inputs of a unit, 1 for a vector."""
-    shape = variable.shape
-    return math.prod(shape[axis] for axis in role.unit_axes) if len(shape) > 1 else 1
 
 
 @final
@@ -221,25 +209,14 @@ class AutomaticClipping(Transform):
         rate = ops.where(rate > limit, _GROWTH * early(state["count"]) * peak, rate)
         if not context.moves_by_rate:
             return rate, None
-        size = sum(math.prod(v.shape) * _inputs(v, role) for v, role in context.moving)
         sensitivity = self._sensitivity(
             context.incoming.global_norm, context.weight_norm, context.loss
         )
         share = ops.clip(ops.sqrt(_INSENSITIVE / sensitivity), _LEAST_RATE_SHARE, 1.0)
-        ratio = self.bound("max_rate_ratio") * share
-        limit = rate_limit(ratio, self._bearing_norm(state, context), size, _LEAST_RATE)
+        first_norm = ops.where(state["count"] == 0, context.weight_norm, state["first_norm"])
+        limit = bearable_rate(self.bound("max_rate_ratio") * share, first_norm, context)
         peak = ops.maximum(rate, peak)
         return rate, ops.where(peak > limit, limit / peak, 1.0)
-
-    @staticmethod
-    def _bearing_norm(state: State, context: Context) -> Any:
-        """Return the norm of the weights, without growth that too high a rate may have brought."""
-        norm = context.weight_norm
-        first = ops.where(state["count"] == 0, norm, state["first_norm"])
-        # Kernels whose entries have a variance of 1/f, after LeCun et al., 1998.
-        matrices = [(v, role) for v, role in context.moving if len(v.shape) > 1]
-        usual = math.sqrt(sum(math.prod(v.shape) / _inputs(v, role) for v, role in matrices))
-        return ops.minimum(norm, _MOST_GROWTH * ops.maximum(first, usual))
 
     @staticmethod
     def _sensitivity(norm: Any, weight_norm: Any, loss: Any) -> Any:
