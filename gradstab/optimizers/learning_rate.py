@@ -30,10 +30,12 @@ _SCALE_INVARIANT = tuple(
 )
 
 # Their steps change each weight by about the rate, whatever its gradient.
-_BY_RATE = tuple(
-    getattr(keras.optimizers, name)
-    for name in ("Adam", "Adamax", "Lion", "Nadam", "RMSprop")
-    if hasattr(keras.optimizers, name)
+_BY_RATE = (
+    keras.optimizers.Adam,
+    keras.optimizers.Adamax,
+    keras.optimizers.Lion,
+    keras.optimizers.Nadam,
+    keras.optimizers.RMSprop,
 )
 
 

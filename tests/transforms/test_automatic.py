@@ -316,7 +316,12 @@ def test_growth_raises_the_rate_only_so_far(norm, most):
 
 @pytest.mark.parametrize(
     ("shapes", "total"),
-    [(((3, 3, 2, 4),), 72 * 18), (((5, 2, 4), (2, 4)), 40 * 10 + 8 * 2), (((7,), ()), 8), (((0, 4), (4,)), 4)],
+    [
+        (((3, 3, 2, 4),), 72 * 18),
+        (((5, 2, 4), (2, 4)), 40 * 10 + 8 * 2),
+        (((7,), ()), 8),
+        (((0, 4), (4,)), 4),
+    ],
 )
 def test_the_inputs_of_a_unit_count(shapes, total):
     got, _ = _changes(
