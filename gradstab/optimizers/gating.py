@@ -26,6 +26,7 @@ from gradstab._substitute import replaced_method, replaced_untracked
 from gradstab.functional._backend import is_compiled_by_xla, select, value_of
 from gradstab.optimizers import distribution
 from gradstab.optimizers.clippy_adagrad import ClippyAdagrad
+from gradstab.optimizers.fused import with_fused_updates
 from gradstab.optimizers.inner import ReadOnce, is_overwritten, parts, resource
 from gradstab.optimizers.slots import decays
 from gradstab.optimizers.spam import SPAM
@@ -157,6 +158,8 @@ def gated(
             stack.enter_context(replaced_method(part, "assign_sub", adding(-1)))
             kept = ReadOnce(vars(part)["_iterations"], accept)
             stack.enter_context(replaced_untracked(part, "_iterations", kept))
+            if updates is None and isinstance(writer, _Waiting):
+                stack.enter_context(with_fused_updates(part, writer.waiting))
         yield writer.if_accepted
     writer.end()
 
@@ -169,12 +172,16 @@ class _Waiting:
         refused, accepted = tf.raw_ops.Switch(data=tf.constant(0), pred=accept)
         self._refused, self._accepted = tf.identity(refused), tf.identity(accepted)
 
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        wait: contextlib.AbstractContextManager[None] = tf.control_dependencies([self._accepted])
+        return wait
+
     def assign(self, variable: Any, value: Any) -> None:
-        with tf.control_dependencies([self._accepted]):
+        with self.waiting():
             variable.assign(value, read_value=False)  # By default it is read again, for nobody.
 
     def add(self, variable: Any, value: Any, sign: int) -> None:
-        with tf.control_dependencies([self._accepted]):
+        with self.waiting():
             (variable.assign_add if sign > 0 else variable.assign_sub)(value, read_value=False)
 
     def end(self) -> None:

@@ -18,7 +18,7 @@ def slot(optimizer: Any, name: str, variable: Any) -> Any:
 
     Args:
         optimizer: A built optimizer.
-        name: Attribute with a list of slots: `"_momentums"`, `"_velocities"`, `"_accumulators"`.
+        name: Attribute with a list of slots, such as `"_velocities"`.
         variable: The variable that is trained, as `update_step` receives it.
 
     Raises:
