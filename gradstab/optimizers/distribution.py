@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gradstab.functional._backend import kept_whole, value_of
+from gradstab.functional._backend import is_compiled_by_xla, kept_whole, value_of
 from gradstab.optimizers.inner import resource
 
 
@@ -131,9 +131,24 @@ def _branch(place: Any | None, branches: Sequence[Callable[[], None]], *, whole:
         branches[int(place)]()
     else:
         # They return a number, by which the condition can be found afterwards.
-        zero = tf.switch_case(place, [_then_zero(branch) for branch in branches])
+        zero = _switch(place, [_then_zero(branch) for branch in branches])
         if whole:
             kept_whole(zero)
+
+
+def _switch(place: Any, functions: Sequence[Callable[[], Any]]) -> Any:
+    """Return what one of several functions gives.
+
+    XLA, given a choice between several, would find out first whether the place is a constant, by
+    interpreting, entry by entry, all that leads to it: for a transformer, minutes. Of a choice
+    between two it does not ask.
+    """
+    if not is_compiled_by_xla():
+        return tf.switch_case(place, functions)
+    first, *others = functions
+    if not others:
+        return first()
+    return tf.cond(place == 0, first, lambda: _switch(place - 1, others))
 
 
 def _on_one_device(variables: Iterable[Any]) -> bool:

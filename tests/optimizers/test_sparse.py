@@ -97,3 +97,22 @@ def test_a_gradient_without_rows():
     optimizer.apply([empty], weights)
     np.testing.assert_array_equal(weights[0].numpy(), np.ones((5, 2)))
     assert optimizer.telemetry.peek().grad_norm.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("xla", "kinds"), [(False, {"Case"}), (True, {"If"})])
+def test_xla_is_given_choices_between_two(xla, kinds):
+    """Of a choice between several it interprets all that leads there: minutes for a transformer."""
+    variable = keras.Variable(np.ones((5, 2), "float32"))
+    optimizer = stabilize(keras.optimizers.SGD(0.1), clip=1.0)
+    optimizer.build([variable])
+
+    @tf.function(jit_compile=xla)
+    def step(rows, values):
+        gradient = tf.IndexedSlices(values, rows, dense_shape=tf.constant([5, 2]))
+        optimizer.apply([gradient], [variable])
+
+    graph = step.get_concrete_function(tf.constant([1, 1]), tf.ones((2, 2))).graph
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    writing = {node.op for node in nodes} & {"Case", "If"}
+    assert writing == kinds
