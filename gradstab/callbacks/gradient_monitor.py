@@ -23,9 +23,8 @@ from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.distribution import is_chief
 from gradstab.optimizers.find import bind, stabilized_optimizer
 from gradstab.optimizers.observed import Observer
-from gradstab.optimizers.reading import Reading
+from gradstab.optimizers.reading import CAPACITY, Reading
 from gradstab.optimizers.sampling import Sampler
-from gradstab.optimizers.telemetry import CAPACITY
 from gradstab.transforms.clipping import ClipByGlobalNorm
 
 # Reading holds the steps up for a millisecond or two: where steps are short, not at each sample.

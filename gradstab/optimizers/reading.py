@@ -1,13 +1,24 @@
-"""What a reading of telemetry gives: plain data on the host."""
+"""What a reading of telemetry gives, and how it is made of what was recorded: plain data."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 
+from gradstab.optimizers.counts import COUNTS
 from gradstab.optimizers.samples import Samples
+
+# Rows of the ring: the steps that a reader can be late without losing one.
+CAPACITY: Final = 2048
+# What a row of it holds of its step.
+ROW: Final = ("grad_norm", "grad_norm_after", "loss", "clipped", "cause", "bad_variable")
+# Cause of the skips that a dynamic loss scale makes; it comes before the causes of transforms.
+OVERFLOW: Final = "overflow"
+# Overflows in a row at the floor of the scale, where no transform of the chain has a budget.
+_OVERFLOW_BUDGET: Final = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +97,107 @@ class Reading:
     consecutive_skips: int
     divergence: Divergence | None
     samples: Samples | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What the variables of telemetry hold.
+
+    Attributes:
+        paths: Paths of the variables that are trained.
+        causes: Why steps may be skipped, the overflow first, then one for each veto.
+        steps: How many steps there were, skipped ones counted.
+        counts: The numbers of `COUNTS`, then how many steps were skipped for each cause. Two causes
+            may have the same name.
+        recent: The ring: row n - 1, modulo its length, holds `ROW` of step n.
+        norms: Gradient norm of each variable in the last step.
+    """
+
+    paths: Sequence[str]
+    causes: Sequence[str]
+    steps: int
+    counts: Sequence[int]
+    recent: np.ndarray[Any, Any]
+    norms: np.ndarray[Any, Any]
+
+    @staticmethod
+    def nothing(paths: Sequence[str], causes: Sequence[str]) -> Recorded:
+        """Return what is recorded before the first step."""
+        return Recorded(
+            paths, causes, 0, [0] * (len(COUNTS) + len(causes)),
+            np.zeros((CAPACITY, len(ROW)), "float32"), np.zeros(len(paths), "float32"),
+        )  # fmt: skip
+
+    def reading(self, since: int | None, budget: int | None, samples: Samples | None) -> Reading:
+        """Return what happened since a cursor.
+
+        Args:
+            since: The cursor, or `None` for all that is kept.
+            budget: Skips in a row beyond which training has diverged, or `None` for no such number.
+            samples: Closer looks since then, or `None`.
+
+        Raises:
+            ValueError: If `since` is not between 0 and the number of steps so far.
+        """
+        if since is not None and not 0 <= since <= self.steps:
+            raise ValueError(
+                f"`since` must be a cursor between 0 and {self.steps}, the steps so far. Received: "
+                f"since={since!r}. If an earlier state was loaded, begin again with since=None"
+            )
+        first = max(since or 0, self.steps - CAPACITY)
+        numbers = np.arange(first, self.steps)
+        rows = dict(zip(ROW, self.recent[numbers % CAPACITY].T, strict=True))
+        return Reading(
+            cursor=self.steps,
+            missed=first - (since or 0),
+            steps=numbers + 1,
+            grad_norm=rows["grad_norm"],
+            grad_norm_after=rows["grad_norm_after"],
+            loss=rows["loss"],
+            clipped=rows["clipped"] > 0,
+            skipped=rows["cause"] > 0,
+            cause=[None if code == 0 else self.causes[int(code) - 1] for code in rows["cause"]],
+            bad_variable=[self._path(index) for index in rows["bad_variable"]],
+            norms=dict(zip(self.paths, map(float, self.norms), strict=True)),
+            total_skipped=self._count("skipped"),
+            total_clipped=self._count("clipped"),
+            skipped_by_cause=self._skipped_by_cause(),
+            consecutive_skips=self._count("consecutive_skips"),
+            divergence=self._divergence(budget),
+            samples=samples,
+        )
+
+    def _count(self, name: str) -> int:
+        return self.counts[COUNTS.index(name)]
+
+    def _skipped_by_cause(self) -> dict[str, int]:
+        result: dict[str, int] = {}
+        for cause, count in zip(self.causes, self.counts[len(COUNTS) :], strict=True):
+            # A loss scale counts where there is one.
+            if cause != OVERFLOW or self._overflows:
+                result[cause] = result.get(cause, 0) + count
+        return result
+
+    @property
+    def _overflows(self) -> int:
+        return self.counts[len(COUNTS)]
+
+    def _divergence(self, budget: int | None) -> Divergence | None:
+        if budget is None and self._overflows:
+            budget = _OVERFLOW_BUDGET
+        if budget is not None and self._count("longest_skips") > budget:
+            return Divergence(
+                variable=self._path(self._count("longest_variable")),
+                step=self._count("longest_step"),
+                skipped=self._count("longest_skips"),
+            )
+        if self._count("applied_nonfinite"):
+            return Divergence(
+                variable=self._path(self._count("applied_variable")),
+                step=self._count("applied_step"),
+                skipped=0,
+            )
+        return None
+
+    def _path(self, index: float) -> str | None:
+        return self.paths[int(index)] if index >= 0 else None

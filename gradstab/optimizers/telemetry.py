@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,9 @@ from gradstab.optimizers.distribution import (
     write_row,
 )
 from gradstab.optimizers.forward_state import strategy_of
-from gradstab.optimizers.reading import Divergence, Reading
+from gradstab.optimizers.reading import CAPACITY, OVERFLOW, ROW, Reading, Recorded
 from gradstab.optimizers.sampling import Sampler
 from gradstab.transforms.measured import Measured
-
-# Rows of the ring: the steps that a reader can be late without losing one.
-CAPACITY = 2048
-# Cause of the skips that a dynamic loss scale makes; it comes before the causes of transforms.
-OVERFLOW = "overflow"
-# Overflows in a row at the floor of the scale, where no transform of the chain has a budget.
-OVERFLOW_BUDGET = 50
-_ROW = ("grad_norm", "grad_norm_after", "loss", "clipped", "cause", "bad_variable")
 
 
 class Telemetry:
@@ -71,7 +63,7 @@ class Telemetry:
         self._paths = tuple(_distinct(paths))
         specs: dict[str, tuple[tuple[int, ...], str]] = {
             "counts": ((len(COUNTS) + len(self._causes),), "int"),
-            "recent": ((CAPACITY, len(_ROW)), "float32"),
+            "recent": ((CAPACITY, len(ROW)), "float32"),
             "norms": ((len(self._paths),), "float32"),
         }
         self._variables = {
@@ -162,7 +154,7 @@ class Telemetry:
         if not noted or any(value is None for value in noted.values()):
             recent = self._variables["recent"]
             row = gather_row(recent, (value_of(self._steps) - 1) % CAPACITY)
-            numbers = dict(zip(_ROW, ops.unstack(row), strict=True))
+            numbers = dict(zip(ROW, ops.unstack(row), strict=True))
             noted = {name: numbers[name] for name in ("grad_norm", "clipped")}
             noted["skipped"] = ops.cast(numbers["cause"] > 0, "float32")
         return {"grad_norm_max": noted["grad_norm"], **noted}
@@ -279,43 +271,11 @@ class Telemetry:
             sampler = self.samplers[0]
         if sampler is not None and not sampler.built:
             sampler = None
-        steps, counts, recent, norms, samples = self._fetch(sampler)
-        if since is not None and not 0 <= since <= steps:
-            raise ValueError(
-                f"`since` must be a cursor between 0 and {steps}, the steps so far. Received: "
-                f"since={since!r}. If an earlier state was loaded, begin again with since=None"
-            )
-        first = max(since or 0, steps - CAPACITY)
-        numbers = np.arange(first, steps)
-        rows = dict(zip(_ROW, recent[numbers % CAPACITY].T, strict=True))
-        causes = [None if code == 0 else self._causes[int(code) - 1] for code in rows["cause"]]
-        return Reading(
-            cursor=steps,
-            missed=first - (since or 0),
-            steps=numbers + 1,
-            grad_norm=rows["grad_norm"],
-            grad_norm_after=rows["grad_norm_after"],
-            loss=rows["loss"],
-            clipped=rows["clipped"] > 0,
-            skipped=rows["cause"] > 0,
-            cause=causes,
-            bad_variable=[self._path(index) for index in rows["bad_variable"]],
-            norms=dict(zip(self._paths, map(float, norms), strict=True)),
-            total_skipped=counts["skipped"],
-            total_clipped=counts["clipped"],
-            skipped_by_cause={
-                cause: sum(
-                    counts[name]
-                    for name, of in zip(self._cause_counts(), self._causes, strict=True)
-                    if of == cause
-                )
-                # A loss scale counts where there is one.
-                for cause in self._causes
-                if cause != OVERFLOW or counts["cause_0"]
-            },
-            consecutive_skips=counts["consecutive_skips"],
-            divergence=self._divergence(counts),
-            samples=None if sampler is None else sampler.unpack(samples, since or 0),
+        recorded, samples = self._fetch(sampler)
+        return recorded.reading(
+            since,
+            self._max_consecutive(),
+            None if sampler is None else sampler.unpack(samples, since or 0),
         )
 
     def acknowledge(self) -> None:
@@ -327,50 +287,15 @@ class Telemetry:
             counts[COUNTS.index(name)] = 0
         self._variables["counts"].assign(counts)
 
-    def _fetch(
-        self, sampler: Sampler | None
-    ) -> tuple[
-        int,
-        Mapping[str, int],
-        np.ndarray[Any, Any],
-        np.ndarray[Any, Any],
-        Sequence[np.ndarray[Any, Any]],
-    ]:
-        """Bring steps, counts, recent rows, norms and samples to the host, all at once."""
-        names = (*COUNTS, *self._cause_counts())
+    def _fetch(self, sampler: Sampler | None) -> tuple[Recorded, Sequence[np.ndarray[Any, Any]]]:
+        """Bring what is recorded, and a sampler's samples, to the host, all at once."""
         if not self._variables:
-            empty = np.zeros((CAPACITY, len(_ROW)), "float32")
-            nothing = np.zeros(len(self._paths), "float32")
-            return 0, dict.fromkeys(names, 0), empty, nothing, ()
+            return Recorded.nothing(self._paths, self._causes), ()
         own = [self._variables[name] for name in ("counts", "recent", "norms")]
         waiting = [] if sampler is None else sampler.waiting()
         steps, counts, recent, norms, *samples = to_host([self._steps, *own, *waiting])
-        return int(steps), dict(zip(names, counts.tolist(), strict=True)), recent, norms, samples
-
-    def _cause_counts(self) -> list[str]:
-        """Name the counts of the vetoes; two of them may share a cause, or a name above."""
-        return [f"cause_{place}" for place in range(len(self._causes))]
-
-    def _path(self, index: float) -> str | None:
-        return self._paths[int(index)] if index >= 0 else None
-
-    def _divergence(self, counts: Mapping[str, int]) -> Divergence | None:
-        budget = self._max_consecutive()
-        if budget is None and counts["cause_0"]:
-            budget = OVERFLOW_BUDGET
-        if budget is not None and counts["longest_skips"] > budget:
-            return Divergence(
-                variable=self._path(counts["longest_variable"]),
-                step=counts["longest_step"],
-                skipped=counts["longest_skips"],
-            )
-        if counts["applied_nonfinite"]:
-            return Divergence(
-                variable=self._path(counts["applied_variable"]),
-                step=counts["applied_step"],
-                skipped=0,
-            )
-        return None
+        recorded = Recorded(self._paths, self._causes, int(steps), counts.tolist(), recent, norms)
+        return recorded, samples
 
 
 def any_of(flags: Sequence[Any]) -> Any:

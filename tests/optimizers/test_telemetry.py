@@ -10,7 +10,7 @@ import references
 import tensorflow as tf
 
 from gradstab import DivergenceError, optimizers, stabilize, transforms
-from gradstab.optimizers.telemetry import CAPACITY
+from gradstab.optimizers.reading import CAPACITY
 
 NAN = np.nan
 
