@@ -26,6 +26,7 @@ def run_example(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_corrected_article_cnn_learns_and_ends_with_its_gradient_norms(run_example, tmp_path):
     code, output = run_example("corrected_article_cnn", "--run-dir", tmp_path)
     assert code == 0
@@ -51,6 +52,7 @@ def test_callbacks_stop_the_run_and_put_the_best_weights_back(run_example, tmp_p
     assert "The weights and moments of epoch 1, the best so far, have been restored." in output
 
 
+@pytest.mark.slow
 def test_shared_weights_are_shared_and_each_use_is_shown(run_example):
     code, output = run_example("shared_weights")
     assert code == 0

@@ -28,14 +28,9 @@ WRAPPED = [variant for variant in VARIANTS if variant != PLAIN]
 # would mean that tests were lost on the way.
 AT_LEAST = {"optimizers": (200, 750), "callbacks": (50, 80)}
 
-# Every suite in every variant takes minutes: all but this one run with the slow tests.
-QUICK = ("no_transforms", "optimizers")
+# Every suite in every variant takes minutes, and the quickest most of one.
 RUNS = [
-    pytest.param(
-        (variant, suite),
-        id=f"{suite}-{variant}",
-        marks=[pytest.mark.slow] if (variant, suite) != QUICK else [],
-    )
+    pytest.param((variant, suite), id=f"{suite}-{variant}", marks=pytest.mark.slow)
     for suite in SUITES
     for variant in WRAPPED
 ]

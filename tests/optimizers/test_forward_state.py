@@ -35,8 +35,15 @@ def _statistics(model):
     return model.get_layer("norm").non_trainable_variables
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("callback", [callbacks.GradientMonitor, callbacks.DivergenceGuard])
+@pytest.mark.parametrize(
+    ("callback", "jit_compile"),
+    [
+        (callbacks.GradientMonitor, False),
+        (callbacks.DivergenceGuard, True),
+        pytest.param(callbacks.GradientMonitor, True, marks=pytest.mark.slow),
+        pytest.param(callbacks.DivergenceGuard, False, marks=pytest.mark.slow),
+    ],
+)
 def test_in_fit_a_skipped_batch_is_as_if_it_had_not_been(callback, jit_compile):
     def trained(x, y):
         model = _model(dropout=0.0, jit_compile=jit_compile)
@@ -81,8 +88,15 @@ def test_in_train(jit_compile):
     assert not checks.differences(before, checks.contents(state))
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("num_replicas", [1, 2])
+@pytest.mark.parametrize(
+    ("num_replicas", "policy"),
+    [
+        (1, "mixed_float16"),
+        (2, "float32"),
+        pytest.param(1, "float32", marks=pytest.mark.slow),
+        pytest.param(2, "mixed_float16", marks=pytest.mark.slow),
+    ],
+)
 def test_under_strategies_and_loss_scaling(num_replicas, policy):
     keras.config.set_dtype_policy(policy)
     strategy = checks.mirrored(2) if num_replicas == 2 else tf.distribute.get_strategy()

@@ -222,13 +222,12 @@ SETTINGS = {
 FORMS = ("graph", "xla_step")
 
 
-def _with_every_model(*cases):
-    """Sparse rows meet all cases but the first one with the slow tests."""
+def _with_every_model(*cases, quick):
+    """Every model in every case; with sparse rows the first one is quick, without these are."""
     return [
-        pytest.param(model, *case, marks=[pytest.mark.slow] if slow else [])
-        for model in MODELS
+        pytest.param(model, *case, marks=[] if case in of else [pytest.mark.slow])
+        for model, of in (("cnn", quick), ("embedding", cases[:1]))
         for case in cases
-        for slow in [model == "embedding" and case is not cases[0]]
     ]
 
 
@@ -305,13 +304,17 @@ def _assert_nothing(found):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("model_name", "setting"),
-    _with_every_model(("each_step",), ("float16",), ("float16_window",), ("bfloat16",)),
+    _with_every_model(
+        *((setting,) for setting in ("each_step", "float16", "float16_window", "bfloat16")),
+        quick=[("each_step",), ("float16_window",)],
+    ),
 )
 def test_the_step_of_train(model_name, setting, form):
     _, concrete = _traced(model_name, setting, form)
     _assert_nothing(findings(concrete))
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_the_loop_that_xla_compiles_whole(monkeypatch):
     model, data = _compiled("cnn", "each_step")
@@ -329,7 +332,12 @@ def test_the_step_of_train_on_a_pipeline(monkeypatch):
 @needs_kernels
 @pytest.mark.parametrize(
     ("model_name", "setting", "jit_compile"),
-    _with_every_model(("window", False), ("float16_window", False), ("window", True)),
+    _with_every_model(
+        ("window", False),
+        ("float16_window", False),
+        ("window", True),
+        quick=[("window", False), ("window", True)],
+    ),
 )
 def test_the_step_of_fit(model_name, setting, jit_compile):
     model, data = _compiled(model_name, setting, jit_compile=jit_compile)
@@ -492,7 +500,7 @@ def _agree(device, model_name, setting, form):
         np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_name", MODELS)
+@pytest.mark.parametrize("model_name", ["cnn", pytest.param("embedding", marks=pytest.mark.slow)])
 def test_everything_lies_on_the_device_that_trains(model_name):
     """On a CPU that is not the first, so that what names the first is seen without a GPU."""
     _agree("cpu:1", model_name, "window", "graph")

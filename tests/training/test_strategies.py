@@ -121,6 +121,7 @@ def test_accumulation():
     _same(_trained(2, make), _trained(1, make))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_where_undisturbed(tmp_path):
     whole, history = _trained(2, epochs=4)
     _trained(2, epochs=2, run_dir=tmp_path / "run")
