@@ -8,6 +8,7 @@ Keras does: for GPUs, compilers join a product with the sum that it goes into. X
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -73,17 +74,22 @@ def _apply(
 @functools.cache
 def _rounds_as_keras(momentum: float, nesterov: bool) -> bool:
     """Whether a kernel gives on this machine, and with this Keras, the bits that SGD gives."""
+    # In a thread of its own no graph is being traced, and no strategy or scope is entered.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(_try, momentum, nesterov).result()
+
+
+def _try(momentum: float, nesterov: bool) -> bool:
     draw = np.random.default_rng(0)
     scales = 10.0 ** draw.uniform(-6, 3, (3, _ENTRIES))
     start, *gradients = (draw.normal(size=scales.shape) * scales).astype("float32")
     rate = 0.0123
-    with tf.init_scope(), tf.device("CPU"):
+    with tf.device("CPU"):
         variable = keras.Variable(start, dtype="float32", name="tried")
         sgd = keras.optimizers.SGD(rate, momentum, nesterov, name="tried")
-        for gradient in gradients:
-            sgd.apply([tf.constant(gradient)], [variable])
         fused = tf.Variable(start)
         moments = tf.Variable(tf.zeros_like(start)) if momentum else None
-        for gradient in gradients:
-            _apply(fused, moments, tf.constant(gradient), tf.constant(rate), momentum, nesterov)
+        for gradient in map(tf.constant, gradients):
+            sgd.apply([gradient], [variable])
+            _apply(fused, moments, gradient, tf.constant(rate), momentum, nesterov)
         return fused.numpy().tobytes() == variable.numpy().tobytes()

@@ -106,3 +106,18 @@ def test_trying_it_draws_no_number_and_takes_no_name():
     keras.utils.set_random_seed(3)
     keras.backend.clear_session()
     assert (drawn, name) == (keras.random.uniform(()).numpy(), keras.optimizers.SGD().name)
+
+
+@pytest.mark.parametrize("scope", ["strategy", "device"])
+def test_it_is_tried_wherever_it_is_traced(scope):
+    fused._rounds_as_keras.cache_clear()
+    inside = {
+        "strategy": tf.distribute.OneDeviceStrategy("/cpu:1").scope,
+        "device": lambda: tf.device("/cpu:1"),
+    }
+    with inside[scope]():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model.compile(_stabilized({"momentum": 0.9})(), "mse", jit_compile=False)
+        model.fit(np.ones((8, 4)), np.ones((8, 2)), batch_size=4, verbose=0)
+    assert fused._rounds_as_keras.cache_info().currsize == 1
+    assert model.optimizer.telemetry.peek().cursor == 2
