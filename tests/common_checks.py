@@ -151,6 +151,17 @@ def close(variables, expected, tolerance=1e-6):
         np.testing.assert_allclose(got, value, rtol=tolerance, atol=tolerance)
 
 
+def functions_of(graph):
+    """Return the definitions of all functions that a graph calls, however deep."""
+    return graph.as_graph_def().library.function
+
+
+def nodes_of(graph):
+    """Return the definitions of all operations of a graph and of the functions that it calls."""
+    called = [node for function in functions_of(graph) for node in function.node_def]
+    return [*graph.as_graph_def().node, *called]
+
+
 def values_of(variables):
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 

@@ -61,8 +61,7 @@ class Finding(NamedTuple):
 def nodes_of(concrete):
     """Yield every operation of a `ConcreteFunction` and of all functions that it calls."""
     library = {
-        function.signature.name: function
-        for function in concrete.graph.as_graph_def().library.function
+        function.signature.name: function for function in checks.functions_of(concrete.graph)
     }
     top = concrete.function_def
     todo, seen = [(top, _is_xla(top))], set()

@@ -132,9 +132,8 @@ def test_the_gradients_travel_once_in_one_reduction_per_replica():
         variables, optimizer = checks.make_variables(), stabilize("adam")
     step = checks.replicated(strategy, optimizer, variables)
     gradients = checks.make_gradients()
-    graph = step.get_concrete_function(gradients, gradients).graph.as_graph_def()
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    reductions = [node for node in nodes if node.op in COLLECTIVES]
+    graph = step.get_concrete_function(gradients, gradients).graph
+    reductions = [node for node in checks.nodes_of(graph) if node.op in COLLECTIVES]
     assert len(reductions) == 2, [node.name for node in reductions]
 
 
