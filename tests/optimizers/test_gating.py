@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from gradstab import optimizers, stabilize
-from gradstab.optimizers import gating, step
+from gradstab.optimizers import applying, gating
 from gradstab.optimizers.sampling import Sampler
 
 OPTIMIZERS = {
@@ -47,9 +47,9 @@ def _run(make, batches, gate, monkeypatch, clip=1.0, xla=False):
 
     original = gating.gated
     with monkeypatch.context() as patch:
-        patch.setattr(step, "gated", gated)
+        patch.setattr(applying, "gated", gated)
         if not gate:
-            patch.setattr(step, "can_gate", lambda *arguments, **_: False)
+            patch.setattr(applying, "can_gate", lambda *arguments, **_: False)
         weights = [
             keras.Variable(np.array([0.5, -0.0, 0.0, -2.0], "float32")),
             keras.Variable(np.full((2, 2), 0.3, "float32")),
