@@ -48,6 +48,10 @@ class Feed(Protocol):
         """Return batches to time steps on, without using up any, and how many in a row."""
         ...
 
+    def signature(self) -> Any:
+        """Return the structure of one whole batch."""
+        ...
+
 
 def make_feed(
     name: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import random
@@ -10,21 +9,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from gradstab._validation import check_float
-from gradstab.optimizers.find import bind
 from gradstab.training.checkpoint import Progress, RunDirectory
-from gradstab.training.epochs import EpochRunner, loop_of
-from gradstab.training.feeds import ArrayFeed, DatasetFeed, make_feed
+from gradstab.training.feeds import ArrayFeed, make_feed
 from gradstab.training.penalized import check_penalties, penalized, penalties_of
 from gradstab.training.penalty import Penalty
-from gradstab.training.probe import Choice, choose_form
-from gradstab.training.replicas import synchronize
+from gradstab.training.ready import build, check_model
+from gradstab.training.run import Run
 from gradstab.training.settings import Settings, check_same_run, describe_run
 from gradstab.training.workers import Workers
-
-_STEPS_OF_UNKNOWN_EPOCH = 1000
 
 
 def train(
@@ -138,7 +132,7 @@ def train(
     >>> sorted(history.history), len(history.history["loss"])
     (['loss', 'val_loss'], 3)
     """
-    _check_model(model)
+    check_model(model)
     penalties = check_penalties(penalties, model)
     if penalties and penalties_of(model):
         raise ValueError(
@@ -194,7 +188,7 @@ def train(
     with penalized(model, penalties):
         if seed is not None:
             keras.utils.set_random_seed(seed)
-        _build(model, feed)
+        build(model, feed)
         new_config = describe_run(model, settings, steps=feed.steps) | {"order_seed": order_seed}
         if config:
             check_same_run(config, new_config)
@@ -204,190 +198,16 @@ def train(
         if directory is not None:
             saved = os.fspath(directory.path)
             advice = f"The last complete epoch is in {saved!r}: start all again with resume=True"
-        with workers.together(advice):
-            return _run(
-                model,
-                feed,
-                validation,
-                callbacks,
-                settings,
-                directory,
-                progress,
-                config,
-                new_config,
-                workers,
-            )
-
-
-def _run(
-    model: Any,
-    feed: ArrayFeed | DatasetFeed,
-    validation: ArrayFeed | DatasetFeed | None,
-    callbacks: Any,
-    settings: Settings,
-    directory: RunDirectory | None,
-    progress: Progress,
-    old_config: dict[str, Any],
-    config: dict[str, Any],
-    workers: Workers,
-) -> keras.callbacks.History:
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = keras.callbacks.CallbackList(
-            callbacks,
-            add_history=True,
-            add_progbar=settings.verbose != 0,
-            verbose=settings.verbose,
-            epochs=settings.epochs,
-            steps=feed.steps,
+        run = Run(
             model=model,
+            settings=settings,
+            feed=feed,
+            validation=validation,
+            directory=directory,
+            progress=progress,
+            config=new_config,
+            old_config=config,
+            workers=workers,
         )
-    history = model.history
-    history.history.update(progress.history)
-    model.stop_training = False
-    callbacks.on_train_begin()
-    history.epoch = list(range(progress.epochs_done))
-    first = max(progress.epochs_done, _epoch_of_backup(model))
-    over = progress.stopped and settings.epochs <= old_config["arguments"]["epochs"]
-    logs: dict[str, Any] | None = None
-    if first < settings.epochs and not over:
-        choice = _choose(model, feed, settings, old_config, first)
-        history.params = (history.params or {}) | {"loop": dataclasses.asdict(choice)}
-        if settings.verbose != 0:
-            print(f"{choice}; device: {config['device']}")
-        if directory is not None:
-            directory.begin(
-                config | {"loop": old_config.get("loop", dataclasses.asdict(choice))}, model
-            )
-        runner = EpochRunner(
-            model,
-            callbacks,
-            choice.form,
-            None if settings.steps_per_call == "auto" else int(settings.steps_per_call),
-            workers,
-        )
-        for epoch in range(first, settings.epochs):
-            logs = runner.train(feed, epoch)
-            with workers.call():
-                synchronize(model)
-            if validation is not None:
-                logs |= {f"val_{name}": log for name, log in runner.evaluate(validation).items()}
-            callbacks.on_epoch_end(epoch, logs)
-            with workers.call():
-                _keep(model, epoch, history, settings, directory, progress)
-            if model.stop_training:
-                break
-    elif settings.verbose != 0:
-        print(f"Nothing left to train: {progress.epochs_done} epochs are done. Ask for more epochs")
-    if isinstance(model.optimizer, keras.optimizers.Optimizer):
-        model.optimizer.finalize_variable_values(model.trainable_weights)
-    callbacks.on_train_end(logs=logs)
-    return history
-
-
-def _keep(
-    model: Any,
-    epoch: int,
-    history: Any,
-    settings: Settings,
-    directory: RunDirectory | None,
-    progress: Progress,
-) -> None:
-    """Take in what an epoch gave: the best model, an early stop, the state to resume from."""
-    if settings.monitor not in history.history:
-        raise ValueError(
-            f"`monitor` must be one of the logs, {', '.join(sorted(history.history))}. Received: "
-            f"monitor={settings.monitor!r}"
-        )
-    value = float(history.history[settings.monitor][-1])
-    if settings.improves(value, progress.best_value):
-        progress.best_value, progress.best_epoch, progress.epochs_since_best = value, epoch, 0
-        if directory is not None:
-            directory.save_best(model)
-    else:
-        progress.epochs_since_best += 1
-    patience = settings.early_stopping_patience
-    if patience is not None and progress.epochs_since_best >= patience:
-        model.stop_training = True
-    progress.epochs_done = epoch + 1
-    progress.history = history.history
-    progress.stopped = bool(model.stop_training)
-    if directory is not None:
-        directory.save_last(model, progress)
-
-
-def _choose(
-    model: Any,
-    feed: ArrayFeed | DatasetFeed,
-    settings: Settings,
-    old_config: dict[str, Any],
-    epoch: int,
-) -> Choice:
-    if model.run_eagerly:
-        return Choice("graph", "run step by step, since the model was compiled with run_eagerly")
-    if model.distribute_strategy.num_replicas_in_sync > 1:
-        if settings.form not in (None, "graph"):
-            raise ValueError(
-                "`jit_compile` must be False or 'auto' under a strategy with several replicas, "
-                f"whose step XLA can't compile. Received: jit_compile={settings.jit_compile!r}"
-            )
-        return Choice("graph", "the one form under a strategy with several replicas")
-    before = old_config.get("loop")
-    if settings.form is not None:
-        if before is not None and before["form"] != settings.form:
-            raise ValueError(
-                f"`jit_compile` can't change in a resumed run, whose form of the loop is "
-                f"{before['form']!r}. Received: jit_compile={settings.jit_compile!r}. Pass 'auto'"
-            )
-        return Choice(settings.form, "as asked for")
-    if before is not None:
-        return Choice(before["form"], "as when the run began")
-    return choose_form(
-        lambda form: loop_of(model, "train_step", form),
-        feed,
-        num_steps=(settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH),
-        over_arrays=isinstance(feed, ArrayFeed),
-    )
-
-
-def _build(model: Any, feed: ArrayFeed | DatasetFeed) -> None:
-    """Make all variables, and let an optimizer of ours know the model, before a step is traced."""
-    strategy = model.distribute_strategy
-    batch = feed.signature()
-    # Variables that are made while a step is traced make TensorFlow trace it twice: here it is the
-    # short step without gradients. A model without a loss has none, and may yet train by a step of
-    # its own; whatever is really wrong comes up again in a moment.
-    with contextlib.suppress(Exception):
-        _trace(strategy, model.test_step, batch)
-    if not model.built:
-        _trace(strategy, model, keras.utils.unpack_x_y_sample_weight(batch)[0])
-    bind(model)
-    if not model.optimizer.built:
-        with strategy.scope():
-            model.optimizer.build(model.trainable_variables)
-
-
-def _trace(strategy: Any, function: Any, argument: Any) -> None:
-    def run(data: Any) -> Any:
-        return strategy.run(function, args=(data,))
-
-    tf.function(run, autograph=False).get_concrete_function(argument)
-
-
-def _check_model(model: Any) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "`training.train` needs Keras on TensorFlow. Received: "
-            f"the backend {keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow, or use `fit`"
-        )
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
-    if not model.compiled or model.optimizer is None:
-        raise ValueError(
-            "`model` must be compiled with an optimizer. Call `model.compile(optimizer, loss=...)` "
-            f"first. Received: model={model!r}"
-        )
-
-
-def _epoch_of_backup(model: Any) -> int:
-    # Keras' BackupAndRestore says by this private attribute, and no other way, where to go on.
-    return getattr(model, "_initial_epoch", None) or 0
+        with workers.together(advice):
+            return run.train(callbacks)

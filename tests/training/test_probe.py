@@ -79,7 +79,7 @@ def test_a_short_run_does_not_wait_for_xla(make_model, data):
 
 def test_a_resumed_run_keeps_its_form(make_model, data, tmp_path, monkeypatch):
     train(make_model(), data, epochs=1, run_dir=tmp_path, jit_compile="loop", verbose=0)
-    monkeypatch.setattr("gradstab.training.loop.choose_form", None)
+    monkeypatch.setattr("gradstab.training.run.choose_form", None)
     model = make_model()
     history = train(model, data, epochs=2, run_dir=tmp_path, resume=True, verbose=0)
     assert history.params["loop"]["form"] == "xla_loop"

@@ -1,0 +1,177 @@
+"""One run of `train`: its epochs, and what each of them leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from gradstab.training.checkpoint import Progress, RunDirectory
+from gradstab.training.epochs import EpochRunner, loop_of
+from gradstab.training.feeds import ArrayFeed, Feed
+from gradstab.training.probe import Choice, choose_form
+from gradstab.training.replicas import synchronize
+from gradstab.training.settings import Settings
+from gradstab.training.workers import Workers
+
+_STEPS_OF_UNKNOWN_EPOCH = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run needs, all checked and built.
+
+    Attributes:
+        model: The compiled model.
+        settings: The arguments of `train`.
+        feed: Training data.
+        validation: Validation data, or `None`.
+        directory: Where the run is kept, or `None`.
+        progress: How far it came before.
+        config: What describes it.
+        old_config: The same of the run that is resumed; empty for a new one.
+        workers: Those that train together.
+    """
+
+    model: Any
+    settings: Settings
+    feed: Feed
+    validation: Feed | None
+    directory: RunDirectory | None
+    progress: Progress
+    config: dict[str, Any]
+    old_config: dict[str, Any]
+    workers: Workers
+
+    def train(self, callbacks: Any) -> keras.callbacks.History:
+        """Train the epochs that are left, and return the history of all."""
+        model, settings, progress = self.model, self.settings, self.progress
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = keras.callbacks.CallbackList(
+                callbacks,
+                add_history=True,
+                add_progbar=settings.verbose != 0,
+                verbose=settings.verbose,
+                epochs=settings.epochs,
+                steps=self.feed.steps,
+                model=model,
+            )
+        history = model.history
+        history.history.update(progress.history)
+        model.stop_training = False
+        callbacks.on_train_begin()
+        history.epoch = list(range(progress.epochs_done))
+        first = max(progress.epochs_done, _epoch_of_backup(model))
+        logs: dict[str, Any] | None = None
+        if first < settings.epochs and not self._stopped_before():
+            choice = self._choose(first)
+            history.params = (history.params or {}) | {"loop": dataclasses.asdict(choice)}
+            self._begin(choice)
+            per_call = settings.steps_per_call
+            runner = EpochRunner(
+                model,
+                callbacks,
+                choice.form,
+                None if per_call == "auto" else int(per_call),
+                self.workers,
+            )
+            for epoch in range(first, settings.epochs):
+                logs = self._epoch(runner, epoch)
+                callbacks.on_epoch_end(epoch, logs)
+                with self.workers.call():
+                    self._keep(epoch, history)
+                if model.stop_training:
+                    break
+        elif settings.verbose != 0:
+            print(
+                f"Nothing left to train: {progress.epochs_done} epochs are done. Ask for more "
+                "epochs"
+            )
+        if isinstance(model.optimizer, keras.optimizers.Optimizer):
+            model.optimizer.finalize_variable_values(model.trainable_weights)
+        callbacks.on_train_end(logs=logs)
+        return history
+
+    def _stopped_before(self) -> bool:
+        """Whether the run was ended early, and no more epochs are asked for than then."""
+        if not self.progress.stopped:
+            return False
+        return bool(self.settings.epochs <= self.old_config["arguments"]["epochs"])
+
+    def _begin(self, choice: Choice) -> None:
+        if self.settings.verbose != 0:
+            print(f"{choice}; device: {self.config['device']}")
+        if self.directory is not None:
+            loop = self.old_config.get("loop", dataclasses.asdict(choice))
+            self.directory.begin(self.config | {"loop": loop}, self.model)
+
+    def _epoch(self, runner: EpochRunner, epoch: int) -> dict[str, Any]:
+        logs = runner.train(self.feed, epoch)
+        with self.workers.call():
+            synchronize(self.model)
+        if self.validation is not None:
+            logs |= {f"val_{name}": log for name, log in runner.evaluate(self.validation).items()}
+        return logs
+
+    def _keep(self, epoch: int, history: Any) -> None:
+        """Take in what an epoch gave: the best model, an early stop, the state to resume from."""
+        settings, progress = self.settings, self.progress
+        if settings.monitor not in history.history:
+            raise ValueError(
+                f"`monitor` must be one of the logs, {', '.join(sorted(history.history))}. "
+                f"Received: monitor={settings.monitor!r}"
+            )
+        value = float(history.history[settings.monitor][-1])
+        if settings.improves(value, progress.best_value):
+            progress.best_value, progress.best_epoch, progress.epochs_since_best = value, epoch, 0
+            if self.directory is not None:
+                self.directory.save_best(self.model)
+        else:
+            progress.epochs_since_best += 1
+        patience = settings.early_stopping_patience
+        if patience is not None and progress.epochs_since_best >= patience:
+            self.model.stop_training = True
+        progress.epochs_done = epoch + 1
+        progress.history = history.history
+        progress.stopped = bool(self.model.stop_training)
+        if self.directory is not None:
+            self.directory.save_last(self.model, progress)
+
+    def _choose(self, epoch: int) -> Choice:
+        """Return the form of the loop: as asked for, as it was, or the fastest of those timed."""
+        model, settings, feed = self.model, self.settings, self.feed
+        if model.run_eagerly:
+            return Choice(
+                "graph", "run step by step, since the model was compiled with run_eagerly"
+            )
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            if settings.form not in (None, "graph"):
+                raise ValueError(
+                    "`jit_compile` must be False or 'auto' under a strategy with several "
+                    "replicas, whose step XLA can't compile. Received: "
+                    f"jit_compile={settings.jit_compile!r}"
+                )
+            return Choice("graph", "the one form under a strategy with several replicas")
+        before = self.old_config.get("loop")
+        if settings.form is not None:
+            if before is not None and before["form"] != settings.form:
+                raise ValueError(
+                    f"`jit_compile` can't change in a resumed run, whose form of the loop is "
+                    f"{before['form']!r}. Received: jit_compile={settings.jit_compile!r}. Pass "
+                    "'auto'"
+                )
+            return Choice(settings.form, "as asked for")
+        if before is not None:
+            return Choice(before["form"], "as when the run began")
+        return choose_form(
+            lambda form: loop_of(model, "train_step", form),
+            feed,
+            num_steps=(settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH),
+            over_arrays=isinstance(feed, ArrayFeed),
+        )
+
+
+def _epoch_of_backup(model: Any) -> int:
+    # Keras' BackupAndRestore says by this private attribute, and no other way, where to go on.
+    return getattr(model, "_initial_epoch", None) or 0
