@@ -123,7 +123,8 @@ def _write(output: Path, arguments: argparse.Namespace, results: list[Result]) -
     import tensorflow as tf
 
     from gradstab.cli import demo_runs
-    from gradstab.reports.figures import plot_comparison, save
+    from gradstab.reports.comparison import plot_comparison
+    from gradstab.reports.figures import save
 
     series: dict[str, dict[str, Any]] = {}
     for result in results:

@@ -1,7 +1,7 @@
 """What a run left behind, as figures, page, text and JSON: functions of a record, without Keras."""
 
+from gradstab.reports.comparison import plot_comparison
 from gradstab.reports.figures import (
-    plot_comparison,
     plot_gradient_norm,
     plot_heatmap,
     plot_loss,

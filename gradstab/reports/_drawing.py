@@ -139,3 +139,13 @@ def running_median(values: Any, window: int) -> Any:
     smooth = np.full(len(values), math.nan)
     smooth[finite] = np.nanmedian(windows[finite], axis=1)
     return smooth
+
+
+def series(entry: Any) -> tuple[Any, Any]:
+    """Return x and values of a sequence of numbers, over 1, 2, ..., or of a pair (x, values)."""
+    if entry is None:
+        return np.zeros(0), np.zeros(0)
+    if isinstance(entry, tuple) and len(entry) == 2 and np.ndim(entry[0]) == 1:
+        return np.asarray(entry[0], "float64"), np.asarray(entry[1], "float64")
+    values = np.asarray(entry, "float64")
+    return np.arange(1, len(values) + 1), values

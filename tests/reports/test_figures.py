@@ -8,8 +8,8 @@ import pytest
 
 from gradstab.monitoring.record import read_record
 from gradstab.monitoring.writer import RecordWriter
+from gradstab.reports.comparison import plot_comparison
 from gradstab.reports.figures import (
-    plot_comparison,
     plot_gradient_norm,
     plot_heatmap,
     plot_loss,
