@@ -20,9 +20,11 @@ One epoch is a block of steps, about half a second of the plain optimizer's: 4 a
 at the least where steps are short, so that a block holds the monitor's cadence; else it looks at
 the end of every block, which is more often than it would. All contenders of a configuration live in
 one process, which does nothing else, and take turns block by block, in another random order each
-round; the first blocks, which compile, are not counted. Ratios are medians over the rounds of two
-blocks of the same round, with a bootstrapped 95 % interval. The seed of the orders is the first
-eight hex digits of the commit.
+round; the first blocks, which compile, are not counted. Then the two of the floor, + monitor and
+Keras global_clipnorm, go on by themselves for two minutes: the time of one block scatters by a
+tenth on shared machines, and so a ratio of them takes a hundred rounds to be known to 2 %. Ratios
+are medians over the rounds of two blocks of the same round, with a bootstrapped 95 % interval. The
+seed of the orders is the first eight hex digits of the commit.
 
 With `--output` each configuration is written as it comes, and the same call goes on where it was,
 with another commit or number of rounds only if `--resume` says so, and then with the seed and the
@@ -64,7 +66,8 @@ from gradstab.callbacks import GradientMonitor
 FLOOR = 1.05  # of Keras global_clipnorm
 AIM, AIM_PLAIN = 1.0, 1.02
 MEMORY_FLOOR, MEMORY_VARIABLES = 1_000_000, 500
-ROUNDS, QUICK_ROUNDS = 60, 3
+ROUNDS, QUICK_ROUNDS = 12, 3
+FLOOR_SECONDS, QUICK_FLOOR_SECONDS = 120.0, 0.3
 BLOCK_SECONDS, QUICK_BLOCK_SECONDS = 0.5, 0.1
 LEAST_STEPS, CADENCE, SHORT_STEP_SECONDS = 4, 50, 0.02
 WARM_UP_BLOCKS, MANY_BLOCKS = 2, 100_000
@@ -200,7 +203,7 @@ class Configuration:
     def projected_seconds(self, rounds: int) -> float:
         """Return about how long measuring takes."""
         ready, block = PROJECTED[self.model][self.xla]
-        return ready + rounds * len(CONTENDERS) * block
+        return ready + rounds * len(CONTENDERS) * block + FLOOR_SECONDS
 
 
 def repeated_batch(model: Any, size: int) -> tf.data.Dataset:
@@ -230,7 +233,9 @@ def block_of_steps(model: Any, data: Any, block_seconds: float) -> int:
     return max(least, round(block_seconds / step_seconds))
 
 
-def measure_here(of: Configuration, rounds: int, block_seconds: float, seed: int) -> dict[str, Any]:
+def measure_here(
+    of: Configuration, rounds: int, block_seconds: float, floor_seconds: float, seed: int
+) -> dict[str, Any]:
     # So that the monitor draws nothing at the end of its run, which is not measured.
     sys.modules["matplotlib"] = None
     make = OPTIMIZERS[of.optimizer]
@@ -256,12 +261,16 @@ def measure_here(of: Configuration, rounds: int, block_seconds: float, seed: int
     draw = np.random.default_rng([seed, *str(of).encode()])
     with tempfile.TemporaryDirectory() as folder:
         runs = {name: fit(name, Path(folder)) for name in CONTENDERS}
-        seconds = take_turns(runs, rounds, draw, WARM_UP_BLOCKS, say)
+        seconds = take_turns(
+            runs, rounds, draw, WARM_UP_BLOCKS, say, (CLIPNORM, MONITORED), floor_seconds
+        )
     check_recording(optimizers)
-    medians = {name: float(np.median(times)) for name, times in seconds.items()}
+    # Of common rounds alone, so that they compare.
+    medians = {name: float(np.median(times[:rounds])) for name, times in seconds.items()}
     return {
         **dataclasses.asdict(of),
         "steps_per_block": steps,
+        "floor_rounds": len(seconds[MONITORED]),
         "ms_per_step": {name: 1e3 * median / steps for name, median in medians.items()},
         "times_plain": {name: ratio(seconds[name], seconds[PLAIN], draw) for name in seconds},
         "times_clipnorm": {name: ratio(seconds[name], seconds[CLIPNORM], draw) for name in seconds},
@@ -324,10 +333,12 @@ def summary(content: Mapping[str, Any]) -> str:
     found = content["results"]
     rows = [row_of(found[name]) for name in map(str, every_configuration()) if name in found]
     size = content["telemetry_bytes"]
+    floor_rounds = [result["floor_rounds"] for result in found.values()] or [0]
     return (
         f"{markdown(header, rows)}\n\nStep times as multiples of plain, and of Keras "
         f"global_clipnorm in the column before the floor: medians (95 % intervals) of "
-        f"{content['rounds']} rounds.\nPersistent telemetry of {MEMORY_VARIABLES} trainable "
+        f"{content['rounds']} rounds; of {min(floor_rounds)} to {max(floor_rounds)} rounds in the "
+        f"column before the floor.\nPersistent telemetry of {MEMORY_VARIABLES} trainable "
         f"variables: {size:,} bytes; floor: less than {MEMORY_FLOOR:,}: "
         f"{'holds' if size < MEMORY_FLOOR else 'FAILS'}"
     )
@@ -365,8 +376,9 @@ def main() -> int:
     }
 
     def measure(name: str) -> dict[str, Any] | None:
-        block_seconds = QUICK_BLOCK_SECONDS if arguments.quick else BLOCK_SECONDS
-        task = dataclasses.asdict(wanted[name]), rounds, block_seconds, seed
+        long = BLOCK_SECONDS, FLOOR_SECONDS
+        short = QUICK_BLOCK_SECONDS, QUICK_FLOOR_SECONDS
+        task = dataclasses.asdict(wanted[name]), rounds, *(short if arguments.quick else long), seed
         return campaign.in_fresh_process(__file__, task)
 
     projected = {name: each.projected_seconds(rounds) for name, each in wanted.items()}

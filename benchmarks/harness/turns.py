@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -73,8 +73,13 @@ def take_turns(
     generator: np.random.Generator,
     warm_up_epochs: int,
     say: Callable[[str], Any] = lambda message: None,
+    closer: Sequence[str] = (),
+    closer_seconds: float = 0.0,
 ) -> dict[str, list[float]]:
     """Return the seconds of each contender's epochs, one epoch each a round, in random order.
+
+    Where a verdict rests on two of many, those can go on for rounds of their own, which stand
+    behind the others in their lists: so the same time tells more of these two.
 
     Args:
         runs: Calls that train "for ever" with the callback that they are given, each in one `fit`.
@@ -82,6 +87,8 @@ def take_turns(
         generator: Draws the orders.
         warm_up_epochs: First epochs of each, which compile and are not counted.
         say: Gets a line about each contender's first epoch and about every tenth round.
+        closer: Those that go on.
+        closer_seconds: For how long, at least.
     """
     turnstiles = {name: Turnstile() for name in runs}
     for name, turnstile in turnstiles.items():
@@ -99,14 +106,22 @@ def take_turns(
             seconds[name].append(turnstiles[name].epoch())
         if (place + 1) % 10 == 0:
             say(f"round {place + 1} of {num_rounds}")
+    started = time.perf_counter()
+    while closer and time.perf_counter() - started < closer_seconds:
+        for name in generator.permutation(list(closer)):
+            seconds[name].append(turnstiles[name].epoch())
     for turnstile in turnstiles.values():
         turnstile.close()
     return seconds
 
 
 def ratio(above: list[float], below: list[float], generator: np.random.Generator) -> list[float]:
-    """Return the median over rounds of `above / below`, and its 95 % interval (bootstrap)."""
-    pairs = np.array(above) / np.array(below)
+    """Return the median over rounds of `above / below`, and its 95 % interval (bootstrap).
+
+    Where one has more rounds than the other, those that both have count.
+    """
+    common = min(len(above), len(below))
+    pairs = np.array(above[:common]) / np.array(below[:common])
     draws = generator.integers(0, len(pairs), size=(4000, len(pairs)))
     low, high = np.percentile(np.median(pairs[draws], axis=1), [2.5, 97.5])
     return [float(np.median(pairs)), float(low), float(high)]

@@ -71,6 +71,13 @@ def test_contenders_take_turns_one_epoch_each_a_round(harness):
     assert set(rounds) == {"ab", "ba"}
     assert len(rounds) == 11  # Two before those that count, and one in which they end.
 
+    runs = {name: fit(name) for name in "abc"}
+    seconds = harness.turns.take_turns(runs, 2, draw, 1, closer="ac", closer_seconds=0.05)
+    assert len(seconds["b"]) == 2 < len(seconds["a"]) == len(seconds["c"])
+    # Of two in which the one has more rounds, the common ones count.
+    longer = [2.0, 2.0, 100.0, 100.0, 100.0]
+    assert harness.turns.ratio(longer, [1.0, 1.0], draw) == [2.0, 2.0, 2.0]
+
 
 def test_contender_that_ends_by_itself_is_an_error(harness):
     with pytest.raises(RuntimeError, match="a contender failed"):
@@ -109,6 +116,7 @@ def _result(overhead, model, of_clipnorm, of_plain):
         "model": model,
         "optimizer": "SGD",
         "xla": False,
+        "floor_rounds": 90,
         "ms_per_step": dict.fromkeys(overhead.CONTENDERS, 2.0),
         "times_plain": times(of_plain),
         "times_clipnorm": times(of_clipnorm),
