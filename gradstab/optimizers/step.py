@@ -133,7 +133,15 @@ class Step:
         refused = [*vetoes, *([] if overflow is None else [overflow])]
         accept = ops.logical_not(any_of(refused)) if refused else None
         judged = Judged(
-            gradients, variables, places, rows, context, outgoing, new_states, limited_rate, accept
+            gradients=gradients,
+            variables=variables,
+            places=places,
+            rows=rows,
+            context=context,
+            outgoing=outgoing,
+            new_states=new_states,
+            limited_rate=limited_rate,
+            accept=accept,
         )
         self._applier.run(judged, accumulators)
         self._telemetry.record(
