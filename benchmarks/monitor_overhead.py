@@ -200,10 +200,10 @@ class Configuration:
         model.compile(optimizer, loss, jit_compile=self.xla)
         return model
 
-    def projected_seconds(self, rounds: int) -> float:
+    def projected_seconds(self, rounds: int, floor_seconds: float) -> float:
         """Return about how long measuring takes."""
         ready, block = PROJECTED[self.model][self.xla]
-        return ready + rounds * len(CONTENDERS) * block + FLOOR_SECONDS
+        return ready + rounds * len(CONTENDERS) * block + floor_seconds
 
 
 def repeated_batch(model: Any, size: int) -> tf.data.Dataset:
@@ -375,13 +375,16 @@ def main() -> int:
         and each.xla in (arguments.xla or ([0] if arguments.quick else [0, 1]))
     }
 
+    block_seconds = QUICK_BLOCK_SECONDS if arguments.quick else BLOCK_SECONDS
+    floor_seconds = QUICK_FLOOR_SECONDS if arguments.quick else FLOOR_SECONDS
+
     def measure(name: str) -> dict[str, Any] | None:
-        long = BLOCK_SECONDS, FLOOR_SECONDS
-        short = QUICK_BLOCK_SECONDS, QUICK_FLOOR_SECONDS
-        task = dataclasses.asdict(wanted[name]), rounds, *(short if arguments.quick else long), seed
+        task = dataclasses.asdict(wanted[name]), rounds, block_seconds, floor_seconds, seed
         return campaign.in_fresh_process(__file__, task)
 
-    projected = {name: each.projected_seconds(rounds) for name, each in wanted.items()}
+    projected = {
+        name: each.projected_seconds(rounds, floor_seconds) for name, each in wanted.items()
+    }
     complete = campaign.run(projected, measure, content, arguments.output, lines_of)
     text = summary(content)
     print(f"\n{text}")

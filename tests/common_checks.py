@@ -153,7 +153,8 @@ def close(variables, expected, tolerance=1e-6):
 
 def functions_of(graph):
     """Return the definitions of all functions that a graph calls, however deep."""
-    return graph.as_graph_def().library.function
+    library = graph.as_graph_def().library
+    return library.function
 
 
 def nodes_of(graph):

@@ -54,7 +54,11 @@ class StepLogs(dict[str, Any]):
         return {**self, **dict(zip(self._names, numbers, strict=True))}.items()
 
 
-class _Number(float, getattr(tf.__internal__.types, "Tensor", object)):  # type: ignore[misc]
+# TensorFlow has no public base class of what it takes for tensors; without it logs are but slower.
+_TensorType: Any = getattr(getattr(tf.__internal__, "types", None), "Tensor", object)
+
+
+class _Number(float, _TensorType):
     """A number that counts as a tensor.
 
     Keras asks of every log of every step whether it is one, and TensorFlow needs 0.1 microseconds
