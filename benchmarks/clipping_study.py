@@ -18,6 +18,9 @@ examples, the rate along a cosine to zero; every technique and none, five seeds.
   compared with plain Keras without the fault.
 - Recurrent nets on two problems of memory, ten seeds, 3000 steps.
 
+XLA compiles the steps of the transformer and of the recurrent nets, for every candidate: they are
+many small operations, and it runs them three times as fast.
+
 Plain Keras is given the gradients of embeddings with duplicate rows summed, as gradstab sums them:
 by itself it does not, and its Adam moves embeddings faster for it.
 

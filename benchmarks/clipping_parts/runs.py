@@ -91,7 +91,7 @@ class Runner:
     Args:
         work: Data and model.
         optimizer: Stays the same, so that nothing is traced anew; its state is put back.
-        steps: Length of a run.
+        steps: Length of a run, a multiple of `warm_up`, so that one loop does for all of it.
         warm_up: Steps before clips are counted.
     """
 
@@ -105,6 +105,9 @@ class Runner:
         optimizer.build(self._model.trainable_variables)
         self._state = [(variable, np.array(variable)) for variable in optimizer.variables]
         self._data = tuple(tf.constant(part) for part in work.train)
+        self._loop = tf.function(
+            self._steps_of, autograph=True, jit_compile=True if work.jit_compile else None
+        )
         self._starts: dict[int, list[Any]] = {}
 
     def run(self, of: Plan, seed: int) -> dict[str, Any]:
@@ -118,10 +121,11 @@ class Runner:
         )[: self._steps * BATCH].reshape(self._steps, BATCH)
         columns = (order, *(np.float32(each) for each in (of.rates, of.inputs)), of.shift, of.nan)
         counted = []
-        for part in (slice(0, self._warm_up), slice(self._warm_up, None)):
+        for begin in range(0, self._steps, self._warm_up):
+            part = slice(begin, begin + self._warm_up)
             self._loop(*(tf.constant(column[part]) for column in columns))
             counted.append(self._counts())
-        after = (counted[1] - counted[0]) / (self._steps - self._warm_up)
+        after = (counted[-1] - counted[0]) / (self._steps - self._warm_up)
         return {
             "validation": self._score(self._work.validation),
             "test": self._score(self._work.test),
@@ -145,8 +149,7 @@ class Runner:
         reading = self._ours.telemetry.peek()
         return np.array([reading.total_clipped, reading.total_skipped], float)
 
-    @tf.function(autograph=True, reduce_retracing=True)
-    def _loop(self, order: Any, rates: Any, inputs: Any, shift: Any, nan: Any) -> None:
+    def _steps_of(self, order: Any, rates: Any, inputs: Any, shift: Any, nan: Any) -> None:
         for step in tf.range(tf.shape(order)[0]):
             self._step(order[step], rates[step], inputs[step], shift[step], nan[step])
 

@@ -41,6 +41,8 @@ class Task:
         num_classes: Of each target; 1 where targets are numbers.
         kind: "images", "text", whose score is a loss, "symbols" or "numbers".
         described: What the data is.
+        jit_compile: Whether XLA compiles the steps: it runs nets of many small operations three
+            times as fast.
     """
 
     train: tuple[Any, Any]
@@ -50,6 +52,7 @@ class Task:
     num_classes: int
     kind: str
     described: str
+    jit_compile: bool = False
 
 
 def task(name: str, quick: bool) -> Task:
@@ -102,10 +105,10 @@ def _cnn(shape: Any, rescale: float) -> Any:
     )
 
 
-def _text(build: Callable[[], Any], quick: bool) -> Task:
+def _text(build: Callable[[], Any], quick: bool, jit_compile: bool = False) -> Task:
     sizes = (128, 64, 64) if quick else (4096, 256, 512)
     splits, described = text.characters(WINDOW, CHARACTERS, sizes)
-    return Task(*splits, build, CHARACTERS, "text", described)
+    return Task(*splits, build, CHARACTERS, "text", described, jit_compile)
 
 
 def _words(quick: bool) -> Task:
@@ -159,7 +162,8 @@ def _temporal_order(quick: bool) -> Task:
         tokens = keras.Input((ORDER_LENGTH,), dtype="int32")
         return keras.Sequential([tokens, one_hot, _memory(), layers.Dense(4)])
 
-    return Task(*splits, build, 4, "symbols", f"sequences of {ORDER_LENGTH} symbols")
+    described = f"sequences of {ORDER_LENGTH} symbols"
+    return Task(*splits, build, 4, "symbols", described, jit_compile=True)
 
 
 def _adding(quick: bool) -> Task:
@@ -177,9 +181,8 @@ def _adding(quick: bool) -> Task:
     def build() -> Any:
         return keras.Sequential([keras.Input((ADDING_LENGTH, 2)), _memory(), layers.Dense(1)])
 
-    return Task(
-        *map(split, sizes), build, 1, "numbers", f"sequences of {ADDING_LENGTH} marked numbers"
-    )
+    described = f"sequences of {ADDING_LENGTH} marked numbers"
+    return Task(*map(split, sizes), build, 1, "numbers", described, jit_compile=True)
 
 
 def _memory() -> Any:
@@ -190,7 +193,7 @@ TASKS: dict[str, Callable[[bool], Task]] = {
     "MLP": _digits,
     "CNN": _fashion,
     "LSTM": lambda quick: _text(_lstm, quick),
-    "transformer": lambda quick: _text(_transformer, quick),
+    "transformer": lambda quick: _text(_transformer, quick, jit_compile=True),
     "embedding": _words,
     "temporal order": _temporal_order,
     "adding": _adding,
