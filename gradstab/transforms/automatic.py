@@ -43,7 +43,7 @@ _SLOW = 0.1
 _INSENSITIVE, _SENSITIVE = 4.0, 40.0
 _LEAST_SHARE = 0.4
 # The same for the ratio of Adam's rate to the weights.
-_LEAST_RATE_SHARE = 2 / 3
+_LEAST_RATE_SHARE = 0.5
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
@@ -85,7 +85,7 @@ class AutomaticClipping(Transform):
     - The rate, for optimizers that change each weight by about the rate whatever its gradient, such
       as Adam. If all n weights of a layer with f inputs per unit move in one direction, what the
       layer gives changes by η·√(n·f)/‖w‖ of what it gives. Over all layers that is to be at most
-      κ = q·√(4/e), kept within ⅔·q and q: where η*·√Σn·f > κ·‖w‖, the rate is multiplied by what
+      κ = q·√(4/e), kept within q/2 and q: where η*·√Σn·f > κ·‖w‖, the rate is multiplied by what
       would bring η* there, so that the schedule keeps its shape. Too high a rate makes weights
       grow, and so ‖w‖ counts up to 1.5 times what it was at first, or what is usual where that is
       more. A rate of up to 0.001 is left as it is.
@@ -107,7 +107,7 @@ class AutomaticClipping(Transform):
         loss_factor: What the third limit is multiplied by, a positive float; infinite for no such
             limit. Can be assigned during a run.
         max_rate_ratio: q, a positive float; infinite for no such limit. Can be assigned during a
-            run. Where the loss is not known, ⅔ of it acts.
+            run. Where the loss is not known, half of it acts.
 
     Raises:
         TypeError: If an argument is not a number.

@@ -29,11 +29,21 @@ def bearable_rate(ratio: Any, first_norm: Any, context: Context) -> Any:
         context: Of the step.
     """
     sizes = [(math.prod(v.shape), _inputs(v, role), len(v.shape)) for v, role in context.moving]
-    # Of kernels whose entries have a variance of 1/f, after LeCun et al., 1998.
-    usual_norm = math.sqrt(sum(size / inputs for size, inputs, rank in sizes if rank > 1))
+    usual_norm = math.sqrt(sum(_usual_square(size, f) for size, f, rank in sizes if rank > 1))
     most = _MOST_GROWTH * ops.maximum(first_norm, usual_norm)
     total = sum(size * inputs for size, inputs, _ in sizes)
     return rate_limit(ratio, ops.minimum(context.weight_norm, most), total, _LEAST_RATE)
+
+
+def _usual_square(size: int, inputs: int) -> float:
+    """Return the square of the norm that a kernel of so many entries usually begins with.
+
+    The smaller of what LeCun et al., 1998, and Glorot and Bengio, 2010, give entries as variance:
+    layers with far more units than inputs, such as those that tell words apart, begin with the
+    latter, and embeddings smaller still.
+    """
+    units = size / inputs
+    return size * min(1.0 / inputs, 2.0 / (inputs + units)) if size else 0.0
 
 
 def _inputs(variable: Any, role: VariableRole) -> int:

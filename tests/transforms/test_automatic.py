@@ -283,8 +283,8 @@ RATES = np.array([0.02, 0.1, 0.4, 0.2, 0.1, 0.01])
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_the_weights_bound_the_rate_of_adam_along_any_schedule(mode):
     got, optimizer = _changes(keras.optimizers.Adam(), RATES, 1.0, mode, max_rate_ratio=1.5)
-    # 12 weights of units with 3 inputs, 4 of a vector; two thirds, as the loss is not known.
-    limit = 2 / 3 * 1.5 * 1.0 / np.sqrt(12 * 3 + 4)
+    # 12 weights of units with 3 inputs, 4 of a vector; half of it, as the loss is not known.
+    limit = 0.5 * 1.5 * 1.0 / np.sqrt(12 * 3 + 4)
     peaks = np.maximum.accumulate(RATES)
     expected = RATES * np.minimum(1, limit / peaks)
     assert expected[1] == RATES[1]
@@ -297,21 +297,31 @@ def test_the_weights_bound_the_rate_of_adam_along_any_schedule(mode):
 def test_insensitive_nets_bear_a_higher_rate_of_adam():
     # Gradients of norm 4, weights of norm 1: e is 2, 4, 6.25 and 40; of a loss below zero unknown.
     losses = [2.0, 1.0, 0.64, 0.1, -1.0]
-    shares = [1.0, 1.0, 0.8, 2 / 3, 2 / 3]
+    shares = [1.0, 1.0, 0.8, 0.5, 0.5]
     got, _ = _changes(
         keras.optimizers.Adam(), [0.5] * 5, 1.0, "graph", losses=losses, max_rate_ratio=1.5
     )
     np.testing.assert_allclose(got, 1.5 * np.array(shares) / np.sqrt(40), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("norm", "most"), [(3.0, 1.5 * 3.0), (0.5, 1.5 * 2.0)])
-def test_growth_raises_the_rate_only_so_far(norm, most):
-    # A kernel of 3 inputs and 4 units usually has a norm of √4.
+@pytest.mark.parametrize(
+    ("shapes", "norm", "most"),
+    [
+        # More units than inputs: Glorot's variance, 2/(3 + 4); fewer: LeCun's, 1/4.
+        (((3, 4), (4,)), 3.0, 1.5 * 3.0),
+        (((3, 4), (4,)), 0.5, 1.5 * np.sqrt(12 * 2 / 7)),
+        (((4, 3), (3,)), 0.5, 1.5 * np.sqrt(12 / 4)),
+        (((5, 2, 4), (4,)), 0.5, 1.5 * np.sqrt(40 / 10)),
+    ],
+)
+def test_growth_raises_the_rate_only_so_far(shapes, norm, most):
     growth = np.array([1.0, 1.2, 2.0, 20.0, 0.5])
     got, _ = _changes(
-        keras.optimizers.Adam(), [50.0] * 5, norm, "graph", growth=growth, max_rate_ratio=1.5
-    )
-    np.testing.assert_allclose(got, np.minimum(norm * growth, most) / np.sqrt(40), rtol=1e-3)
+        keras.optimizers.Adam(), [50.0] * 5, norm, "graph",
+        growth=growth, shapes=shapes, max_rate_ratio=2.0,
+    )  # fmt: skip
+    total = sum(np.prod(s) * (np.prod(s[:-1]) if len(s) > 1 else 1) for s in shapes)
+    np.testing.assert_allclose(got, np.minimum(norm * growth, most) / np.sqrt(total), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +335,7 @@ def test_growth_raises_the_rate_only_so_far(norm, most):
 )
 def test_the_inputs_of_a_unit_count(shapes, total):
     got, _ = _changes(
-        keras.optimizers.Adam(), [5.0, 5.0], 1.0, "graph", shapes=shapes, max_rate_ratio=1.5
+        keras.optimizers.Adam(), [5.0, 5.0], 1.0, "graph", shapes=shapes, max_rate_ratio=2.0
     )
     np.testing.assert_allclose(got, 1.0 / np.sqrt(total), rtol=1e-3)
 
