@@ -60,17 +60,17 @@ def weight_limit(ratio: Any, weight_norm: Any, rate: Any) -> Any:
     return ops.where(known, ratio * weight_norm / ops.where(known, rate, 1.0), math.inf)
 
 
-def rate_limit(ratio: Any, weight_norm: Any, size: int, least: float) -> Any:
-    """Return q·‖w‖/√s, or a least rate if that is larger.
+def rate_limit(ratio: Any, response: Any, least: float) -> Any:
+    """Return q/a, or a least rate if that is larger; no limit where a is zero.
 
-    At that rate a step of it for each weight, all in one direction, changes what layers give by q
-    of what they give, where s is the sum of n·f over layers of n weights and f inputs per unit.
+    At that rate a step changes what a net gives by q of what it gives, to first order, where a is
+    how much a step of rate 1 does.
 
-    >>> float(rate_limit(1.5, 20.0, 3600, 1e-3)), float(rate_limit(1.5, 0.0, 3600, 0.25))
-    (0.5, 0.25)
+    >>> float(rate_limit(12.0, 24.0, 1e-3)), float(rate_limit(12.0, 48.0, 0.5))
+    (0.5, 0.5)
     """
-    limit = ratio * weight_norm / math.sqrt(max(size, 1))
-    return ops.maximum(ops.where(ops.isfinite(limit), limit, math.inf), least)
+    known = response > 0
+    return ops.where(known, ops.maximum(ratio / ops.where(known, response, 1.0), least), math.inf)
 
 
 def loss_limit(loss: Any, norm: Any, rate: Any) -> Any:

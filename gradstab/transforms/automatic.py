@@ -18,11 +18,12 @@ from gradstab.functional.limits import (
     loss_limit,
     outlier_factor,
     outlier_limit,
+    rate_limit,
     weight_limit,
 )
 from gradstab.functional.running import push
 from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
-from gradstab.transforms.bearable import bearable_rate
+from gradstab.transforms.bearable import response, usual_norm
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 
@@ -42,8 +43,10 @@ _SLOW = 0.1
 # weights acts, and then less, down to a share of it; beyond the second a net counts as strained.
 _INSENSITIVE, _SENSITIVE = 4.0, 40.0
 _LEAST_SHARE = 0.4
-# The same for the ratio of Adam's rate to the weights.
-_LEAST_RATE_SHARE = 0.5
+# A rate that the weights do not limit: Adam's default, of which any net is expected to bear it.
+_LEAST_RATE = 1e-3
+# Beyond so many times their first norm, or the usual one, weights count as blown up.
+_MOST_GROWTH = 8.0
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
@@ -84,11 +87,12 @@ class AutomaticClipping(Transform):
 
     - The rate, for optimizers that change each weight by about the rate whatever its gradient, such
       as Adam. If all n weights of a layer with f inputs per unit move in one direction, what the
-      layer gives changes by η·√(n·f)/‖w‖ of what it gives. Over all layers that is to be at most
-      κ = q·√(4/e), kept within q/2 and q: where η*·√Σn·f > κ·‖w‖, the rate is multiplied by what
-      would bring η* there, so that the schedule keeps its shape. Too high a rate makes weights
-      grow, and so ‖w‖ counts up to 1.5 times what it was at first, or what is usual where that is
-      more. A rate of up to 0.001 is left as it is.
+      layer gives changes by η·√(n·f)/‖w‖ of what it gives. At the first step, with the usual ‖w‖
+      where a layer begins with less, the sum of that over all layers is to be at most q: where η*
+      is beyond, the rate is multiplied by what would bring η* there, so that the schedule keeps its
+      shape. Too high a rate makes weights grow: beyond 8 times their norm at first they count as
+      blown up, and q shrinks with the square of what is beyond. A rate of up to 0.001 is left as it
+      is.
 
     All this widens the band of rates that work: for SGD the limits on the gradient do, for Adam,
     whose step hardly depends on the length of the gradient, that on the rate.
@@ -107,7 +111,7 @@ class AutomaticClipping(Transform):
         loss_factor: What the third limit is multiplied by, a positive float; infinite for no such
             limit. Can be assigned during a run.
         max_rate_ratio: q, a positive float; infinite for no such limit. Can be assigned during a
-            run. Where the loss is not known, half of it acts.
+            run.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -119,7 +123,7 @@ class AutomaticClipping(Transform):
     1/f is from Yang et al., 2022, Tensor programs V.
 
     >>> AutomaticClipping(history_length=64)
-    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0, max_rate_ratio=2.4)
+    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0, max_rate_ratio=12.0)
     """  # noqa: E501  a line of the doctest
 
     max_ratio = Bound(_check_bound)
@@ -134,7 +138,7 @@ class AutomaticClipping(Transform):
         outlier_factor: float = 2.0,
         history_length: int = 128,
         loss_factor: float = 1.0,
-        max_rate_ratio: float = 2.4,
+        max_rate_ratio: float = 12.0,
     ) -> None:
         self.max_ratio = max_ratio
         self.warmup_steps = check_int("warmup_steps", warmup_steps, minimum=0)
@@ -144,13 +148,14 @@ class AutomaticClipping(Transform):
         self.max_rate_ratio = max_rate_ratio
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Keep the last lengths, how many there were, the warm-up, largest rate and first norm."""
+        """Keep the last lengths and their number, the warm-up, largest rate and first weights."""
         return {
             "history": StateSpec((self.history_length,)),
             "count": StateSpec(dtype="int64"),
             "progress": StateSpec(),
             "peak_rate": StateSpec(),
             "first_norm": StateSpec(),
+            "response": StateSpec(),
         }
 
     def limit_rate(self, state: State, context: Context) -> Any | None:
@@ -179,9 +184,8 @@ class AutomaticClipping(Transform):
         if rate is not None:
             given, rate_share = self._rate_and_share(state, context)
             new_state["peak_rate"] = followed(state["peak_rate"], given, _GROWTH * early(count))
-            new_state["first_norm"] = ops.where(
-                ops.logical_and(count == 0, counts), context.weight_norm, state["first_norm"]
-            )
+            first = self._first(state, context) if context.moves_by_rate else {}
+            new_state |= {name: ops.where(counts, first[name], state[name]) for name in first}
             peak = ops.maximum(given, state["peak_rate"])
             peak = peak if rate_share is None else peak * rate_share
             weight_norm = context.weight_norm
@@ -209,14 +213,21 @@ class AutomaticClipping(Transform):
         rate = ops.where(rate > limit, _GROWTH * early(state["count"]) * peak, rate)
         if not context.moves_by_rate:
             return rate, None
-        sensitivity = self._sensitivity(
-            context.incoming.global_norm, context.weight_norm, context.loss
-        )
-        share = ops.clip(ops.sqrt(_INSENSITIVE / sensitivity), _LEAST_RATE_SHARE, 1.0)
-        first_norm = ops.where(state["count"] == 0, context.weight_norm, state["first_norm"])
-        limit = bearable_rate(self.bound("max_rate_ratio") * share, first_norm, context)
+        first = self._first(state, context)
+        grown = context.weight_norm / (_MOST_GROWTH * first["first_norm"])
+        ratio = self.bound("max_rate_ratio") / ops.maximum(ops.square(grown), 1.0)
+        limit = rate_limit(ratio, first["response"], _LEAST_RATE)
         peak = ops.maximum(rate, peak)
         return rate, ops.where(peak > limit, limit / peak, 1.0)
+
+    @staticmethod
+    def _first(state: State, context: Context) -> State:
+        """Return what is kept of the weights at the first step."""
+        now = {
+            "first_norm": ops.maximum(context.weight_norm, usual_norm(context)),
+            "response": response(context),
+        }
+        return {name: ops.where(state["count"] == 0, now[name], state[name]) for name in now}
 
     @staticmethod
     def _sensitivity(norm: Any, weight_norm: Any, loss: Any) -> Any:

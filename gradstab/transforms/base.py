@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from gradstab.functional._backend import value_of
-from gradstab.functional.norms import global_norm
+from gradstab.functional.norms import norms_and_global_norm
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 
@@ -108,10 +108,19 @@ class Context:
         triples = zip(self.variables, self.roles, gradients, strict=True)
         return [(variable, role) for variable, role, gradient in triples if gradient is not None]
 
-    @functools.cached_property
+    @property
+    def weight_norms(self) -> Any:
+        """Norm of each variable that this step may move, a float32 vector."""
+        return self._weights_measured[0]
+
+    @property
     def weight_norm(self) -> Any:
         """Norm of all weights that this step may move, a float32 scalar."""
-        return global_norm([variable for variable, _ in self.moving])
+        return self._weights_measured[1]
+
+    @functools.cached_property
+    def _weights_measured(self) -> tuple[Any, Any]:
+        return norms_and_global_norm([variable for variable, _ in self.moving])
 
 
 class Transform(abc.ABC):

@@ -3,50 +3,65 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any
 
+import numpy as np
 from keras import ops
 
-from gradstab.functional.limits import rate_limit
 from gradstab.transforms.base import Context, VariableRole
 
-# A rate that the weights do not limit: Adam's default, of which any net is expected to bear it.
-_LEAST_RATE: Final = 1e-3
-# As the weights grow they bear a higher rate, but too high a rate makes them grow: this many times
-# their first norm counts at most, or the usual one where they begin smaller.
-_MOST_GROWTH: Final = 1.5
 
+def response(context: Context) -> Any:
+    """Return what a step of the rate η for every weight changes, at most, in units of η.
 
-def bearable_rate(ratio: Any, first_norm: Any, context: Context) -> Any:
-    """Return the highest rate that the weights bear, a float32 scalar tensor.
-
-    At that rate, a step that moves all weights in one direction changes what layers give by a share
-    of what they give.
+    Σ √(n·f)/‖w‖ over the kernels that move, of n weights w with f inputs per unit: if all weights
+    of one move in one direction, what it gives changes by η·√(n·f)/‖w‖ of what it gives, and these
+    changes add up from layer to layer. A kernel that begins smaller than is usual counts as usual.
 
     Args:
-        ratio: The share, a float32 scalar.
-        first_norm: Norm of the weights at the first step, a float32 scalar.
         context: Of the step.
+
+    Returns:
+        A float32 scalar tensor, 0 where no kernel moves.
     """
-    sizes = [(math.prod(v.shape), _inputs(v, role), len(v.shape)) for v, role in context.moving]
-    usual_norm = math.sqrt(sum(_usual_square(size, f) for size, f, rank in sizes if rank > 1))
-    most = _MOST_GROWTH * ops.maximum(first_norm, usual_norm)
-    total = sum(size * inputs for size, inputs, _ in sizes)
-    return rate_limit(ratio, ops.minimum(context.weight_norm, most), total, _LEAST_RATE)
+    places, sizes, inputs = _kernels(context)
+    if not len(places):
+        return ops.convert_to_tensor(0.0, "float32")
+    norms = ops.maximum(ops.take(context.weight_norms, places), _usual_norms(sizes, inputs))
+    return ops.sum(np.sqrt(sizes * inputs).astype("float32") / norms)
 
 
-def _usual_square(size: int, inputs: int) -> float:
-    """Return the square of the norm that a kernel of so many entries usually begins with.
+def usual_norm(context: Context) -> float:
+    """Return the norm that the kernels that move usually begin with, all together."""
+    _, sizes, inputs = _kernels(context)
+    return float(np.linalg.norm(_usual_norms(sizes, inputs)))
+
+
+def _kernels(context: Context) -> tuple[Any, Any, Any]:
+    """Return place among what moves, number of entries and inputs of a unit of each kernel.
+
+    Biases and gains, of any rank, are one unit as a whole, and no kernels.
+    """
+    rows = [
+        (place, math.prod(variable.shape), _inputs(variable, role))
+        for place, (variable, role) in enumerate(context.moving)
+        if len(role.unit_axes) < len(variable.shape) and math.prod(variable.shape)
+    ]
+    places, sizes, inputs = np.array(rows, "int64").reshape(-1, 3).T
+    return places, sizes, inputs
+
+
+def _usual_norms(sizes: Any, inputs: Any) -> Any:
+    """Return the norms that kernels of so many entries usually begin with.
 
     The smaller of what LeCun et al., 1998, and Glorot and Bengio, 2010, give entries as variance:
     layers with far more units than inputs, such as those that tell words apart, begin with the
-    latter, and embeddings smaller still.
+    latter.
     """
-    units = size / inputs
-    return size * min(1.0 / inputs, 2.0 / (inputs + units)) if size else 0.0
+    variances = np.minimum(1 / inputs, 2 / (inputs + sizes / inputs))
+    return np.sqrt(sizes * variances).astype("float32")
 
 
 def _inputs(variable: Any, role: VariableRole) -> int:
-    """Return the number of inputs of a unit, 1 for a vector."""
-    shape = variable.shape
-    return max(1, math.prod(shape[axis] for axis in role.unit_axes)) if len(shape) > 1 else 1
+    """Return the number of inputs of a unit."""
+    return max(1, math.prod(variable.shape[axis] for axis in role.unit_axes))

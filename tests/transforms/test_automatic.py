@@ -282,9 +282,9 @@ RATES = np.array([0.02, 0.1, 0.4, 0.2, 0.1, 0.01])
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_the_weights_bound_the_rate_of_adam_along_any_schedule(mode):
-    got, optimizer = _changes(keras.optimizers.Adam(), RATES, 1.0, mode, max_rate_ratio=1.5)
-    # 12 weights of units with 3 inputs, 4 of a vector; half of it, as the loss is not known.
-    limit = 0.5 * 1.5 * 1.0 / np.sqrt(12 * 3 + 4)
+    got, optimizer = _changes(keras.optimizers.Adam(), RATES, 4.0, mode, max_rate_ratio=0.3)
+    # A kernel of 3 inputs, whose part of the norm is √(12/16); the bias is none.
+    limit = 0.3 * 4.0 * np.sqrt(12 / 16) / np.sqrt(12 * 3)
     peaks = np.maximum.accumulate(RATES)
     expected = RATES * np.minimum(1, limit / peaks)
     assert expected[1] == RATES[1]
@@ -294,58 +294,78 @@ def test_the_weights_bound_the_rate_of_adam_along_any_schedule(mode):
     assert float(optimizer.learning_rate) == pytest.approx(0.01)  # As it was set.
 
 
-def test_insensitive_nets_bear_a_higher_rate_of_adam():
-    # Gradients of norm 4, weights of norm 1: e is 2, 4, 6.25 and 40; of a loss below zero unknown.
-    losses = [2.0, 1.0, 0.64, 0.1, -1.0]
-    shares = [1.0, 1.0, 0.8, 0.5, 0.5]
+@pytest.mark.parametrize(
+    ("shapes", "responses"),
+    [
+        # √(n·f)/‖w‖ of each kernel of n entries with f inputs per unit, for entries of 2.
+        (((3, 3, 2, 4),), [np.sqrt(72 * 18) / (2 * np.sqrt(72))]),
+        (((5, 2, 4), (2, 4)), [np.sqrt(10) / 2, np.sqrt(2) / 2]),
+        (((0, 4), (3, 4), (4,)), [np.sqrt(3) / 2]),
+    ],
+)
+def test_what_layers_give_changes_by_so_much(shapes, responses):
+    norm = 2 * np.sqrt(sum(np.prod(shape) for shape in shapes))
     got, _ = _changes(
-        keras.optimizers.Adam(), [0.5] * 5, 1.0, "graph", losses=losses, max_rate_ratio=1.5
+        keras.optimizers.Adam(), [5.0, 5.0], norm, "graph", shapes=shapes, max_rate_ratio=1.0
     )
-    np.testing.assert_allclose(got, 1.5 * np.array(shares) / np.sqrt(40), rtol=1e-4)
+    np.testing.assert_allclose(got, 1.0 / sum(responses), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("shapes", "norm", "most"),
+    ("shape", "usual"),
     [
-        # More units than inputs: Glorot's variance, 2/(3 + 4); fewer: LeCun's, 1/4.
-        (((3, 4), (4,)), 3.0, 1.5 * 3.0),
-        (((3, 4), (4,)), 0.5, 1.5 * np.sqrt(12 * 2 / 7)),
-        (((4, 3), (3,)), 0.5, 1.5 * np.sqrt(12 / 4)),
-        (((5, 2, 4), (4,)), 0.5, 1.5 * np.sqrt(40 / 10)),
+        ((3, 4), np.sqrt(12 * 2 / 7)),  # More units than inputs: Glorot's variance, 2/(3 + 4).
+        ((4, 3), np.sqrt(12 / 4)),  # LeCun's.
+        ((5, 2, 4), np.sqrt(40 / 10)),
     ],
 )
-def test_growth_raises_the_rate_only_so_far(shapes, norm, most):
-    growth = np.array([1.0, 1.2, 2.0, 20.0, 0.5])
+def test_a_layer_that_begins_with_less_counts_as_usual(shape, usual):
+    inputs = np.prod(shape[:-1])
+    for norm in (0.0, 0.1, 0.9):
+        got, _ = _changes(
+            keras.optimizers.Adam(), [5.0], norm * usual, "graph",
+            shapes=[shape], max_rate_ratio=1.0,
+        )  # fmt: skip
+        expected = usual / np.sqrt(np.prod(shape) * inputs)
+        np.testing.assert_allclose(got, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("norm", "first"), [(3.0, 3.0), (0.5, np.sqrt(12 * 2 / 7))])
+def test_weights_that_blow_up_bear_a_lower_rate(norm, first):
+    growth = np.array([1.0, 2.0, 7.9, 16.0, 40.0, 0.5, 1e6])
     got, _ = _changes(
-        keras.optimizers.Adam(), [50.0] * 5, norm, "graph",
-        growth=growth, shapes=shapes, max_rate_ratio=2.0,
+        keras.optimizers.Adam(), [5.0] * 7, norm, "graph",
+        shapes=[(3, 4)], growth=growth, max_rate_ratio=1.0,
     )  # fmt: skip
-    total = sum(np.prod(s) * (np.prod(s[:-1]) if len(s) > 1 else 1) for s in shapes)
-    np.testing.assert_allclose(got, np.minimum(norm * growth, most) / np.sqrt(total), rtol=1e-3)
+    beyond = np.maximum(norm * growth / (8 * first), 1.0)
+    expected = first / 6 / beyond**2
+    np.testing.assert_allclose(got[:-1], expected[:-1], rtol=1e-3)
+    # Not below the default rate, which weights of that size no longer show.
+    assert expected[-1] < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("shapes", "total"),
-    [
-        (((3, 3, 2, 4),), 72 * 18),
-        (((5, 2, 4), (2, 4)), 40 * 10 + 8 * 2),
-        (((7,), ()), 8),
-        (((0, 4), (4,)), 4),
-    ],
-)
-def test_the_inputs_of_a_unit_count(shapes, total):
-    got, _ = _changes(
-        keras.optimizers.Adam(), [5.0, 5.0], 1.0, "graph", shapes=shapes, max_rate_ratio=2.0
+def test_a_bias_of_any_rank_is_no_layer():
+    model = keras.Sequential([keras.Input((3, 4)), keras.layers.GRU(2, reset_after=True)])
+    kernel, recurrent, bias = model.trainable_variables
+    assert bias.shape == (2, 6)
+    kernel.assign(tf.ones((4, 6)))
+    recurrent.assign(tf.fill((2, 6), 2.0))
+    inner = keras.optimizers.Adam(0.5)
+    optimizer = optimizers.StabilizedOptimizer(inner, [_limits(max_rate_ratio=0.1)])
+    optimizer.bind(model)
+    optimizer.apply(
+        [tf.ones(v.shape) for v in (kernel, recurrent, bias)], [kernel, recurrent, bias]
     )
-    np.testing.assert_allclose(got, 1.0 / np.sqrt(total), rtol=1e-3)
+    expected = 0.1 / (np.sqrt(4) / 1.0 + np.sqrt(2) / 2.0)
+    np.testing.assert_allclose(1.0 - kernel.numpy(), expected, rtol=1e-4)
 
 
 def test_no_rate_of_up_to_the_default_one_is_limited():
     rates = np.array([1e-3, 5e-4, 1e-3])
     for norm in (0.0, 1e-6):
-        got, _ = _changes(keras.optimizers.Adam(), rates, norm, "graph", max_rate_ratio=1.5)
+        got, _ = _changes(keras.optimizers.Adam(), rates, norm, "graph", max_rate_ratio=1e-4)
         np.testing.assert_allclose(got, rates, rtol=1e-3)
-    got, _ = _changes(keras.optimizers.Adam(), 10 * rates, 0.0, "graph", max_rate_ratio=1.5)
+    got, _ = _changes(keras.optimizers.Adam(), 10 * rates, 0.0, "graph", max_rate_ratio=1e-4)
     np.testing.assert_allclose(got, rates, rtol=1e-3)
     got, _ = _changes(keras.optimizers.Adam(), 10 * rates, 0.0, "graph")  # No limit at all.
     np.testing.assert_allclose(got, 10 * rates, rtol=1e-3)
