@@ -6,6 +6,7 @@ more. `tests/transforms/test_transforms_common.py` runs the checks, and fails if
 
 import functools
 import inspect
+import operator
 
 import keras
 import numpy as np
@@ -153,8 +154,7 @@ def close(variables, expected, tolerance=1e-6):
 
 def functions_of(graph):
     """Return the definitions of all functions that a graph calls, however deep."""
-    library = graph.as_graph_def().library
-    return library.function
+    return operator.attrgetter("library.function")(graph.as_graph_def())
 
 
 def nodes_of(graph):

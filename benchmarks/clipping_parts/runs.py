@@ -105,9 +105,7 @@ class Runner:
         optimizer.build(self._model.trainable_variables)
         self._state = [(variable, np.array(variable)) for variable in optimizer.variables]
         self._data = tuple(tf.constant(part) for part in work.train)
-        self._loop = tf.function(
-            self._steps_of, autograph=True, jit_compile=True if work.jit_compile else None
-        )
+        self._loop = tf.function(self._steps_of, autograph=True, jit_compile=work.jit_compile)
         self._starts: dict[int, list[Any]] = {}
 
     def run(self, of: Plan, seed: int) -> dict[str, Any]:
