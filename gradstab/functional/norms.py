@@ -135,9 +135,9 @@ def _sums_of_squares(values: Sequence[Any]) -> Any:
     if alone:
         halves = [half_sum_of_squares(widen(tensors[place])) for place in alone]
         parts.insert(0, 2.0 * ops.stack([ops.cast(half, "float32") for half in halves]))
-    if not together:
-        return parts[0]
-    return ops.take(ops.concatenate(parts), np.argsort(alone + together))
+    order = alone + together
+    sums = parts[0] if len(parts) == 1 else ops.concatenate(parts)
+    return sums if order == sorted(order) else ops.take(sums, np.argsort(order))
 
 
 def _is_safe(squares: Any) -> Any:

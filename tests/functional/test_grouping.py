@@ -78,6 +78,29 @@ def test_norms_are_those_of_each(mode, size):
 
 
 @modes
+@pytest.mark.parametrize("alone", [(0,), (0, 3)])
+def test_a_few_small_tensors_of_one_shape_keep_their_places(mode, alone):
+    # Biases of two layers between kernels: too few to be handled as one.
+    shapes = [(9, 8), (16,), (30, 40), (16,), (8, 9)]
+    draw = np.random.default_rng(1)
+    values = [np.asarray(draw.normal(size=shape), "float32") for shape in shapes]
+    for place in alone:
+        values.insert(place, np.float32(7.0))
+    vector, also, scaled = _compiled(
+        lambda given: [
+            norms(given),
+            norms_and_global_norm(given)[0],
+            norms(scale_each(given, tf.range(1.0, len(given) + 1.0))),
+        ],
+        values,
+        mode,
+    )
+    expected = np.array([references.norm(value, 2) for value in values])
+    for got in (vector, also, scaled / np.arange(1, len(values) + 1)):
+        np.testing.assert_allclose(got, expected, rtol=3e-6)
+
+
+@modes
 def test_a_norm_that_is_not_finite_is_that_tensors_own(mode):
     values = _values()
     values[5][3], values[9][0] = np.nan, np.inf
