@@ -88,6 +88,20 @@ def loss_limit(loss: Any, norm: Any, rate: Any) -> Any:
     return ops.where(known, loss / ops.where(known, length, 1.0), math.inf)
 
 
+def descent_limit(loss: Any, rate: Any, momentum: float) -> Any:
+    """Return √((1 − β)·L/η): the gradient norm at which a step is predicted to undo a loss L.
+
+    With momentum β it is taken 1/(1 − β) times in the end. Where the loss is not positive it tells
+    nothing.
+
+    >>> float(descent_limit(2.0, 0.1, 0.8))
+    2.0
+    """
+    known = ops.logical_and(loss > 0, rate > 0)
+    square = (1.0 - momentum) * loss / ops.where(known, rate, 1.0)
+    return ops.where(known, ops.sqrt(ops.where(known, square, 1.0)), math.inf)
+
+
 def followed(peak: Any, value: Any, growth: Any) -> Any:
     """Return the largest value so far, which grows by no more than a factor in one step.
 

@@ -38,6 +38,9 @@ _BY_RATE = (
     keras.optimizers.RMSprop,
 )
 
+# What an optimizer is taken to repeat of its steps if that is not known: the usual momentum.
+_USUAL_MOMENTUM = 0.9
+
 
 def learning_rate_source(optimizer: Any) -> Any:
     """Return the schedule, callable or variable that an optimizer's rate comes from.
@@ -69,6 +72,18 @@ def moves_by_rate(optimizer: Any) -> bool:
     Of an optimizer that is none of Keras' own it is not known, and taken for untrue.
     """
     return all(isinstance(part, _BY_RATE) for part in parts(optimizer))
+
+
+def momentum(optimizer: Any) -> float:
+    """Return what share of a step an optimizer repeats in the next.
+
+    It is known of SGD. Averages of gradients that come from elsewhere, or are divided by their
+    size, count as the usual momentum.
+    """
+    return max(
+        float(part.momentum) if isinstance(part, keras.optimizers.SGD) else _USUAL_MOMENTUM
+        for part in parts(optimizer)
+    )
 
 
 def adjustable_parts(optimizer: Any) -> list[Any]:

@@ -56,7 +56,7 @@ def stabilize(
             optimizer can't be wrapped.
 
     >>> stabilize("sgd", max_consecutive=9).transforms[1]
-    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=128, loss_factor=1.0, max_rate_ratio=12.0)
+    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=128, loss_factor=1.0, max_rate_ratio=12.0, shrink_steps=1000)
     >>> stabilize("sgd", clip=0.5, max_consecutive=9, learning_rate=0.01, momentum=0.9)
     <StabilizedOptimizer: SkipNonFinite(max_consecutive=9) -> ClipByGlobalNorm(max_norm=0.5) -> SGD>
     >>> stabilize(keras.optimizers.Adam(clipnorm=0.5), clip=None)

@@ -18,7 +18,12 @@ from gradstab.optimizers.accumulation import Accumulators
 from gradstab.optimizers.applying import Applier, Judged
 from gradstab.optimizers.chain import Chain
 from gradstab.optimizers.inner import Afterwards, is_overwritten
-from gradstab.optimizers.learning_rate import current_rate, is_scale_invariant, moves_by_rate
+from gradstab.optimizers.learning_rate import (
+    current_rate,
+    is_scale_invariant,
+    momentum,
+    moves_by_rate,
+)
 from gradstab.optimizers.loss_scaling import LossScale
 from gradstab.optimizers.plan import Plan
 from gradstab.optimizers.sparse import map_values, split_sparse
@@ -118,6 +123,7 @@ class Step:
             incoming=incoming,
             is_scale_invariant=is_scale_invariant(inner),
             moves_by_rate=moves_by_rate(inner),
+            momentum=momentum(inner),
         )
         limited_rate = chain.limit_rate(context)
         if limited_rate is not None:

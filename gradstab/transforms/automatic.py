@@ -13,6 +13,7 @@ from gradstab._validation import check_float, check_int
 from gradstab.functional._backend import value_of
 from gradstab.functional.clipping import clip_factor
 from gradstab.functional.limits import (
+    descent_limit,
     early,
     followed,
     loss_limit,
@@ -23,8 +24,9 @@ from gradstab.functional.limits import (
 )
 from gradstab.functional.running import push
 from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
-from gradstab.transforms.bearable import response, usual_norm
 from gradstab.transforms.bounds import Bound
+from gradstab.transforms.exploding import is_exploding, shrinking
+from gradstab.transforms.kernels import Kernels
 from gradstab.transforms.measured import Measured
 
 _check_bound = partial(check_float, allow_inf=True)
@@ -50,6 +52,8 @@ _MOST_GROWTH = 8.0
 # By how much a step has to exceed what its loss allows before it is clipped to that. Losses and
 # norms of batches scatter by less in healthy runs.
 _LOSS_TOLERANCE = 2.0
+# The same for norms and what the largest loss allows with momentum.
+_DESCENT_TOLERANCE = 1.7
 
 
 @final
@@ -83,8 +87,10 @@ class AutomaticClipping(Transform):
       below zero. It acts where that is exceeded by a factor of 2, such as in nets that explode from
       their first step, and only if the loss is known: `fit` and `training.train` tell it, a loop of
       your own does by `optimizer.scale_loss(loss)`. A loss that can be negative tells nothing, and
-      only positive values count.
-
+      only positive values count. With an optimizer that has momentum β and takes shorter steps for
+      shorter gradients, such as SGD, a step counts 1/(1 - β) times in the end: there η*·n² ≤
+      (1 - β)·L*, with L* the largest loss so far, where n exceeds that by a factor of 1.7. It keeps
+      recurrent nets from being thrown off the cliffs of their loss.
     - The rate, for optimizers that change each weight by about the rate whatever its gradient, such
       as Adam. If all n weights of a layer with f inputs per unit move in one direction, what the
       layer gives changes by η·√(n·f)/‖w‖ of what it gives. At the first step, with the usual ‖w‖
@@ -93,6 +99,14 @@ class AutomaticClipping(Transform):
       shape. Too high a rate makes weights grow: beyond 8 times their norm at first they count as
       blown up, and q shrinks with the square of what is beyond. A rate of up to 0.001 is left as it
       is.
+
+    A start with kernels that are far too large is saved by no limit. Where the loss of the first
+    step is in proportion to the scale of the kernels (the mean over kernels of Σ w·∂L/∂w is 0.7·L
+    or more), and they are more than twice as large as is usual, gradients are replaced by those
+    that shrink each kernel to its usual norm and move nothing else: by 2 % of itself in a step with
+    SGD, by the rate with Adam. All else begins when the mean is below 0.5·L, after `shrink_steps`
+    at the latest. It needs the loss. Kernels with sparse gradients, such as those of `Embedding`,
+    stay as they are.
 
     All this widens the band of rates that work: for SGD the limits on the gradient do, for Adam,
     whose step hardly depends on the length of the gradient, that on the rate.
@@ -112,6 +126,8 @@ class AutomaticClipping(Transform):
             limit. Can be assigned during a run.
         max_rate_ratio: q, a positive float; infinite for no such limit. Can be assigned during a
             run.
+        shrink_steps: Steps that kernels may take to shrink, an integer of at least 0; 0 leaves them
+            as they begin.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -123,7 +139,7 @@ class AutomaticClipping(Transform):
     1/f is from Yang et al., 2022, Tensor programs V.
 
     >>> AutomaticClipping(history_length=64)
-    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0, max_rate_ratio=12.0)
+    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=64, loss_factor=1.0, max_rate_ratio=12.0, shrink_steps=1000)
     """  # noqa: E501  a line of the doctest
 
     max_ratio = Bound(_check_bound)
@@ -139,6 +155,7 @@ class AutomaticClipping(Transform):
         history_length: int = 128,
         loss_factor: float = 1.0,
         max_rate_ratio: float = 12.0,
+        shrink_steps: int = 1000,
     ) -> None:
         self.max_ratio = max_ratio
         self.warmup_steps = check_int("warmup_steps", warmup_steps, minimum=0)
@@ -146,9 +163,10 @@ class AutomaticClipping(Transform):
         self.history_length = check_int("history_length", history_length)
         self.loss_factor = loss_factor
         self.max_rate_ratio = max_rate_ratio
+        self.shrink_steps = check_int("shrink_steps", shrink_steps, minimum=0)
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Keep the last lengths and their number, the warm-up, largest rate and first weights."""
+        """Keep the last lengths, the warm-up, largest rate and loss, and the first weights."""
         return {
             "history": StateSpec((self.history_length,)),
             "count": StateSpec(dtype="int64"),
@@ -156,6 +174,8 @@ class AutomaticClipping(Transform):
             "peak_rate": StateSpec(),
             "first_norm": StateSpec(),
             "response": StateSpec(),
+            "peak_loss": StateSpec(),
+            "shrunk": StateSpec(dtype="int64"),
         }
 
     def limit_rate(self, state: State, context: Context) -> Any | None:
@@ -167,6 +187,27 @@ class AutomaticClipping(Transform):
         return ops.minimum(ops.cast(value_of(context.learning_rate), "float32"), limited)
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
+        """Scale all gradients by one factor, and take in length and rate; or shrink kernels."""
+        clipped, new_state = self._clipped(values, state, context)
+        if context.learning_rate is None or context.loss is None or not self.shrink_steps:
+            return clipped, new_state
+        kernels = Kernels.of(context)
+        kernels = kernels.but([i for i, rows in enumerate(context.rows) if rows is not None])
+        if not len(kernels):
+            return clipped, new_state
+        shrunk = state["shrunk"]
+        asked = ops.logical_and(state["count"] == 0, shrunk < self.shrink_steps)
+        exploding = is_exploding(context, kernels, begun=shrunk > 0, asked=asked)
+        # All begins after it: the first step, the warm-up, what steps are compared with.
+        new_state = {
+            name: ops.where(exploding, state[name], value) for name, value in new_state.items()
+        }
+        new_state["shrunk"] = shrunk + ops.cast(exploding, "int64")
+        return shrinking(clipped, context, kernels, exploding), new_state
+
+    def _clipped(
+        self, values: Measured, state: State, context: Context
+    ) -> tuple[Measured, dict[str, Any]]:
         """Scale all gradients by one factor, and take in length and rate."""
         norm, history, count = values.global_norm, state["history"], state["count"]
         rate = None
@@ -202,7 +243,12 @@ class AutomaticClipping(Transform):
             progress = ops.minimum(progress + counted, float(self.warmup_steps))
             new_state["progress"] = ops.where(counts, progress, state["progress"])
             if context.loss is not None:
-                bound = ops.minimum(bound, self._by_loss(norm * factor, norm, rate, context.loss))
+                loss, length = ops.cast(context.loss, "float32"), norm * factor
+                bound = ops.minimum(bound, self._by_loss(length, norm, rate, loss))
+                if not context.is_scale_invariant:
+                    top = followed(state["peak_loss"], loss, _GROWTH)
+                    new_state["peak_loss"] = ops.where(counts, top, state["peak_loss"])
+                    bound = ops.minimum(bound, self._by_descent(length, top, peak, context))
             factor = factor * clip_factor(norm * factor, bound)
         return values.scaled(ops.where(ops.isfinite(norm), factor, 1.0)), new_state
 
@@ -224,8 +270,8 @@ class AutomaticClipping(Transform):
     def _first(state: State, context: Context) -> State:
         """Return what is kept of the weights at the first step."""
         now = {
-            "first_norm": ops.maximum(context.weight_norm, usual_norm(context)),
-            "response": response(context),
+            "first_norm": ops.maximum(context.weight_norm, Kernels.of(context).usual_norm),
+            "response": Kernels.of(context).response(context),
         }
         return {name: ops.where(state["count"] == 0, now[name], state[name]) for name in now}
 
@@ -248,6 +294,11 @@ class AutomaticClipping(Transform):
 
     def _by_loss(self, norm: Any, incoming: Any, rate: Any, loss: Any) -> Any:
         """Return the bound on a gradient of this norm that its loss sets."""
-        limit = loss_limit(ops.cast(loss, "float32"), incoming, rate)
+        limit = loss_limit(loss, incoming, rate)
         limit = self.bound("loss_factor") * limit
         return ops.where(norm > _LOSS_TOLERANCE * limit, limit, float("inf"))
+
+    def _by_descent(self, norm: Any, loss: Any, rate: Any, context: Context) -> Any:
+        """Return the bound on a gradient of this norm that the largest loss sets."""
+        limit = descent_limit(self.bound("loss_factor") * loss, rate, context.momentum)
+        return ops.where(norm > _DESCENT_TOLERANCE * limit, limit, float("inf"))

@@ -81,6 +81,7 @@ class Context:
             scaled by one factor, as those of Adam are.
         moves_by_rate: Whether a step of the optimizer changes each weight by about the rate,
             whatever its gradient, as one of Adam does.
+        momentum: What share of a step the optimizer repeats in the next, as SGD does with momentum.
         given_rate: Rate of this step before any transform limited it.
     """
 
@@ -95,6 +96,7 @@ class Context:
     outgoing: Measured | None = None
     is_scale_invariant: bool = False
     moves_by_rate: bool = False
+    momentum: float = 0.0
     given_rate: Any | None = None
 
     def __post_init__(self) -> None:
@@ -102,25 +104,21 @@ class Context:
             self.given_rate = self.learning_rate
 
     @property
-    def moving(self) -> list[tuple[Any, VariableRole]]:
-        """Variables with their roles that this step may move: those with a gradient."""
-        gradients = self.incoming.values
-        triples = zip(self.variables, self.roles, gradients, strict=True)
-        return [(variable, role) for variable, role, gradient in triples if gradient is not None]
-
-    @property
     def weight_norms(self) -> Any:
-        """Norm of each variable that this step may move, a float32 vector."""
+        """Norm of each variable, a float32 vector with 0 for those that this step can't move."""
         return self._weights_measured[0]
 
     @property
     def weight_norm(self) -> Any:
-        """Norm of all weights that this step may move, a float32 scalar."""
+        """Norm of all weights that this step may move, those with a gradient: a float32 scalar."""
         return self._weights_measured[1]
 
     @functools.cached_property
     def _weights_measured(self) -> tuple[Any, Any]:
-        return norms_and_global_norm([variable for variable, _ in self.moving])
+        pairs = zip(self.variables, self.incoming.values, strict=True)
+        return norms_and_global_norm(
+            [None if gradient is None else variable for variable, gradient in pairs]
+        )
 
 
 class Transform(abc.ABC):

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import ops
 
+from gradstab.functional._backend import choose_all
 from gradstab.functional.clipping import scale_each
 from gradstab.functional.norms import combine_norms, norms_and_global_norm
 
@@ -24,9 +25,8 @@ class Measured:
         values: One tensor per variable, `None` where a variable has none.
         norms: The norms of the values, if they are known already.
         clipped: Whether a transform has clipped these values, a boolean scalar tensor.
-        factors: Float32 scalar or vector, one entry per variable, by which `values` are still to be
-            multiplied; `None` if they are not.
-        is_scaled: Whether any of the factors is not 1, a boolean scalar tensor.
+        change: Makes of `values` what is really held; `None` if that is they.
+        is_changed: Whether it makes anything else of them, a boolean scalar tensor.
     """
 
     def __init__(
@@ -34,25 +34,25 @@ class Measured:
         values: Sequence[Any],
         norms: Any | None = None,
         clipped: Any | None = None,
-        factors: Any | None = None,
-        is_scaled: Any | None = None,
+        change: Callable[[], list[Any]] | None = None,
+        is_changed: Any | None = None,
     ) -> None:
-        self._unscaled = list(values)
-        self._factors = factors
-        self._is_scaled = is_scaled
-        self._values: list[Any] | None = self._unscaled if factors is None else None
+        self._unchanged = list(values)
+        self._change = change
+        self._is_changed = is_changed
+        self._values: list[Any] | None = self._unchanged if change is None else None
         self._norms = norms
         self._global_norm: Any | None = None
         self._clipped = clipped
 
     def __len__(self) -> int:
-        return len(self._unscaled)
+        return len(self._unchanged)
 
     @property
     def values(self) -> list[Any]:
         """One tensor per variable, `None` where a variable has none."""
         if self._values is None:
-            self._values = self._scaled()
+            self._values = self._changed()
         return self._values
 
     def forms(self) -> tuple[Any | None, list[Callable[[], list[Any]]]]:
@@ -68,10 +68,13 @@ class Measured:
         if self._values is not None:
             values = self._values
             return None, [lambda: values]
-        return self._is_scaled, [lambda: self._unscaled, self._scaled]
+        return self._is_changed, [lambda: self._unchanged, self._changed]
 
-    def _scaled(self) -> list[Any]:
-        return scale_each(self._unscaled, self._factors)
+    def _changed(self) -> list[Any]:
+        """Return the values, without keeping them: they may be those of a branch."""
+        if self._values is not None or self._change is None:
+            return self.values
+        return self._change()
 
     @property
     def norms(self) -> Any:
@@ -97,7 +100,7 @@ class Measured:
         """Return the same, of a step that counts as clipped where this boolean scalar is true."""
         if self._clipped is not None:
             clipped = ops.logical_or(self._clipped, clipped)
-        result = Measured(self._unscaled, self._norms, clipped, self._factors, self._is_scaled)
+        result = Measured(self._unchanged, self._norms, clipped, self._change, self._is_changed)
         result._values, result._global_norm = self._values, self._global_norm
         return result
 
@@ -109,14 +112,42 @@ class Measured:
         """
         factors = ops.convert_to_tensor(factors)
         is_one = len(factors.shape) == 0
-        clipped, is_scaled = factors < 1.0, factors != 1.0
+        clipped, is_changed = factors < 1.0, factors != 1.0
         if not is_one:
-            clipped, is_scaled = ops.any(clipped), ops.any(is_scaled)
+            clipped, is_changed = ops.any(clipped), ops.any(is_changed)
         if self._clipped is not None:
             clipped = ops.logical_or(self._clipped, clipped)
-        result = Measured(self.values, self.norms * factors, clipped, factors, is_scaled)
+        values = self.values
+        result = Measured(
+            values,
+            self.norms * factors,
+            clipped,
+            lambda: scale_each(values, factors),
+            is_changed,
+        )
         if is_one:
             result._global_norm = self.global_norm * factors
+        return result
+
+    def replaced(self, condition: Any, others: Callable[[], list[Any]], norms: Any) -> Measured:
+        """Have other tensors in the place of these where a condition holds, and count it as a clip.
+
+        Args:
+            condition: Boolean scalar tensor.
+            others: Gives the other tensors, alike in shape and dtype, `None` where these are.
+            norms: Their norms, a float32 vector.
+        """
+        is_changed = condition
+        if self._is_changed is not None:
+            is_changed = ops.logical_or(self._is_changed, condition)
+        result = Measured(
+            self._unchanged,
+            ops.where(condition, norms, self.norms),
+            ops.logical_or(self.clipped, condition),
+            lambda: choose_all(condition, others, self._changed),
+            is_changed,
+        )
+        result._global_norm = ops.where(condition, combine_norms(norms), self.global_norm)
         return result
 
     def mapped(self, function: Callable[[int, Any], Any], *, clips: bool = False) -> Measured:

@@ -1,0 +1,104 @@
+"""Kernels that begin so large that the net explodes are shrunk before anything is learned.
+
+Where the logits of a classifier are large, its loss is in proportion to them, and, since layers
+without normalization multiply, to the scale of each kernel: Σ w·∂L/∂w = L, kernel by kernel (Euler;
+2L for a squared error). Then only examples that are told wrong have a gradient, and the net learns
+as a perceptron does, without a margin. No clip helps, since nothing is wrong with the gradient: it
+has to be taken with respect to smaller weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from gradstab.functional._backend import choose, value_of
+from gradstab.transforms.base import Context
+from gradstab.transforms.kernels import Kernels
+from gradstab.transforms.measured import Measured
+
+# Shares of the loss that are in proportion to the scale of a kernel, in the mean over all, from
+# which on a net counts as exploding at first, and then still. Good starts have 0 to 0.5.
+_AT_FIRST, _STILL = 0.7, 0.5
+# How many times their usual norm kernels have together in a net that explodes by them. He's have
+# 1.4 times as much.
+_LARGE = 2.0
+# What a step takes of the weights, once momentum has set in. Shorter by far than what would have
+# them swing through zero, which momentum β does beyond (1 − √β)²/(1 − β).
+_PULL = 0.02
+
+
+def is_exploding(context: Context, kernels: Kernels, *, begun: Any, asked: Any) -> Any:
+    """Return whether kernels are to be shrunk in this step, a boolean scalar tensor.
+
+    Args:
+        context: Of the step, with its loss.
+        kernels: Those that may be shrunk.
+        begun: Whether they were in the step before.
+        asked: Whether it matters; else false is returned, at no cost.
+    """
+    norms, usual = kernels.norms(context), kernels.usual_norms
+    total = ops.sqrt(ops.sum(ops.square(norms / kernels.usual_norm)))
+    loss = ops.cast(context.loss, "float32")
+    share = choose(
+        asked, lambda: _proportional(context, kernels, loss), lambda: ops.zeros_like(loss)
+    )
+    at_first = ops.logical_and(share >= _AT_FIRST, total > _LARGE)
+    goes_on = ops.logical_and(share >= _STILL, ops.any(norms > usual))
+    return ops.logical_and(asked, ops.where(begun, goes_on, at_first))
+
+
+def shrinking(values: Measured, context: Context, kernels: Kernels, condition: Any) -> Measured:
+    """Return gradients that shrink large kernels and move nothing else, where a condition holds.
+
+    They are those of ‖w‖², times what makes the step a fixed share of the weights; of optimizers
+    that divide gradients by their size, the rate alone sets it.
+
+    Args:
+        values: Gradients for where it does not hold.
+        context: Of the step.
+        kernels: Those that may be shrunk.
+        condition: Boolean scalar tensor.
+    """
+    if context.is_scale_invariant:
+        pull = 1.0 / ops.square(context.weight_norm)
+    else:
+        rate = ops.cast(value_of(context.learning_rate), "float32")
+        moves = rate > 0
+        share = (1.0 - context.momentum) * _PULL
+        pull = ops.where(moves, share / ops.where(moves, rate, 1.0), 0.0)
+    norms = kernels.norms(context)
+    pulls = ops.where(norms > kernels.usual_norms, pull, 0.0)
+    places = [[place] for place in kernels.places.tolist()]
+    pulls = ops.scatter_update(ops.zeros((len(values),), "float32"), places, pulls)
+
+    def others() -> list[Any]:
+        each = ops.unstack(pulls, len(values))
+        return [
+            None if gradient is None else _pulled(gradient, variable, each[place], place in own)
+            for place, (gradient, variable) in enumerate(
+                zip(context.incoming.values, context.variables, strict=True)
+            )
+        ]
+
+    own = set(kernels.places.tolist())
+    return values.replaced(condition, others, pulls * context.weight_norms)
+
+
+def _proportional(context: Context, kernels: Kernels, loss: Any) -> Any:
+    """Return the mean over kernels of w·∂L/∂w/L; 0 where the loss is not positive."""
+    known = loss > 0
+    divisor = ops.where(known, loss, 1.0)
+    total = 0.0
+    for place in kernels.places.tolist():
+        gradient = ops.cast(value_of(context.incoming.values[place]), "float32") / divisor
+        weight = ops.cast(value_of(context.variables[place]), "float32")
+        total = total + ops.sum(weight * gradient)
+    return ops.where(known, total / len(kernels), 0.0)
+
+
+def _pulled(gradient: Any, variable: Any, pull: Any, is_kernel: bool) -> Any:
+    if not is_kernel:
+        return ops.zeros_like(gradient)
+    return ops.cast(pull * ops.cast(value_of(variable), "float32"), gradient.dtype)
