@@ -20,7 +20,6 @@ from gradstab.functional.limits import (
     outlier_factor,
     outlier_limit,
     rate_limit,
-    weight_limit,
 )
 from gradstab.functional.running import push
 from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
@@ -28,23 +27,13 @@ from gradstab.transforms.bounds import Bound
 from gradstab.transforms.exploding import is_exploding, shrinking
 from gradstab.transforms.kernels import Kernels
 from gradstab.transforms.measured import Measured
+from gradstab.transforms.sensitivity import bound_by_weights
 
 _check_bound = partial(check_float, allow_inf=True)
 # What an outlier adds to the history, as a share of its maximum: a new level is accepted in some
 # steps. The same for the rate, once there were some, so that a spike of it does not shorten all
 # steps after.
 _GROWTH = 1.25
-# Share of the ratio to the weights that acts in the first step of a warm-up: between these.
-_FIRST_SHARE = 0.003, 0.05
-# What a step counts in the warm-up whose gradient is longer than the limit that it leads to, and
-# the least that it counts for the strain of the net.
-_SLOW = 0.1
-# The sensitivity e = ‖g‖·‖w‖/L of a net is by how many per cent, to first order, its loss changes
-# with one per cent of its weights. Recurrent nets have 1 to 2, deep ones with ReLU 10 to 40 where
-# they begin well, and those that explode 80 and more. Up to the first number the whole ratio to the
-# weights acts, and then less, down to a share of it; beyond the second a net counts as strained.
-_INSENSITIVE, _SENSITIVE = 4.0, 40.0
-_LEAST_SHARE = 0.4
 # A rate that the weights do not limit: Adam's default, of which any net is expected to bear it.
 _LEAST_RATE = 1e-3
 # Beyond so many times their first norm, or the usual one, weights count as blown up.
@@ -188,27 +177,30 @@ class AutomaticClipping(Transform):
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
         """Scale all gradients by one factor, and take in length and rate; or shrink kernels."""
-        clipped, new_state = self._clipped(values, state, context)
-        if context.learning_rate is None or context.loss is None or not self.shrink_steps:
-            return clipped, new_state
-        kernels = Kernels.of(context)
-        kernels = kernels.but([i for i, rows in enumerate(context.rows) if rows is not None])
+        kernels = self._kernels(context)
         if not len(kernels):
-            return clipped, new_state
+            return self._clipped(values, state, context, None)
         shrunk = state["shrunk"]
         asked = ops.logical_and(state["count"] == 0, shrunk < self.shrink_steps)
         exploding = is_exploding(context, kernels, begun=shrunk > 0, asked=asked)
-        # All begins after it: the first step, the warm-up, what steps are compared with.
-        new_state = {
-            name: ops.where(exploding, state[name], value) for name, value in new_state.items()
-        }
+        clipped, new_state = self._clipped(values, state, context, exploding)
         new_state["shrunk"] = shrunk + ops.cast(exploding, "int64")
         return shrinking(clipped, context, kernels, exploding), new_state
 
+    def _kernels(self, context: Context) -> Kernels:
+        """Return the kernels that may be shrunk, if it can be told when."""
+        kernels = Kernels.of(context)
+        if context.learning_rate is None or context.loss is None or not self.shrink_steps:
+            return kernels.but(kernels.places)
+        return kernels.but([i for i, rows in enumerate(context.rows) if rows is not None])
+
     def _clipped(
-        self, values: Measured, state: State, context: Context
+        self, values: Measured, state: State, context: Context, exploding: Any | None
     ) -> tuple[Measured, dict[str, Any]]:
-        """Scale all gradients by one factor, and take in length and rate."""
+        """Scale all gradients by one factor, and take in length and rate.
+
+        All begins after an exploding start: the first step, the warm-up, what is compared with.
+        """
         norm, history, count = values.global_norm, state["history"], state["count"]
         rate = None
         if context.learning_rate is not None:
@@ -218,29 +210,31 @@ class AutomaticClipping(Transform):
         factor = outlier_factor(length, limit)
         taken = ops.where(length > limit, _GROWTH * ops.max(history), length)
         counts = ops.logical_and(ops.isfinite(length), length > 0)
+        if exploding is not None:
+            counts = ops.logical_and(counts, ops.logical_not(exploding))
         new_state: dict[str, Any] = {
             "history": ops.where(counts, push(history, count, taken), history),
             "count": count + ops.cast(counts, "int64"),
         }
         if rate is not None:
             given, rate_share = self._rate_and_share(state, context)
-            new_state["peak_rate"] = followed(state["peak_rate"], given, _GROWTH * early(count))
+            peak = followed(state["peak_rate"], given, _GROWTH * early(count))
+            if exploding is not None:
+                peak = ops.where(exploding, state["peak_rate"], peak)
+            new_state["peak_rate"] = peak
             first = self._first(state, context) if context.moves_by_rate else {}
             new_state |= {name: ops.where(counts, first[name], state[name]) for name in first}
             peak = ops.maximum(given, state["peak_rate"])
             peak = peak if rate_share is None else peak * rate_share
-            weight_norm = context.weight_norm
-            sensitivity = self._sensitivity(norm, weight_norm, context.loss)
-            share = ops.clip(ops.sqrt(_INSENSITIVE / sensitivity), _LEAST_SHARE, 1.0)
-            limit = weight_limit(self.bound("max_ratio") * share, weight_norm, peak)
-            strain = ops.maximum(sensitivity / _SENSITIVE, 1.0)
-            head_start = self.warmup_steps * ops.maximum(1.0 - strain * norm / limit, 0.0)
-            progress = ops.where(count == 0, head_start, state["progress"])
-            bound = self._share(progress, sensitivity) * limit
-            counted = ops.where(norm <= limit, 1.0, _SLOW) * ops.maximum(1.0 / strain, _SLOW)
-            if context.is_scale_invariant:
-                counted = ops.where(ops.logical_and(strain > 1, norm > bound), 0.0, counted)
-            progress = ops.minimum(progress + counted, float(self.warmup_steps))
+            bound, progress = bound_by_weights(
+                norm,
+                context,
+                self.bound("max_ratio"),
+                peak,
+                state["progress"],
+                count == 0,
+                self.warmup_steps,
+            )
             new_state["progress"] = ops.where(counts, progress, state["progress"])
             if context.loss is not None:
                 loss, length = ops.cast(context.loss, "float32"), norm * factor
@@ -274,23 +268,6 @@ class AutomaticClipping(Transform):
             "response": Kernels.of(context).response(context),
         }
         return {name: ops.where(state["count"] == 0, now[name], state[name]) for name in now}
-
-    @staticmethod
-    def _sensitivity(norm: Any, weight_norm: Any, loss: Any) -> Any:
-        """Return by how many per cent a loss changes with one per cent of the weights."""
-        if loss is None:
-            return ops.convert_to_tensor(_SENSITIVE)
-        loss, product = ops.cast(loss, "float32"), norm * weight_norm
-        known = ops.logical_and(ops.logical_and(loss > 0, product > 0), ops.isfinite(product))
-        return ops.where(known, product / ops.where(known, loss, 1.0), _SENSITIVE)
-
-    def _share(self, progress: Any, sensitivity: Any) -> Any:
-        """Return how much of the ratio acts, so far into the warm-up."""
-        if self.warmup_steps == 0:
-            return 1.0
-        least, most = _FIRST_SHARE
-        first = ops.clip(most * _INSENSITIVE / sensitivity, least, most)
-        return first + (1.0 - first) * progress / self.warmup_steps
 
     def _by_loss(self, norm: Any, incoming: Any, rate: Any, loss: Any) -> Any:
         """Return the bound on a gradient of this norm that its loss sets."""

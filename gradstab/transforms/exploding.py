@@ -9,6 +9,7 @@ has to be taken with respect to smaller weights.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from keras import ops
@@ -24,9 +25,11 @@ _AT_FIRST, _STILL = 0.7, 0.5
 # How many times their usual norm kernels have together in a net that explodes by them. He's have
 # 1.4 times as much.
 _LARGE = 2.0
-# What a step takes of the weights, once momentum has set in. Shorter by far than what would have
-# them swing through zero, which momentum β does beyond (1 − √β)²/(1 − β).
+# What a step takes of the weights, once momentum has set in.
 _PULL = 0.02
+# Pulled by more than (1 − √β)²/(1 − β), weights swing through zero with momentum β; so much of it
+# is safe.
+_DAMPED = 0.8
 
 
 def is_exploding(context: Context, kernels: Kernels, *, begun: Any, asked: Any) -> Any:
@@ -38,15 +41,17 @@ def is_exploding(context: Context, kernels: Kernels, *, begun: Any, asked: Any) 
         begun: Whether they were in the step before.
         asked: Whether it matters; else false is returned, at no cost.
     """
-    norms, usual = kernels.norms(context), kernels.usual_norms
-    total = ops.sqrt(ops.sum(ops.square(norms / kernels.usual_norm)))
     loss = ops.cast(context.loss, "float32")
-    share = choose(
-        asked, lambda: _proportional(context, kernels, loss), lambda: ops.zeros_like(loss)
-    )
-    at_first = ops.logical_and(share >= _AT_FIRST, total > _LARGE)
-    goes_on = ops.logical_and(share >= _STILL, ops.any(norms > usual))
-    return ops.logical_and(asked, ops.where(begun, goes_on, at_first))
+    norms, usual = kernels.norms(context), kernels.usual_norms
+
+    def judged() -> Any:
+        total = ops.sqrt(ops.sum(ops.square(norms / kernels.usual_norm)))
+        share = _proportional(context, kernels, loss)
+        at_first = ops.logical_and(share >= _AT_FIRST, total > _LARGE)
+        goes_on = ops.logical_and(share >= _STILL, ops.any(norms > usual))
+        return ops.where(begun, goes_on, at_first)
+
+    return choose(asked, judged, lambda: ops.zeros_like(asked))
 
 
 def shrinking(values: Measured, context: Context, kernels: Kernels, condition: Any) -> Measured:
@@ -66,7 +71,8 @@ def shrinking(values: Measured, context: Context, kernels: Kernels, condition: A
     else:
         rate = ops.cast(value_of(context.learning_rate), "float32")
         moves = rate > 0
-        share = (1.0 - context.momentum) * _PULL
+        root = math.sqrt(context.momentum)
+        share = (1.0 - context.momentum) * min(_PULL, _DAMPED * (1.0 - root) / (1.0 + root))
         pull = ops.where(moves, share / ops.where(moves, rate, 1.0), 0.0)
     norms = kernels.norms(context)
     pulls = ops.where(norms > kernels.usual_norms, pull, 0.0)

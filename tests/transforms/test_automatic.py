@@ -21,14 +21,25 @@ def _limits(**arguments):
     )
 
 
-def _run(transform, norms, mode="graph", *, weight_norm=10.0, rates=None, losses=None, adam=False):
+def _run(
+    transform,
+    norms,
+    mode="graph",
+    *,
+    weight_norm=10.0,
+    rates=None,
+    losses=None,
+    adam=False,
+    momentum=0.0,
+):
     """Take steps with gradients of these norms; return the norms that were applied.
 
     The weight is put back before each. SGD, or Adam whose first moments are the gradients.
     """
     start = np.array([0.8, 0.6], "float32") * weight_norm
     weight = keras.Variable(start)
-    inner = keras.optimizers.Adam(RATE, beta_1=0.0) if adam else keras.optimizers.SGD(RATE)
+    sgd = keras.optimizers.SGD(RATE, momentum=momentum)
+    inner = keras.optimizers.Adam(RATE, beta_1=0.0) if adam else sgd
     optimizer = optimizers.StabilizedOptimizer(inner, [transforms.SkipNonFinite(), transform])
     optimizer.build([weight])
 
@@ -43,6 +54,8 @@ def _run(transform, norms, mode="graph", *, weight_norm=10.0, rates=None, losses
     lengths = []
     for place, norm in enumerate(norms):
         weight.assign(start)
+        if momentum:
+            inner.momentums[0].assign([0.0, 0.0])
         rate = RATE if rates is None else rates[place]
         loss = 0.0 if losses is None else losses[place]
         gradient = tf.constant([0.6, 0.8]) * tf.constant(norm, "float32")
@@ -241,6 +254,35 @@ def test_no_step_is_predicted_to_take_the_loss_below_zero(mode):
     losses = [10.0, 5.0, 2.0, 0.0, -3.0]
     got, _ = _run(_limits(loss_factor=1.0), [4.0] * 5, mode, losses=losses)
     np.testing.assert_allclose(got, [4.0, 4.0, 2.0 / (0.5 * 4.0), 4.0, 4.0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_no_step_undoes_more_than_the_largest_loss(mode, momentum):
+    losses = np.array([20.0, 30.0, 90.0, 20.0, 20.0, 20.0, 20.0, -1.0, 0.0])
+    # The largest loss grows by a quarter in a step, the largest rate so far counts.
+    largest = np.array([20.0, 25.0, 31.25, 31.25, 31.25, 31.25, 31.25, 31.25, 31.25])
+    rates = np.array([RATE] * 5 + [RATE / 4] * 4)
+    allowed = np.sqrt((1 - momentum) / RATE * largest)
+    norms = allowed * [1.6, 1.6, 1.69, 1.71, 2.0, 1.0, 0.1, 1.8, 2.0]
+    got, _ = _run(
+        _limits(loss_factor=1.0), norms, mode, losses=losses, rates=rates, momentum=momentum
+    )
+    to_zero = np.where(losses > 0, losses / (rates * norms), INF)  # What a loss of its own allows.
+    expected = np.minimum(
+        np.where(norms > 1.7 * allowed, allowed, norms),
+        np.where(norms > 2 * to_zero, to_zero, norms),
+    )
+    assert np.flatnonzero(expected < norms).tolist() == (
+        [3, 4, 7, 8] if momentum else [0, 1, 3, 4, 7, 8]
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+def test_adam_divides_by_its_gradients_and_undoes_no_more_for_long_ones():
+    norms = [1.0, 50.0, 1.0]
+    got, _ = _run(_limits(loss_factor=1.0), norms, losses=[1e6] * 3, adam=True)
+    np.testing.assert_allclose(got, norms, rtol=1e-4)
 
 
 def _changes(
