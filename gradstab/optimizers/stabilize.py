@@ -30,10 +30,11 @@ def stabilize(
     """Wrap an optimizer so that bad steps are skipped whole and those that are too long clipped.
 
     The one line to begin with. The chain is `SkipNonFinite(max_consecutive)`, then
-    `AutomaticClipping()`, which judges each step by the steps before, the weights and the loss, and
-    leaves healthy runs alone. A number for `clip` puts `ClipByGlobalNorm(clip)` in its place, a
-    bound that you can see and choose: 1.0 saves most runs that explode and slows some healthy ones,
-    in which most steps are longer. `clip=None` only skips.
+    `AutomaticClipping()`, which judges each step by the steps before, the weights and the loss,
+    shrinks kernels that begin far too large, and leaves healthy runs alone. A number for `clip`
+    puts `ClipByGlobalNorm(clip)` in its place, a bound that you can see and choose: 1.0 saves most
+    runs that explode and slows some healthy ones, in which most steps are longer. `clip=None` only
+    skips.
 
     Optimizers are taken as they come. One that is wrapped already gets its transforms joined into
     one list. `clipnorm`, `clipvalue` or `global_clipnorm` of its own becomes the transform of the
