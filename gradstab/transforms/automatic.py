@@ -93,9 +93,9 @@ class AutomaticClipping(Transform):
     step is in proportion to the scale of the kernels (the mean over kernels of Σ w·∂L/∂w is 0.7·L
     or more), and they are more than twice as large as is usual, gradients are replaced by those
     that shrink each kernel to its usual norm and move nothing else: by 2 % of itself in a step with
-    SGD, by the rate with Adam. All else begins when the mean is below 0.5·L, after `shrink_steps`
-    at the latest. It needs the loss. Kernels with sparse gradients, such as those of `Embedding`,
-    stay as they are.
+    SGD, less with a momentum above 0.9, and by the rate with Adam. All else begins when the mean is
+    below 0.5·L, after `shrink_steps` at the latest. It needs the loss. Kernels with sparse
+    gradients, such as those of `Embedding`, stay as they are.
 
     All this widens the band of rates that work: for SGD the limits on the gradient do, for Adam,
     whose step hardly depends on the length of the gradient, that on the rate.
