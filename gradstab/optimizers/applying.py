@@ -180,9 +180,9 @@ class Applier:
                 afterwards.run([None] * len(step.variables), step.variables)
             plan.forward_state.restore()
 
-        is_scaled, forms = step.outgoing.forms()
+        is_changed, forms = step.outgoing.forms()
         branches = [applying(form) for form in forms]
-        place = None if is_scaled is None else ops.cast(is_scaled, "int32")
+        place = None if is_changed is None else ops.cast(is_changed, "int32")
         if step.accept is not None:
             branches.insert(0, skip)
             place = ops.where(step.accept, 1 if place is None else place + 1, 0)

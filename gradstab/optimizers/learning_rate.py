@@ -77,8 +77,7 @@ def moves_by_rate(optimizer: Any) -> bool:
 def momentum(optimizer: Any) -> float:
     """Return what share of a step an optimizer repeats in the next.
 
-    It is known of SGD. Averages of gradients that come from elsewhere, or are divided by their
-    size, count as the usual momentum.
+    It is known of Keras' SGD. Any other optimizer is taken to have the usual momentum.
     """
     return max(
         float(part.momentum) if isinstance(part, keras.optimizers.SGD) else _USUAL_MOMENTUM

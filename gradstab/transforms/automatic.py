@@ -24,7 +24,7 @@ from gradstab.functional.limits import (
 from gradstab.functional.running import push
 from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
 from gradstab.transforms.bounds import Bound
-from gradstab.transforms.exploding import is_exploding, shrinking
+from gradstab.transforms.exploding import can_shrink, is_exploding, shrinking
 from gradstab.transforms.kernels import Kernels
 from gradstab.transforms.measured import Measured
 from gradstab.transforms.sensitivity import bound_by_weights
@@ -76,10 +76,11 @@ class AutomaticClipping(Transform):
       below zero. It acts where that is exceeded by a factor of 2, such as in nets that explode from
       their first step, and only if the loss is known: `fit` and `training.train` tell it, a loop of
       your own does by `optimizer.scale_loss(loss)`. A loss that can be negative tells nothing, and
-      only positive values count. With an optimizer that has momentum β and takes shorter steps for
-      shorter gradients, such as SGD, a step counts 1/(1 - β) times in the end: there η*·n² ≤
-      (1 - β)·L*, with L* the largest loss so far, where n exceeds that by a factor of 1.7. It keeps
-      recurrent nets from being thrown off the cliffs of their loss.
+      only positive values count. With optimizers that take shorter steps for shorter gradients,
+      such as SGD, a step counts 1/(1 - β) times in the end if they have momentum β: there
+      n ≤ √((1 - β)·L*/η*), with L* the largest loss so far, where n is beyond 1.7 times that. It
+      keeps recurrent nets from being thrown off the cliffs of their loss. For one that is not
+      Keras', β counts as 0.9.
     - The rate, for optimizers that change each weight by about the rate whatever its gradient, such
       as Adam. If all n weights of a layer with f inputs per unit move in one direction, what the
       layer gives changes by η·√(n·f)/‖w‖ of what it gives. At the first step, with the usual ‖w‖
@@ -91,11 +92,13 @@ class AutomaticClipping(Transform):
 
     A start with kernels that are far too large is saved by no limit. Where the loss of the first
     step is in proportion to the scale of the kernels (the mean over kernels of Σ w·∂L/∂w is 0.7·L
-    or more), and they are more than twice as large as is usual, gradients are replaced by those
-    that shrink each kernel to its usual norm and move nothing else: by 2 % of itself in a step with
-    SGD, less with a momentum above 0.9, and by the rate with Adam. All else begins when the mean is
-    below 0.5·L, after `shrink_steps` at the latest. It needs the loss. Kernels with sparse
-    gradients, such as those of `Embedding`, stay as they are.
+    or more), and they are more than twice as large as He's, gradients are replaced by those that
+    shrink each kernel to its usual norm and move nothing else: by 2 % of itself in a step with SGD,
+    less with a momentum above 0.9, and by the rate with Adam and its like. All else begins when the
+    mean is below 0.5·L, after `shrink_steps` at the latest. It needs the loss (with accumulation
+    that of the last micro-batch is taken). Kernels with sparse gradients, such as those of
+    `Embedding`, stay as they are, and so do those of Adagrad and others, whose first steps it could
+    not foresee.
 
     All this widens the band of rates that work: for SGD the limits on the gradient do, for Adam,
     whose step hardly depends on the length of the gradient, that on the rate.
@@ -111,8 +114,8 @@ class AutomaticClipping(Transform):
         outlier_factor: k, a float, 1 or more to be sensible; infinite for no such limit. Can be
             assigned during a run.
         history_length: N, a positive integer.
-        loss_factor: What the third limit is multiplied by, a positive float; infinite for no such
-            limit. Can be assigned during a run.
+        loss_factor: What the loss is multiplied by in the third limit, a positive float; infinite
+            for no such limit. Can be assigned during a run.
         max_rate_ratio: q, a positive float; infinite for no such limit. Can be assigned during a
             run.
         shrink_steps: Steps that kernels may take to shrink, an integer of at least 0; 0 leaves them
@@ -190,7 +193,7 @@ class AutomaticClipping(Transform):
     def _kernels(self, context: Context) -> Kernels:
         """Return the kernels that may be shrunk, if it can be told when."""
         kernels = Kernels.of(context)
-        if context.learning_rate is None or context.loss is None or not self.shrink_steps:
+        if not self.shrink_steps or not can_shrink(context):
             return kernels.but(kernels.places)
         return kernels.but([i for i, rows in enumerate(context.rows) if rows is not None])
 
@@ -241,7 +244,8 @@ class AutomaticClipping(Transform):
                 bound = ops.minimum(bound, self._by_loss(length, norm, rate, loss))
                 if not context.is_scale_invariant:
                     top = followed(state["peak_loss"], loss, _GROWTH)
-                    new_state["peak_loss"] = ops.where(counts, top, state["peak_loss"])
+                    told = ops.logical_and(counts, ops.isfinite(loss))
+                    new_state["peak_loss"] = ops.where(told, top, state["peak_loss"])
                     bound = ops.minimum(bound, self._by_descent(length, top, peak, context))
             factor = factor * clip_factor(norm * factor, bound)
         return values.scaled(ops.where(ops.isfinite(norm), factor, 1.0)), new_state

@@ -20,13 +20,17 @@ from gradstab.transforms.kernels import Kernels
 from gradstab.transforms.measured import Measured
 
 # Shares of the loss that are in proportion to the scale of a kernel, in the mean over all, from
-# which on a net counts as exploding at first, and then still. Good starts have 0 to 0.5.
+# which on a net counts as exploding at first, and then still. Good starts of classifiers have 0 to
+# 0.5; a squared error has up to 2 in good starts, too, and the norms alone tell.
 _AT_FIRST, _STILL = 0.7, 0.5
-# How many times their usual norm kernels have together in a net that explodes by them. He's have
-# 1.4 times as much.
+# How many times the norm that He et al., 2015, give them kernels have together in a net that
+# explodes by them. No usual initializer gives more than theirs.
 _LARGE = 2.0
 # What a step takes of the weights, once momentum has set in.
 _PULL = 0.02
+# Root mean square of the entries of a gradient of which an optimizer takes no more than the
+# direction: far above what it adds to its divisor, and not so much that it is remembered for long.
+_RMS = 1e-4
 # Pulled by more than (1 − √β)²/(1 − β), weights swing through zero with momentum β; so much of it
 # is safe.
 _DAMPED = 0.8
@@ -45,20 +49,31 @@ def is_exploding(context: Context, kernels: Kernels, *, begun: Any, asked: Any) 
     norms, usual = kernels.norms(context), kernels.usual_norms
 
     def judged() -> Any:
-        total = ops.sqrt(ops.sum(ops.square(norms / kernels.usual_norm)))
+        size = ops.sqrt(ops.sum(ops.square(norms / kernels.largest_usual_norm)))
         share = _proportional(context, kernels, loss)
-        at_first = ops.logical_and(share >= _AT_FIRST, total > _LARGE)
+        at_first = ops.logical_and(share >= _AT_FIRST, size > _LARGE)
         goes_on = ops.logical_and(share >= _STILL, ops.any(norms > usual))
         return ops.where(begun, goes_on, at_first)
 
+    asked = ops.logical_and(asked, ops.isfinite(context.incoming.global_norm))
     return choose(asked, judged, lambda: ops.zeros_like(asked))
+
+
+def can_shrink(context: Context) -> bool:
+    """Whether it is known how a gradient becomes a step, the loss, and one rate for all.
+
+    Adagrad and its like divide by sums of squares that begin at some number, and Lamb takes a share
+    of the weights: of what is asked here, they would do next to nothing.
+    """
+    known = context.moves_by_rate or not context.is_scale_invariant
+    return known and context.learning_rate is not None and context.loss is not None
 
 
 def shrinking(values: Measured, context: Context, kernels: Kernels, condition: Any) -> Measured:
     """Return gradients that shrink large kernels and move nothing else, where a condition holds.
 
     They are those of ‖w‖², times what makes the step a fixed share of the weights; of optimizers
-    that divide gradients by their size, the rate alone sets it.
+    that move by the rate whatever the gradient, the rate alone sets it.
 
     Args:
         values: Gradients for where it does not hold.
@@ -66,8 +81,9 @@ def shrinking(values: Measured, context: Context, kernels: Kernels, condition: A
         kernels: Those that may be shrunk.
         condition: Boolean scalar tensor.
     """
-    if context.is_scale_invariant:
-        pull = 1.0 / ops.square(context.weight_norm)
+    if context.moves_by_rate:
+        root_size = math.sqrt(float(kernels.sizes.sum()))
+        pull = _RMS * root_size / ops.maximum(context.weight_norm, 1e-30)
     else:
         rate = ops.cast(value_of(context.learning_rate), "float32")
         moves = rate > 0

@@ -67,6 +67,14 @@ class Kernels:
         """The norm that they usually begin with, all together."""
         return float(np.linalg.norm(self.usual_norms))
 
+    @property
+    def largest_usual_norm(self) -> float:
+        """The norm that they have all together from the initializer that gives the most.
+
+        That is the one of He et al., 2015, by inputs.
+        """
+        return math.sqrt(float(np.sum(self.sizes * 2 / self.inputs)))
+
     def norms(self, context: Context) -> Any:
         """Return their norms, a float32 vector."""
         return ops.take(context.weight_norms, self.places)

@@ -58,8 +58,8 @@ class Measured:
     def forms(self) -> tuple[Any | None, list[Callable[[], list[Any]]]]:
         """Return functions that give the values, and a flag that says which of them is right.
 
-        Multiplying by factors that are all 1 changes nothing, and so the first function, for where
-        the flag is false, does not. The functions are to be called where the values are used, in
+        Where nothing was scaled or replaced, the flag is false, and the first function gives the
+        values without touching them. The functions are to be called where the values are used, in
         the branch of a condition say.
 
         Returns:

@@ -280,9 +280,18 @@ def test_no_step_undoes_more_than_the_largest_loss(mode, momentum):
 
 
 def test_adam_divides_by_its_gradients_and_undoes_no_more_for_long_ones():
-    norms = [1.0, 50.0, 1.0]
-    got, _ = _run(_limits(loss_factor=1.0), norms, losses=[1e6] * 3, adam=True)
+    # With SGD 40 is beyond the limit by the largest loss, 1.7·14, and within twice that by its own.
+    norms, losses = [1.0, 40.0, 1.0], [1000.0] * 3
+    got, _ = _run(_limits(loss_factor=1.0), norms, losses=losses, adam=True)
     np.testing.assert_allclose(got, norms, rtol=1e-4)
+    got, _ = _run(_limits(loss_factor=1.0), norms, losses=losses, momentum=0.9)
+    np.testing.assert_allclose(got, [1.0, np.sqrt(0.1 * 1000 / RATE), 1.0], rtol=1e-4)
+
+
+def test_an_infinite_loss_is_no_largest_one():
+    norms, losses = [1.0, 40.0, 1.0], [np.inf, 1000.0, 1000.0]
+    got, _ = _run(_limits(loss_factor=1.0), norms, losses=losses, momentum=0.9)
+    np.testing.assert_allclose(got[1], np.sqrt(0.1 * 1000 / RATE), rtol=1e-4)
 
 
 def _changes(

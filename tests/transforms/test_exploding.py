@@ -14,6 +14,8 @@ INF = float("inf")
 SHAPES = (3, 4), (4,), (4, 2)
 # More units than inputs: Glorot's variance, 2/(3 + 4). Else LeCun's.
 USUAL = np.array([np.sqrt(12 * 2 / 7), np.inf, np.sqrt(8 / 4)])
+# He's, of both kernels together.
+HE = np.sqrt(12 * 2 / 3 + 8 * 2 / 4)
 RATE, ADAMS = 0.01, 0.04
 
 INNER = {
@@ -83,7 +85,7 @@ def _expected(name, shares, start, loss=0.1, most=1000):
         norms = np.array([np.linalg.norm(weight) for weight in weights])
         kernels = np.isfinite(USUAL)
         if shrunk == 0:
-            large = np.linalg.norm(norms[kernels]) > 2 * np.linalg.norm(USUAL[kernels])
+            large = np.linalg.norm(norms[kernels]) > 2 * HE
             explodes = share >= 0.7 and large
         else:
             explodes = share >= 0.5 and bool((norms > USUAL).any())
@@ -92,7 +94,8 @@ def _expected(name, shares, start, loss=0.1, most=1000):
             gradients = _gradients(weights, share, loss)
         else:
             shrunk += 1
-            pull = 1 / np.sum(norms**2) if name == "Adam" else (1 - momentum) * 0.02 / RATE
+            adams = 1e-4 * np.sqrt(12 + 8) / np.linalg.norm(norms)
+            pull = adams if name == "Adam" else (1 - momentum) * 0.02 / RATE
             gradients = [
                 pull * weight * (norm > usual)
                 for weight, norm, usual in zip(weights, norms, USUAL, strict=True)
@@ -163,22 +166,65 @@ def test_a_rate_that_begins_at_zero_shrinks_nothing_yet():
 
 
 LEFT_ALONE = {
-    "kernels as large as He's": {"start": _weights(1.42)},
+    "kernels nearly twice as large as He's": {
+        "start": _weights(1.98 * HE / np.sqrt(USUAL[0] ** 2 + 2))
+    },
     "no known loss": {"known": False},
     "a negative loss": {"loss": -0.1},
     "switched off": {"transform": _unlimited(shrink_steps=0)},
     "not by this one": {"transform": transforms.ClipByGlobalNorm(INF)},
+    "by Adagrad": {"inner": keras.optimizers.Adagrad},
+    "by Lamb": {"inner": keras.optimizers.Lamb},
 }
 
 
 @pytest.mark.parametrize("name", LEFT_ALONE)
 def test_what_is_left_alone(name):
     arguments = {"start": _weights(4.0), **LEFT_ALONE[name]}
-    got, optimizer = _run(keras.optimizers.SGD(RATE), [1.0], **arguments)
-    start, loss = arguments["start"], arguments.get("loss", 0.1)
-    for weight, value, gradient in zip(got[0], start, _gradients(start, 1.0, loss), strict=True):
-        np.testing.assert_allclose(weight, value - RATE * gradient, rtol=1e-5)
+    make = arguments.pop("inner", keras.optimizers.SGD)
+    got, optimizer = _run(make(RATE), [1.0], **arguments)
+    start, plain = arguments["start"], make(RATE)
+    weights = [keras.Variable(value) for value in start]
+    plain.build(weights)
+    gradients = _gradients(start, 1.0, arguments.get("loss", 0.1))
+    plain.apply([tf.constant(gradient) for gradient in gradients], weights)
+    for weight, value in zip(got[0], checks.values_of(weights), strict=True):
+        np.testing.assert_allclose(weight, value, rtol=1e-5)
     assert optimizer.telemetry.peek().total_clipped == 0
+
+
+@pytest.mark.parametrize("initializer", ["he_normal", "lecun_normal", "orthogonal"])
+def test_a_good_start_of_a_regression_is_none(initializer):
+    # Of few features, more units: far larger than Glorot's. A squared error is in proportion to the
+    # scale of its kernels from the start.
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(256, 4)).astype("float32")
+    y = np.sin(x.sum(axis=1, keepdims=True))
+    for units, seed in ((64, 0), (256, 1), (64, 2)):
+        keras.utils.set_random_seed(seed)
+        hidden = keras.layers.Dense(units, "relu", kernel_initializer=initializer)
+        model = keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(1)])
+        optimizer = gradstab.stabilize(keras.optimizers.Adam(1e-3))
+        model.compile(optimizer, "mse", jit_compile=False)
+        model.fit(x, y, verbose=0)
+        (shrunk,) = [v for v in optimizer.variables if v.name.endswith("shrunk")]
+        assert int(shrunk) == 0
+        assert optimizer.telemetry.peek().total_clipped == 0
+
+
+def test_what_is_not_finite_is_passed_on():
+    inner = keras.optimizers.SGD(RATE)
+    optimizer = optimizers.StabilizedOptimizer(inner, [_unlimited()])
+    weights = [keras.Variable(value) for value in _weights(4.0)]
+    optimizer.build(weights)
+    gradients = _gradients(checks.values_of(weights), 1.0, 0.1)
+    gradients[1][0] = np.nan
+    optimizer.scale_loss(tf.constant(0.1))
+    optimizer.apply([tf.constant(gradient) for gradient in gradients], weights)
+    assert np.isnan(weights[1].numpy()).tolist() == [True, False, False, False]
+    np.testing.assert_allclose(
+        weights[0].numpy(), _weights(4.0)[0] - RATE * gradients[0], rtol=1e-5
+    )
 
 
 def test_a_run_that_began_otherwise_is_never_shrunk():
