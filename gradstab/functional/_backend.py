@@ -69,21 +69,12 @@ def choose_all(
     if is_compiled_by_xla():
         pairs = zip(if_true(), if_false(), strict=True)
         return [None if one is None else select(condition, one, other) for one, other in pairs]
-    there: list[bool] = []
-
-    def present(function: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
-        def chosen() -> list[Any]:
-            values = function()
-            there[:] = [value is not None for value in values]
-            return [value for value in values if value is not None]
-
-        return chosen
-
-    chosen = ops.cond(condition, present(if_true), present(if_false))
-    if chosen:
-        kept_whole(chosen[0])
-    rest = iter(chosen)
-    return [next(rest) if is_there else None for is_there in there]
+    chosen: list[Any] = ops.cond(condition, if_true, if_false)
+    for value in chosen:
+        if value is not None:
+            kept_whole(value)
+            break
+    return chosen
 
 
 def select(condition: Any, if_true: Any, if_false: Any) -> Any:

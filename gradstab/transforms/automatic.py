@@ -181,7 +181,7 @@ class AutomaticClipping(Transform):
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
         """Scale all gradients by one factor, and take in length and rate; or shrink kernels."""
         kernels = self._kernels(context)
-        if not len(kernels):
+        if kernels is None:
             return self._clipped(values, state, context, None)
         shrunk = state["shrunk"]
         asked = ops.logical_and(state["count"] == 0, shrunk < self.shrink_steps)
@@ -190,12 +190,12 @@ class AutomaticClipping(Transform):
         new_state["shrunk"] = shrunk + ops.cast(exploding, "int64")
         return shrinking(clipped, context, kernels, exploding), new_state
 
-    def _kernels(self, context: Context) -> Kernels:
-        """Return the kernels that may be shrunk, if it can be told when."""
-        kernels = Kernels.of(context)
+    def _kernels(self, context: Context) -> Kernels | None:
+        """Return the kernels that may be shrunk, if there are any and it can be told when."""
         if not self.shrink_steps or not can_shrink(context):
-            return kernels.but(kernels.places)
-        return kernels.but([i for i, rows in enumerate(context.rows) if rows is not None])
+            return None
+        sparse = [place for place, rows in enumerate(context.rows) if rows is not None]
+        return Kernels.of(context).but(sparse) or None
 
     def _clipped(
         self, values: Measured, state: State, context: Context, exploding: Any | None
@@ -267,9 +267,10 @@ class AutomaticClipping(Transform):
     @staticmethod
     def _first(state: State, context: Context) -> State:
         """Return what is kept of the weights at the first step."""
+        kernels = Kernels.of(context)
         now = {
-            "first_norm": ops.maximum(context.weight_norm, Kernels.of(context).usual_norm),
-            "response": Kernels.of(context).response(context),
+            "first_norm": ops.maximum(context.weight_norm, kernels.usual_norm),
+            "response": kernels.response(context),
         }
         return {name: ops.where(state["count"] == 0, now[name], state[name]) for name in now}
 

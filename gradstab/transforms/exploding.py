@@ -81,22 +81,18 @@ def shrinking(values: Measured, context: Context, kernels: Kernels, condition: A
         kernels: Those that may be shrunk.
         condition: Boolean scalar tensor.
     """
-    if context.moves_by_rate:
-        root_size = math.sqrt(float(kernels.sizes.sum()))
-        pull = _RMS * root_size / ops.maximum(context.weight_norm, 1e-30)
-    else:
-        rate = ops.cast(value_of(context.learning_rate), "float32")
-        moves = rate > 0
-        root = math.sqrt(context.momentum)
-        share = (1.0 - context.momentum) * min(_PULL, _DAMPED * (1.0 - root) / (1.0 + root))
-        pull = ops.where(moves, share / ops.where(moves, rate, 1.0), 0.0)
-    norms = kernels.norms(context)
-    pulls = ops.where(norms > kernels.usual_norms, pull, 0.0)
-    places = [[place] for place in kernels.places.tolist()]
-    pulls = ops.scatter_update(ops.zeros((len(values),), "float32"), places, pulls)
+    norms, weight_norms, weight_norm = (
+        kernels.norms(context), context.weight_norms, context.weight_norm
+    )  # fmt: skip
+    own = set(kernels.places.tolist())
+
+    def pulls() -> Any:
+        pull = ops.where(norms > kernels.usual_norms, _pull(context, kernels, weight_norm), 0.0)
+        empty = ops.zeros((len(values),), "float32")
+        return ops.scatter_update(empty, [[place] for place in kernels.places.tolist()], pull)
 
     def others() -> list[Any]:
-        each = ops.unstack(pulls, len(values))
+        each = ops.unstack(pulls(), len(values))
         return [
             None if gradient is None else _pulled(gradient, variable, each[place], place in own)
             for place, (gradient, variable) in enumerate(
@@ -104,8 +100,17 @@ def shrinking(values: Measured, context: Context, kernels: Kernels, condition: A
             )
         ]
 
-    own = set(kernels.places.tolist())
-    return values.replaced(condition, others, pulls * context.weight_norms)
+    return values.replaced(condition, others, lambda: pulls() * weight_norms)
+
+
+def _pull(context: Context, kernels: Kernels, weight_norm: Any) -> Any:
+    """Return what weights are multiplied by to be the gradient that shrinks them."""
+    if context.moves_by_rate:
+        return _RMS * math.sqrt(kernels.sizes.sum()) / ops.maximum(weight_norm, 1e-30)
+    rate = ops.cast(value_of(context.learning_rate), "float32")
+    moves, root = rate > 0, math.sqrt(context.momentum)
+    share = (1.0 - context.momentum) * min(_PULL, _DAMPED * (1.0 - root) / (1.0 + root))
+    return ops.where(moves, share / ops.where(moves, rate, 1.0), 0.0)
 
 
 def _proportional(context: Context, kernels: Kernels, loss: Any) -> Any:

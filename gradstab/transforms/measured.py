@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional._backend import choose_all
+from gradstab.functional._backend import choose, choose_all
 from gradstab.functional.clipping import scale_each
 from gradstab.functional.norms import combine_norms, norms_and_global_norm
 
@@ -129,25 +129,34 @@ class Measured:
             result._global_norm = self.global_norm * factors
         return result
 
-    def replaced(self, condition: Any, others: Callable[[], list[Any]], norms: Any) -> Measured:
+    def replaced(
+        self, condition: Any, others: Callable[[], list[Any]], norms: Callable[[], Any]
+    ) -> Measured:
         """Have other tensors in the place of these where a condition holds, and count it as a clip.
 
         Args:
             condition: Boolean scalar tensor.
             others: Gives the other tensors, alike in shape and dtype, `None` where these are.
-            norms: Their norms, a float32 vector.
+            norms: Gives their norms, a float32 vector.
         """
+
+        def with_global_norm() -> Any:
+            vector = norms()
+            return ops.append(vector, combine_norms(vector))
+
+        known = ops.append(self.norms, self.global_norm)
+        both = choose(condition, with_global_norm, lambda: known)
         is_changed = condition
         if self._is_changed is not None:
             is_changed = ops.logical_or(self._is_changed, condition)
         result = Measured(
             self._unchanged,
-            ops.where(condition, norms, self.norms),
+            both[:-1],
             ops.logical_or(self.clipped, condition),
             lambda: choose_all(condition, others, self._changed),
             is_changed,
         )
-        result._global_norm = ops.where(condition, combine_norms(norms), self.global_norm)
+        result._global_norm = both[-1]
         return result
 
     def mapped(self, function: Callable[[int, Any], Any], *, clips: bool = False) -> Measured:

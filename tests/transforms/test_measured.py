@@ -20,7 +20,7 @@ def test_others_come_with_their_norms_and_count_as_a_clip(mode, condition, facto
         values = Measured([None if v is None else tf.constant(v) for v in VALUES])
         others = [None if v is None else tf.constant(v) for v in OTHERS]
         replaced = values.scaled(times).replaced(
-            holds, lambda: others, tf.constant([1.0, 0.0, 2.0])
+            holds, lambda: others, lambda: tf.constant([1.0, 0.0, 2.0])
         )
         is_changed, (unchanged, changed) = replaced.forms()
         scaled = replaced.scaled(2.0)
