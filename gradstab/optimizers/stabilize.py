@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,7 +155,7 @@ def _optimizer(function: str, bound: str, given: Any, arguments: dict[str, Any])
         except ValueError:
             raise ValueError(
                 "`inner_optimizer` must be an optimizer that Keras knows by name, such as 'adam'. "
-                f"Received: inner_optimizer={given!r}"
+                f"Received: inner_optimizer={given!r}. Nearest names: {_nearest(given)}"
             ) from None
         return type(default)(**arguments) if arguments else default
     if arguments:
@@ -167,6 +168,18 @@ def _optimizer(function: str, bound: str, given: Any, arguments: dict[str, Any])
         return keras.optimizers.get(given)
     check_optimizer(given)
     return given
+
+
+def _nearest(name: str) -> str:
+    """Return those names of Keras' optimizers that a name may have been meant for."""
+    known = [
+        each.lower()
+        for each, value in vars(keras.optimizers).items()
+        if isinstance(value, type)
+        and issubclass(value, keras.optimizers.Optimizer)
+        and not each.endswith("Optimizer")  # The base, and those that wrap others.
+    ]
+    return ", ".join(map(repr, difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)))
 
 
 def _wrap(optimizer: Any, transforms: Sequence[Transform]) -> Any:

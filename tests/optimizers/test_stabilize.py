@@ -133,6 +133,14 @@ def _legacy():
     return type("Adam", (), {"__module__": "tf_keras.src.optimizers.adam"})()
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("adma", "adam"), ("RMSPorp", "rmsprop"), ("sdg", "sgd"), ("lino", "lion")]
+)
+def test_a_name_that_is_unknown_is_told_what_it_may_have_meant(given, meant):
+    with pytest.raises(ValueError, match=rf"Received: .*'{given}'.*Nearest names: .*'{meant}'"):
+        stabilize(given)
+
+
 @functions
 def test_what_is_no_optimizer_is_refused(function):
     with pytest.raises(TypeError, match=r"not a legacy tf_keras one. Use keras.optimizers.Adam"):
