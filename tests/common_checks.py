@@ -34,9 +34,9 @@ TRANSFORMS = {
     "AdaGradientClipping": lambda: transforms.AdaGradientClipping(
         1.1, decay=0.9, warmup_steps=1, max_norm=0.1
     ),
-    "AutomaticClipping": lambda: transforms.AutomaticClipping(
-        0.001, warmup_steps=2, outlier_factor=1.1, history_length=3
-    ),
+    "LimitRateJumps": lambda: transforms.LimitRateJumps(1.5),
+    "LimitOutliers": lambda: transforms.LimitOutliers(0.1),
+    "LimitOvershoot": lambda: transforms.LimitOvershoot(0.1),
     "SkipOutliers": lambda: transforms.SkipOutliers(history_length=4, warmup_steps=4),
     "CentralizeGradients": lambda: transforms.CentralizeGradients(),
     "AddGradientNoise": lambda: transforms.AddGradientNoise(0.01, seed=3),
@@ -407,12 +407,15 @@ def in_fit(name):
 
 
 def acts(name):
-    """The arguments in the table are such that the transform does something."""
+    """It does something: at the first step, or at a second one that is far out of line with it."""
     optimizer, variables = _built(name)
     plain, untouched = keras.optimizers.SGD(1.0, momentum=0.5), make_variables()
-    gradients = make_gradients()
-    if TRANSFORMS[name]().cause is not None:
-        gradients[0] = tf.fill((5, 2), np.inf)
-    optimizer.apply(gradients, variables)
-    plain.apply(gradients, untouched)
+    for scale, rate in ((1.0, 0.01), (1e3, 1.0)):
+        gradients = make_gradients(scale=scale)
+        if TRANSFORMS[name]().cause is not None:
+            gradients[0] = tf.fill((5, 2), np.inf)
+        for each, own in ((optimizer, variables), (plain, untouched)):
+            each.learning_rate = rate
+            each.scale_loss(tf.constant(1.0))
+            each.apply(gradients, own)
     assert differences(contents(variables), contents(untouched))

@@ -53,30 +53,6 @@ def choose(condition: Any, if_true: Callable[[], Any], if_false: Callable[[], An
     return kept_whole(ops.cond(condition, if_true, if_false))
 
 
-def choose_all(
-    condition: Any, if_true: Callable[[], list[Any]], if_false: Callable[[], list[Any]]
-) -> list[Any]:
-    """Return one of two lists of tensors, alike in shape and dtype and in where they hold `None`.
-
-    In a graph that XLA compiles, both are computed and each tensor is chosen within the loop that
-    uses it: a condition would have all of them copied.
-
-    Args:
-        condition: Boolean scalar tensor.
-        if_true: Returns the one list.
-        if_false: Returns the other.
-    """
-    if is_compiled_by_xla():
-        pairs = zip(if_true(), if_false(), strict=True)
-        return [None if one is None else select(condition, one, other) for one, other in pairs]
-    chosen: list[Any] = ops.cond(condition, if_true, if_false)
-    for value in chosen:
-        if value is not None:
-            kept_whole(value)
-            break
-    return chosen
-
-
 def select(condition: Any, if_true: Any, if_false: Any) -> Any:
     """Return one of two tensors of equal shape and dtype, by a scalar, without broadcasting.
 

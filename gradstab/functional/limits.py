@@ -1,111 +1,85 @@
-"""How long a step may be, judged by the steps before, by the weights and by the loss.
+"""When a step is out of line with the run so far, and what is left of it.
 
-Each function takes float32 scalar tensors and returns one; where a limit can't be told it is
-infinite.
+Each function takes float32 scalar tensors and returns them.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from keras import ops
 
-# Shares of a longest step that are added for a history of few steps.
-_EARLY = 8.0
+
+def is_above(number: Any, limit: Any) -> Any:
+    """Whether a number exceeds a limit. False where it is not finite, or there is no limit yet."""
+    return ops.logical_and(ops.logical_and(limit > 0, number > limit), ops.isfinite(number))
 
 
-def early(count: Any) -> Any:
-    """Return 1 + 8/t: what a limit is multiplied by after t numbers, since few tell little.
+def outlier_limit(peak: Any, count: Any, streak: Any, factor: Any, growth: float) -> Any:
+    """Return k·(1 + 8/t)·p·Gᵐ: beyond it, a number is an outlier.
 
-    >>> [float(early(t)) for t in (1, 2, 8)]
-    [9.0, 5.0, 2.0]
-    """
-    number = ops.cast(ops.maximum(count, 1), "float32")
-    return 1.0 + _EARLY / number
-
-
-def outlier_limit(history: Any, count: Any, factor: Any) -> Any:
-    """Return k·(1 + 8/t)·max of what a ring holds, after t numbers.
-
-    The fewer there were, the more may the next one differ from them.
+    Few numbers tell little, so the limit is wide at first. It grows with each outlier in a row,
+    since what keeps coming is no accident.
 
     Args:
-        history: Vector of the last numbers, zeros where there was none yet.
-        count: t, an integer scalar.
+        peak: p, the largest number so far.
+        count: t, how many there were.
+        streak: m, how many outliers came just before.
         factor: k.
+        growth: G.
 
-    >>> import numpy as np
-    >>> float(outlier_limit(np.array([1.0, 2.0, 0.0], "float32"), 2, 2.0))
-    20.0
+    >>> [float(outlier_limit(1.0, t, m, 2.0, 4.0)) for t, m in ((1.0, 0.0), (8.0, 0.0), (8.0, 1.0))]
+    [18.0, 4.0, 16.0]
     """
-    largest = ops.max(history)
-    limit = factor * early(count) * largest
-    return ops.where(largest > 0, limit, math.inf)
+    return factor * (1.0 + 8.0 / ops.maximum(count, 1.0)) * peak * ops.power(growth, streak)
 
 
 def outlier_factor(number: Any, limit: Any) -> Any:
-    """Return 1 up to the limit, and (limit/number)² beyond: the farther out, the less is left."""
-    exceeds = ops.logical_and(number > limit, ops.isfinite(number))
+    """Return 1 up to a limit, and (limit/number)² beyond: the farther out, the less is left.
+
+    >>> [float(outlier_factor(number, 2.0)) for number in (1.0, 4.0)]
+    [1.0, 0.25]
+    """
+    exceeds = is_above(number, limit)
     return ops.where(exceeds, ops.square(limit / ops.where(exceeds, number, 1.0)), 1.0)
 
 
-def weight_limit(ratio: Any, weight_norm: Any, rate: Any) -> Any:
-    """Return r·‖w‖/η: the gradient norm at which η times it is that share of the weights.
+def predicted_fall(rate: Any, product: Any, momentum: float, loss: Any) -> Any:
+    """Return η·⟨g, g'⟩/((1 − β)·L): how many times over a step is predicted to undo the loss.
 
-    >>> float(weight_limit(0.01, 20.0, 0.1))
+    To first order, a step of SGD along g' lowers the loss by η·⟨g, g'⟩, with g the gradient, and
+    with momentum β it is taken 1/(1 − β) times in the end. Zero where the loss is not positive.
+
+    Args:
+        rate: η.
+        product: ⟨g, g'⟩.
+        momentum: β.
+        loss: L.
+
+    >>> float(predicted_fall(0.1, 20.0, 0.5, 2.0))
     2.0
     """
-    known = ops.logical_and(rate > 0, weight_norm > 0)
-    return ops.where(known, ratio * weight_norm / ops.where(known, rate, 1.0), math.inf)
+    known = ops.logical_and(loss > 0, ops.isfinite(rate * product))
+    fall = rate * product / ((1.0 - momentum) * ops.where(known, loss, 1.0))
+    return ops.where(known, fall, 0.0)
 
 
-def rate_limit(ratio: Any, response: Any, least: float) -> Any:
-    """Return q/a, or a least rate if that is larger; no limit where a is zero.
+def evidence(before: Any, ratio: Any, least: float, most: float) -> Any:
+    """Return the sum of log-ratios so far, within [0, most].
 
-    At that rate a step changes what a net gives by q of what it gives, to first order, where a is
-    how much a step of rate 1 does.
+    That is the cumulative sum by which Page finds a change: it grows while ratios exceed 1, and
+    falls back to zero while they do not.
 
-    >>> float(rate_limit(12.0, 24.0, 1e-3)), float(rate_limit(12.0, 48.0, 0.5))
-    (0.5, 0.5)
+    Args:
+        before: The sum before this step.
+        ratio: What a number is of the level that it may have.
+        least: The most negative log-ratio that counts, a negative float.
+        most: The largest sum, a positive float.
+
+    Reference: Page, 1954, Continuous inspection schemes.
+
+    >>> import math
+    >>> [round(float(evidence(1.0, math.exp(each), -0.5, 2.0)), 3) for each in (-9, 0.25, 9)]
+    [0.5, 1.25, 2.0]
     """
-    known = response > 0
-    return ops.where(known, ops.maximum(ratio / ops.where(known, response, 1.0), least), math.inf)
-
-
-def loss_limit(loss: Any, norm: Any, rate: Any) -> Any:
-    """Return L/(η·‖g‖): the length of a step along g that would take a linear loss L to zero.
-
-    Where the loss is not positive it tells nothing.
-
-    Reference: Polyak, 1969, Minimization of unsmooth functionals, whose step has this length.
-
-    >>> float(loss_limit(2.0, 10.0, 0.1))
-    2.0
-    """
-    length = rate * norm
-    known = ops.logical_and(loss > 0, length > 0)
-    return ops.where(known, loss / ops.where(known, length, 1.0), math.inf)
-
-
-def descent_limit(loss: Any, rate: Any, momentum: float) -> Any:
-    """Return √((1 − β)·L/η): the gradient norm at which a step is predicted to undo a loss L.
-
-    With momentum β it is taken 1/(1 − β) times in the end. Where the loss is not positive it tells
-    nothing.
-
-    >>> float(descent_limit(2.0, 0.1, 0.8))
-    2.0
-    """
-    known = ops.logical_and(loss > 0, rate > 0)
-    square = (1.0 - momentum) * loss / ops.where(known, rate, 1.0)
-    return ops.where(known, ops.sqrt(ops.where(known, square, 1.0)), math.inf)
-
-
-def followed(peak: Any, value: Any, growth: Any) -> Any:
-    """Return the largest value so far, which grows by no more than a factor in one step.
-
-    >>> [float(x) for x in (followed(0.0, 3.0, 1.25), followed(2.0, 9.0, 1.25))]
-    [3.0, 2.5]
-    """
-    return ops.where(peak > 0, ops.maximum(peak, ops.minimum(value, growth * peak)), value)
+    return ops.clip(before + ops.maximum(ops.log(ops.maximum(ratio, 1e-30)), least), 0.0, most)

@@ -99,7 +99,7 @@ class Applier:
         """
         afterwards = Afterwards(self._inner, self._plan.variables)
         # Keras overwrites weights by their averages inside a condition that no strategy can hold.
-        if self._chain.changes_updates or afterwards.overwrites or accumulators is not None:
+        if self._chain.acts_on("update") or afterwards.overwrites or accumulators is not None:
             self._branch(step, afterwards, accumulators)
         elif self._can_gate(step):
             self._gate(step)
@@ -218,12 +218,12 @@ class Applier:
         accumulators: Accumulators | None,
     ) -> None:
         plan, chain = self._plan, self._chain
-        before = [ops.copy(v) for v in plan.variables] if chain.changes_updates else []
+        before = [ops.copy(v) for v in plan.variables] if chain.acts_on("update") else []
         # Replicas run in threads that share the optimizer, and each reads copies of its own.
         alone = distribution.num_replicas() == 1
         with reading_once(self._inner) if alone else contextlib.nullcontext():
             self._inner.apply(gradients, step.variables)
-        if chain.changes_updates:
+        if chain.acts_on("update"):
             bound_updates(chain, before, step.context)
         if afterwards is not None:
             afterwards.run(step.gradients, step.variables)

@@ -11,9 +11,27 @@ from keras import ops
 
 from gradstab.functional._backend import value_of
 from gradstab.transforms.base import Context, SeedSpec, Transform
-from gradstab.transforms.measured import Measured
 
 NewStates = list[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What the transforms of one stage made.
+
+    Attributes:
+        values: The rate, the gradients or the updates.
+        new_states: What each transform of the chain wants to keep; empty for those of other stages.
+        limited: Whether each that counts limited steps limited this one, boolean scalar tensors.
+    """
+
+    values: Any
+    new_states: NewStates
+    limited: list[Any]
+
+    def joined(self, later: Ran) -> NewStates:
+        """Return the new states of this stage and a later one."""
+        return [{**one, **two} for one, two in zip(self.new_states, later.new_states, strict=True)]
 
 
 class Chain:
@@ -33,15 +51,20 @@ class Chain:
         return [t.cause for t in self.transforms if t.cause is not None]
 
     @property
+    def limits(self) -> list[str]:
+        """Names under which limited steps are counted, in the order in which flags are given."""
+        ordered = sorted(self.transforms, key=lambda transform: transform.stage != "rate")
+        return [t.limits for t in ordered if t.limits is not None]
+
+    @property
     def variables(self) -> list[Any]:
         """The variables behind state; seeds are not among them."""
         entries = [entry for state in self._states for entry in state.values()]
         return [e for e in entries if not isinstance(e, keras.random.SeedGenerator)]
 
-    @property
-    def changes_updates(self) -> bool:
-        """Whether a transform acts on what the inner optimizer did."""
-        return any(transform.stage == "update" for transform in self.transforms)
+    def acts_on(self, stage: str) -> bool:
+        """Whether a transform acts in a stage."""
+        return any(transform.stage == stage for transform in self.transforms)
 
     def build(
         self,
@@ -84,24 +107,39 @@ class Chain:
                     )
             self._states.append(state)
 
-    def limit_rate(self, context: Context) -> Any | None:
-        """Ask every transform what is to be left of the rate; `None` if all leave it as it is."""
-        limited = None
-        for transform, state in zip(self.transforms, self._states, strict=True):
-            rate = transform.limit_rate(_read(state), context)
-            if rate is not None:
-                limited, context = rate, dataclasses.replace(context, learning_rate=rate)
-        return limited
+    def limit_rate(self, context: Context) -> Ran:
+        """Run the transforms on the rate; its value is `None` where they leave that alone.
 
-    def run(self, stage: str, values: Measured, context: Context) -> tuple[Measured, NewStates]:
-        """Run the transforms of one stage; the new states of the others are empty."""
+        So it is where there are none, and where the parts of a `MultiOptimizer` have rates of their
+        own.
+        """
+        if context.learning_rate is not None and self.acts_on("rate"):
+            rate = ops.cast(value_of(context.learning_rate), "float32")
+            return self.run("rate", rate, context)
+        idle = [t for t in self.transforms if t.stage == "rate" and t.limits is not None]
+        return Ran(None, [{} for _ in self.transforms], [ops.convert_to_tensor(False)] * len(idle))
+
+    def run(self, stage: str, values: Any, context: Context) -> Ran:
+        """Run the transforms of one stage on the rate, the gradients or the updates."""
         new_states: NewStates = []
+        limited: list[Any] = []
         for transform, state in zip(self.transforms, self._states, strict=True):
             new: Mapping[str, Any] = {}
             if transform.stage == stage:
-                values, new = transform.apply(values, _read(state), context)
+                given = values
+                if transform.limits is not None and stage != "rate":
+                    given = values.with_clipped(None)
+                made, new = transform.apply(given, _read(state), context)
+                if transform.limits is None:
+                    values = made
+                elif stage == "rate":
+                    limited.append(made < values)
+                    values = made
+                else:
+                    limited.append(made.clipped)
+                    values = made.with_clipped(values.clipped)
             new_states.append(new)
-        return values, new_states
+        return Ran(values, new_states, limited)
 
     def vetoes(self, context: Context) -> list[Any]:
         """Ask every transform that may skip a step: boolean scalar tensors, one per cause."""

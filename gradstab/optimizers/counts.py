@@ -9,6 +9,7 @@ from keras import ops
 COUNTS = (
     "skipped",
     "clipped",
+    "limited",
     "consecutive_skips",
     "longest_skips",
     "run_variable",
@@ -25,7 +26,8 @@ def counted(counts: Any, step: Any, skip: Any, first: Any, bad: Any, spends: Any
     """Return the counts after a step that was skipped, was not finite, or ends a run of skips.
 
     Args:
-        counts: The counts before: those of `COUNTS`, then one for each cause of skips.
+        counts: The counts before: those of `COUNTS`, then one for each cause of skips, then one for
+            each rule that limits.
         step: Number of the step. This and what follows are integer scalar tensors.
         skip: 1 if it was skipped, else 0.
         first: Place of the first cause.

@@ -197,17 +197,15 @@ def bound_updates(chain: Chain, before: Sequence[Any], context: Context) -> None
             for new, old in zip(updated, before, strict=True)
         ]
     )
-    bounded, new_states = chain.run(
-        "update", change, dataclasses.replace(context, variables=before)
-    )
+    ran = chain.run("update", change, dataclasses.replace(context, variables=before))
     for variable, old, made, kept in zip(
-        updated, before, change.values, bounded.values, strict=True
+        updated, before, change.values, ran.values.values, strict=True
     ):
         if made is not None:
             # Where nothing was bounded, adding the change again would round the weight anew.
             same = ops.all(made == kept)
             variable.assign(ops.where(same, variable, old + kept))
-    chain.store(new_states)
+    chain.store(ran.new_states)
 
 
 def counter(optimizer: Any) -> Any:

@@ -8,39 +8,6 @@ import keras
 
 from gradstab.optimizers.inner import counter, parts
 
-# They divide a gradient by what they know of its size, or take no more than its sign. Not every
-# version of Keras has all.
-_SCALE_INVARIANT = tuple(
-    getattr(keras.optimizers, name)
-    for name in (
-        "Adadelta",
-        "Adafactor",
-        "Adagrad",
-        "Adam",
-        "Adamax",
-        "Ftrl",
-        "Lamb",
-        "Lion",
-        "Muon",
-        "Nadam",
-        "RMSprop",
-        "ScheduleFreeAdamW",
-    )
-    if hasattr(keras.optimizers, name)
-)
-
-# Their steps change each weight by about the rate, whatever its gradient.
-_BY_RATE = (
-    keras.optimizers.Adam,
-    keras.optimizers.Adamax,
-    keras.optimizers.Lion,
-    keras.optimizers.Nadam,
-    keras.optimizers.RMSprop,
-)
-
-# What an optimizer is taken to repeat of its steps if that is not known: the usual momentum.
-_USUAL_MOMENTUM = 0.9
-
 
 def learning_rate_source(optimizer: Any) -> Any:
     """Return the schedule, callable or variable that an optimizer's rate comes from.
@@ -58,31 +25,12 @@ def current_rate(optimizer: Any) -> Any | None:
     return None if hasattr(optimizer, "optimizers") else optimizer.learning_rate
 
 
-def is_scale_invariant(optimizer: Any) -> bool:
-    """Whether steps are as long if all gradients are scaled by one factor: the rate sets them.
-
-    Of an optimizer that is none of Keras' own it is not known, and taken for untrue.
-    """
-    return all(isinstance(part, _SCALE_INVARIANT) for part in parts(optimizer))
-
-
-def moves_by_rate(optimizer: Any) -> bool:
-    """Whether a step changes each weight by about the rate, whatever its gradient.
-
-    Of an optimizer that is none of Keras' own it is not known, and taken for untrue.
-    """
-    return all(isinstance(part, _BY_RATE) for part in parts(optimizer))
-
-
-def momentum(optimizer: Any) -> float:
-    """Return what share of a step an optimizer repeats in the next.
-
-    It is known of Keras' SGD. Any other optimizer is taken to have the usual momentum.
-    """
-    return max(
-        float(part.momentum) if isinstance(part, keras.optimizers.SGD) else _USUAL_MOMENTUM
-        for part in parts(optimizer)
-    )
+def momentum(optimizer: Any) -> float | None:
+    """Return the momentum of SGD, the largest of several; `None` if a part is no Keras SGD."""
+    found = parts(optimizer)
+    if not all(isinstance(part, keras.optimizers.SGD) for part in found):
+        return None
+    return max(float(part.momentum) for part in found)
 
 
 def adjustable_parts(optimizer: Any) -> list[Any]:

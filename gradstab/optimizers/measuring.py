@@ -40,7 +40,7 @@ class MeasuredOptimizer:
         self._strategy = strategy
         self._plan = Plan()
         self._built = False
-        self.telemetry = Telemetry((), lambda: None)
+        self.telemetry = Telemetry((), (), lambda: None)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the variables behind the telemetry. Calling it again changes nothing."""

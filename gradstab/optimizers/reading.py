@@ -14,7 +14,9 @@ from gradstab.optimizers.samples import Samples
 # Rows of the ring: the steps that a reader can be late without losing one.
 CAPACITY: Final = 2048
 # What a row of it holds of its step.
-ROW: Final = ("grad_norm", "grad_norm_after", "loss", "clipped", "cause", "bad_variable")
+ROW: Final = (
+    "grad_norm", "grad_norm_after", "loss", "clipped", "limited", "cause", "bad_variable",
+)  # fmt: skip
 # Cause of the skips that a dynamic loss scale makes; it comes before the causes of transforms.
 OVERFLOW: Final = "overflow"
 # Overflows in a row at the floor of the scale, where no transform of the chain has a budget.
@@ -67,13 +69,17 @@ class Reading:
         grad_norm: Global gradient norm before the transforms.
         grad_norm_after: The same after them.
         loss: Loss of the step, NaN where the trainer did not give it.
-        clipped: Whether a transform clipped.
+        clipped: Whether a transform clipped to a bound that a person chose.
+        limited: Whether a rule of `clip="auto"` limited the step by itself.
+        limited_by: The same for each rule, by its name.
         skipped: Whether the step was skipped.
         cause: Why it was skipped, `None` where it was not.
         bad_variable: Path of the first variable whose gradient was not finite, or `None`.
         norms: Gradient norm of each variable before the transforms, by path, in the last step.
         total_skipped: Steps skipped since the optimizer was made.
         total_clipped: Steps clipped since the optimizer was made.
+        total_limited: Steps limited since the optimizer was made.
+        total_limited_by: The same by rule. A step may be limited by several.
         skipped_by_cause: `total_skipped` by cause.
         consecutive_skips: Steps skipped in a row, up to now.
         divergence: Why training counts as diverged, or `None`.
@@ -87,12 +93,16 @@ class Reading:
     grad_norm_after: np.ndarray[Any, Any]
     loss: np.ndarray[Any, Any]
     clipped: np.ndarray[Any, Any]
+    limited: np.ndarray[Any, Any]
+    limited_by: dict[str, np.ndarray[Any, Any]]
     skipped: np.ndarray[Any, Any]
     cause: list[str | None]
     bad_variable: list[str | None]
     norms: dict[str, float]
     total_skipped: int
     total_clipped: int
+    total_limited: int
+    total_limited_by: dict[str, int]
     skipped_by_cause: dict[str, int]
     consecutive_skips: int
     divergence: Divergence | None
@@ -106,25 +116,27 @@ class Recorded:
     Attributes:
         paths: Paths of the variables that are trained.
         causes: Why steps may be skipped, the overflow first, then one for each veto.
+        limits: Names of the rules that may limit steps.
         steps: How many steps there were, skipped ones counted.
-        counts: The numbers of `COUNTS`, then how many steps were skipped for each cause. Two causes
-            may have the same name.
+        counts: The numbers of `COUNTS`, then how many steps were skipped for each cause, then how
+            many each rule limited. Two causes, or rules, may have the same name.
         recent: The ring: row n - 1, modulo its length, holds `ROW` of step n.
         norms: Gradient norm of each variable in the last step.
     """
 
     paths: Sequence[str]
     causes: Sequence[str]
+    limits: Sequence[str]
     steps: int
     counts: Sequence[int]
     recent: np.ndarray[Any, Any]
     norms: np.ndarray[Any, Any]
 
     @staticmethod
-    def nothing(paths: Sequence[str], causes: Sequence[str]) -> Recorded:
+    def nothing(paths: Sequence[str], causes: Sequence[str], limits: Sequence[str]) -> Recorded:
         """Return what is recorded before the first step."""
         return Recorded(
-            paths, causes, 0, [0] * (len(COUNTS) + len(causes)),
+            paths, causes, limits, 0, [0] * (len(COUNTS) + len(causes) + len(limits)),
             np.zeros((CAPACITY, len(ROW)), "float32"), np.zeros(len(paths), "float32"),
         )  # fmt: skip
 
@@ -155,12 +167,16 @@ class Recorded:
             grad_norm_after=rows["grad_norm_after"],
             loss=rows["loss"],
             clipped=rows["clipped"] > 0,
+            limited=rows["limited"] > 0,
+            limited_by=self._limited_by(rows["limited"]),
             skipped=rows["cause"] > 0,
             cause=[None if code == 0 else self.causes[int(code) - 1] for code in rows["cause"]],
             bad_variable=[self._path(index) for index in rows["bad_variable"]],
             norms=dict(zip(self.paths, map(float, self.norms), strict=True)),
             total_skipped=self._count("skipped"),
             total_clipped=self._count("clipped"),
+            total_limited=self._count("limited"),
+            total_limited_by=self._total_limited_by(),
             skipped_by_cause=self._skipped_by_cause(),
             consecutive_skips=self._count("consecutive_skips"),
             divergence=self._divergence(budget),
@@ -170,9 +186,25 @@ class Recorded:
     def _count(self, name: str) -> int:
         return self.counts[COUNTS.index(name)]
 
+    def _limited_by(self, codes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """Return which steps each rule limited, of which a code holds a bit for each rule."""
+        bits = codes.astype("int64")
+        result = {name: np.zeros(len(bits), bool) for name in self.limits}
+        for place, name in enumerate(self.limits):
+            result[name] |= (bits >> place) & 1 > 0
+        return result
+
+    def _total_limited_by(self) -> dict[str, int]:
+        result: dict[str, int] = dict.fromkeys(self.limits, 0)
+        counts = self.counts[len(COUNTS) + len(self.causes) :]
+        for name, count in zip(self.limits, counts, strict=True):
+            result[name] += count
+        return result
+
     def _skipped_by_cause(self) -> dict[str, int]:
         result: dict[str, int] = {}
-        for cause, count in zip(self.causes, self.counts[len(COUNTS) :], strict=True):
+        counts = self.counts[len(COUNTS) :][: len(self.causes)]
+        for cause, count in zip(self.causes, counts, strict=True):
             # A loss scale counts where there is one.
             if cause != OVERFLOW or self._overflows:
                 result[cause] = result.get(cause, 0) + count

@@ -8,10 +8,10 @@ from typing import Any
 
 import keras
 
-from gradstab._validation import check_float
+from gradstab._validation import check_bool, check_float
 from gradstab.optimizers.accepted import KERAS_CLIPPING, check_optimizer
 from gradstab.optimizers.stabilized import StabilizedOptimizer
-from gradstab.transforms.automatic import AutomaticClipping
+from gradstab.transforms.automatic import LimitOutliers, LimitOvershoot, LimitRateJumps
 from gradstab.transforms.base import Transform
 from gradstab.transforms.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
 from gradstab.transforms.skipping import SkipNonFinite
@@ -26,14 +26,17 @@ def stabilize(
     clip: float | str | None = "auto",
     *,
     max_consecutive: int = 50,
+    limit_rate_jumps: bool = True,
+    limit_outliers: bool = True,
+    limit_overshoot: bool = True,
     **arguments: Any,
 ) -> Any:
-    """Wrap an optimizer so that bad steps are skipped whole and those that are too long clipped.
+    """Wrap an optimizer so that bad steps are skipped whole, and steps out of line limited.
 
-    The one line to begin with. The chain is `SkipNonFinite(max_consecutive)`, then
-    `AutomaticClipping()`, which judges each step by the steps before, the weights and the loss,
-    shrinks kernels that begin far too large, and leaves healthy runs alone. A number for `clip`
-    puts `ClipByGlobalNorm(clip)` in its place, a bound that you can see and choose: 1.0 saves most
+    The one line to begin with. The chain is `SkipNonFinite(max_consecutive)` and three rules, each
+    of which acts on evidence in the run itself, leaves a healthy run alone, and can be left out:
+    `LimitRateJumps()`, `LimitOutliers()` and `LimitOvershoot()`. A number for `clip` puts
+    `ClipByGlobalNorm(clip)` in their place, a bound that you can see and choose: 1.0 saves most
     runs that explode and slows some healthy ones, in which most steps are longer. `clip=None` only
     skips.
 
@@ -47,6 +50,9 @@ def stabilize(
         clip: `"auto"`; a bound on the global gradient norm, a positive float (may be infinite); or
             `None`.
         max_consecutive: Steps in a row that may be skipped before training counts as diverged.
+        limit_rate_jumps: Whether a rate that jumps is held back for some steps; with "auto" only.
+        limit_outliers: Whether a step is shortened that is far longer than all before; the same.
+        limit_overshoot: Whether steps of SGD are shortened that keep overshooting; the same.
         **arguments: Arguments of the optimizer, where a name is given.
 
     Returns:
@@ -57,16 +63,27 @@ def stabilize(
         ValueError: If a bound is zero, negative or NaN, or another word than "auto", or if the
             optimizer can't be wrapped.
 
-    >>> stabilize("sgd", max_consecutive=9).transforms[1]
-    AutomaticClipping(max_ratio=0.06, warmup_steps=100, outlier_factor=2.0, history_length=128, loss_factor=1.0, max_rate_ratio=12.0, shrink_steps=1000)
+    >>> stabilize("sgd", limit_rate_jumps=False)
+    <StabilizedOptimizer: SkipNonFinite(max_consecutive=50) -> LimitOutliers(factor=2.0) -> LimitOvershoot(factor=3.0) -> SGD>
     >>> stabilize("sgd", clip=0.5, max_consecutive=9, learning_rate=0.01, momentum=0.9)
     <StabilizedOptimizer: SkipNonFinite(max_consecutive=9) -> ClipByGlobalNorm(max_norm=0.5) -> SGD>
     >>> stabilize(keras.optimizers.Adam(clipnorm=0.5), clip=None)
     <StabilizedOptimizer: ClipByNorm(max_norm=0.5) -> SkipNonFinite(max_consecutive=50) -> Adam>
     """  # noqa: E501  a line of the doctest
     transforms: list[Transform] = [SkipNonFinite(max_consecutive)]
-    if clip == "auto":
-        transforms.append(AutomaticClipping())
+    rules: dict[str, tuple[bool, type[Transform]]] = {
+        "limit_rate_jumps": (limit_rate_jumps, LimitRateJumps),
+        "limit_outliers": (limit_outliers, LimitOutliers),
+        "limit_overshoot": (limit_overshoot, LimitOvershoot),
+    }
+    chosen = [rule() for name, (wanted, rule) in rules.items() if check_bool(name, wanted)]
+    if isinstance(clip, str) and clip == "auto":
+        transforms += chosen
+    elif len(chosen) < len(rules):
+        raise ValueError(
+            f"Rules are left out of clip='auto' only, and no other clip has any. Received: "
+            f"clip={clip!r} with {', '.join(f'{name}={value[0]}' for name, value in rules.items())}"
+        )
     elif clip is not None:
         fix = "'auto' needs no bound; `None` skips bad steps and does not clip"
         transforms.append(ClipByGlobalNorm(check_float("clip", clip, allow_inf=True, fix=fix)))

@@ -115,7 +115,9 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         self.taken_over = dict(taken_over or {})
         self._plan = Plan()
         self._chain = Chain(transforms)
-        self._telemetry = Telemetry(self._chain.causes, lambda: self.max_consecutive)
+        self._telemetry = Telemetry(
+            self._chain.causes, self._chain.limits, lambda: self.max_consecutive
+        )
         self._step = Step(inner_optimizer, self._chain, self._telemetry, self._plan)
         # Assigning tracks them: the cut of a scheduled rate is saved with the optimizer.
         self._rate_factors = [part.factor_variable for part in adjustable_parts(inner_optimizer)]
@@ -305,9 +307,12 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         return min(budgets, default=None)
 
     def __repr__(self) -> str:
-        chain = [repr(t) for t in self.transforms if t.stage == "gradient"]
-        chain.append(type(self.inner_optimizer).__name__)
-        chain += [repr(t) for t in self.transforms if t.stage == "update"]
+        by_stage = {
+            stage: [repr(t) for t in self.transforms if t.stage == stage]
+            for stage in ("rate", "gradient", "update")
+        }
+        inner = type(self.inner_optimizer).__name__
+        chain = [*by_stage["rate"], *by_stage["gradient"], inner, *by_stage["update"]]
         return f"<{type(self).__name__}: {' -> '.join(chain)}>"
 
     # Saving ---------------------------------------------------------------------------------------

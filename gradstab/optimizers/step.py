@@ -7,6 +7,7 @@ constraints → record.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +19,7 @@ from gradstab.optimizers.accumulation import Accumulators
 from gradstab.optimizers.applying import Applier, Judged
 from gradstab.optimizers.chain import Chain
 from gradstab.optimizers.inner import Afterwards, is_overwritten
-from gradstab.optimizers.learning_rate import (
-    current_rate,
-    is_scale_invariant,
-    momentum,
-    moves_by_rate,
-)
+from gradstab.optimizers.learning_rate import current_rate, momentum
 from gradstab.optimizers.loss_scaling import LossScale
 from gradstab.optimizers.plan import Plan
 from gradstab.optimizers.sparse import map_values, split_sparse
@@ -121,17 +117,14 @@ class Step:
             loss=loss,
             consecutive_skips=self._telemetry.consecutive_skips,
             incoming=incoming,
-            is_scale_invariant=is_scale_invariant(inner),
-            moves_by_rate=moves_by_rate(inner),
             momentum=momentum(inner),
         )
-        limited_rate = chain.limit_rate(context)
-        if limited_rate is not None:
-            context.learning_rate = limited_rate
-        outgoing, new_states = chain.run("gradient", incoming, context)
-        if limited_rate is not None:
-            outgoing = outgoing.counted_as_clipped(limited_rate < context.given_rate)
-        context.outgoing = outgoing
+        on_rate = chain.limit_rate(context)
+        if on_rate.values is not None:
+            context = dataclasses.replace(context, learning_rate=on_rate.values)
+        on_gradients = chain.run("gradient", incoming, context)
+        outgoing = on_gradients.values
+        context = dataclasses.replace(context, outgoing=outgoing)
         overflow = _overflow(incoming, loss_scale)
         vetoes = chain.vetoes(context)
         # Measured here, not inside a branch, since the record needs them too.
@@ -145,8 +138,8 @@ class Step:
             rows=rows,
             context=context,
             outgoing=outgoing,
-            new_states=new_states,
-            limited_rate=limited_rate,
+            new_states=on_rate.joined(on_gradients),
+            limited_rate=on_rate.values,
             accept=accept,
         )
         self._applier.run(judged, accumulators)
@@ -155,6 +148,7 @@ class Step:
             outgoing,
             loss,
             vetoes,
+            [*on_rate.limited, *on_gradients.limited],
             overflow=overflow,
             at_floor=None if loss_scale is None else loss_scale.at_floor,
         )

@@ -34,6 +34,7 @@ class Telemetry:
 
     Args:
         causes: Names of the reasons for which steps may be skipped, in the order of the vetoes.
+        limits: Names of the rules that may limit steps, in the order of their flags.
         max_consecutive: Gives the number of skips in a row beyond which training has diverged;
             `None` if nothing in the chain has such a budget.
 
@@ -41,8 +42,14 @@ class Telemetry:
         samplers: What looks closer at some of the steps that are traced from now on.
     """
 
-    def __init__(self, causes: Sequence[str], max_consecutive: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        causes: Sequence[str],
+        limits: Sequence[str],
+        max_consecutive: Callable[[], int | None],
+    ) -> None:
         self._causes = (OVERFLOW, *causes)
+        self._limits = tuple(limits)
         self._max_consecutive = max_consecutive
         self._paths: tuple[str, ...] = ()
         self._variables: dict[str, Any] = {}
@@ -62,7 +69,7 @@ class Telemetry:
         self._steps = steps
         self._paths = tuple(_distinct(paths))
         specs: dict[str, tuple[tuple[int, ...], str]] = {
-            "counts": ((len(COUNTS) + len(self._causes),), "int"),
+            "counts": ((len(COUNTS) + len(self._causes) + len(self._limits),), "int"),
             "recent": ((CAPACITY, len(ROW)), "float32"),
             "norms": ((len(self._paths),), "float32"),
         }
@@ -170,6 +177,7 @@ class Telemetry:
         outgoing: Measured,
         loss: Any | None,
         vetoes: Sequence[Any],
+        limited: Sequence[Any] = (),
         overflow: Any | None = None,
         at_floor: Any | None = None,
     ) -> None:
@@ -180,6 +188,7 @@ class Telemetry:
             outgoing: Gradients after all transforms.
             loss: Loss of the step, a scalar tensor, or `None`.
             vetoes: Boolean scalar tensors, one per cause.
+            limited: Boolean scalar tensors, one per rule that may limit steps.
             overflow: Whether a dynamic loss scale was too large, or `None` where there is none.
             at_floor: Whether that scale can't be halved. Until then it is expected to overflow, and
                 no such skip counts towards the budget.
@@ -187,7 +196,9 @@ class Telemetry:
         counts = value_of(self._variables["counts"])
         flags = [False if overflow is None else overflow, *vetoes]
         skip = any_of([flag for flag in flags if flag is not False])
-        clip = ops.cast(ops.logical_and(outgoing.clipped, ops.logical_not(skip)), counts.dtype)
+        applied = ops.logical_not(skip)
+        clip = ops.cast(ops.logical_and(outgoing.clipped, applied), counts.dtype)
+        rules = [ops.cast(ops.logical_and(flag, applied), counts.dtype) for flag in limited]
         self._steps.assign_add(1)
         step = ops.cast(self._steps, counts.dtype)
         # Not finite where a norm is not.
@@ -213,9 +224,9 @@ class Telemetry:
 
         # Most steps are healthy, and then there is nothing to do but what follows.
         new = choose(unusual, count_more, count_nothing)
-        is_clipped = np.arange(counts.shape[0]) == COUNTS.index("clipped")
-        self._variables["counts"].assign(new[:-2] + clip * ops.cast(is_clipped, counts.dtype))
+        self._variables["counts"].assign(new[:-2] + self._counted(clip, rules))
         clipped = ops.cast(clip, "float32")
+        codes = [2.0**place * ops.cast(flag, "float32") for place, flag in enumerate(rules)]
         row = ops.concatenate(
             [
                 ops.stack(
@@ -224,6 +235,7 @@ class Telemetry:
                         outgoing.global_norm,
                         ops.cast(np.nan if loss is None else loss, "float32"),
                         clipped,
+                        sum(codes, ops.zeros((), "float32")),
                     ]
                 ),
                 ops.cast(new[-2:], "float32"),
@@ -235,6 +247,16 @@ class Telemetry:
             self._noted["skipped"] = ops.cast(skip, "float32")
         write_row(self._variables["recent"], (step - 1) % CAPACITY, row)
         self._variables["norms"].assign(incoming.norms)
+
+    def _counted(self, clip: Any, rules: Sequence[Any]) -> Any:
+        """Return what a step adds to the counts of steps that were clipped or limited."""
+        total = len(COUNTS) + len(self._causes) + len(self._limits)
+        flags = {COUNTS.index("clipped"): clip}
+        if rules:
+            flags[COUNTS.index("limited")] = ops.max(ops.stack(list(rules)))
+        flags |= {total - len(rules) + place: flag for place, flag in enumerate(rules)}
+        nothing = ops.zeros((), clip.dtype)
+        return ops.stack([flags.get(place, nothing) for place in range(total)])
 
     def read(self, since: int | None = None) -> Reading:
         """Return what happened since a cursor, in one transfer from the device.
@@ -290,11 +312,13 @@ class Telemetry:
     def _fetch(self, sampler: Sampler | None) -> tuple[Recorded, Sequence[np.ndarray[Any, Any]]]:
         """Bring what is recorded, and a sampler's samples, to the host, all at once."""
         if not self._variables:
-            return Recorded.nothing(self._paths, self._causes), ()
+            return Recorded.nothing(self._paths, self._causes, self._limits), ()
         own = [self._variables[name] for name in ("counts", "recent", "norms")]
         waiting = [] if sampler is None else sampler.waiting()
         steps, counts, recent, norms, *samples = to_host([self._steps, *own, *waiting])
-        recorded = Recorded(self._paths, self._causes, int(steps), counts.tolist(), recent, norms)
+        recorded = Recorded(
+            self._paths, self._causes, self._limits, int(steps), counts.tolist(), recent, norms
+        )
         return recorded, samples
 
 

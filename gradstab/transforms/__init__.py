@@ -3,7 +3,7 @@
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
 from gradstab.transforms.adaptive import AdaptiveGradientClipping, ClipByBlockRMS
-from gradstab.transforms.automatic import AutomaticClipping
+from gradstab.transforms.automatic import LimitOutliers, LimitOvershoot, LimitRateJumps
 from gradstab.transforms.base import Context, SeedSpec, StateSpec, Transform, VariableRole
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
@@ -19,7 +19,6 @@ __all__ = [
     "AdaGradientClipping",
     "AdaptiveGradientClipping",
     "AddGradientNoise",
-    "AutomaticClipping",
     "Bound",
     "CentralizeGradients",
     "ClipByBlockRMS",
@@ -27,6 +26,9 @@ __all__ = [
     "ClipByNorm",
     "ClipByValue",
     "Context",
+    "LimitOutliers",
+    "LimitOvershoot",
+    "LimitRateJumps",
     "LimitUpdateRatio",
     "Measured",
     "Only",

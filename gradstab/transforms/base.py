@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -13,7 +12,6 @@ import keras
 import numpy as np
 
 from gradstab.functional._backend import value_of
-from gradstab.functional.norms import norms_and_global_norm
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 
@@ -61,7 +59,7 @@ class SeedSpec:
     seed: int | None = None
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Context:
     """What a transform may read in a step. Lists have one entry per variable, in one order.
 
@@ -71,18 +69,13 @@ class Context:
         rows: Row indices where a gradient is sparse (its tensor holds just these rows, each once),
             else `None`.
         step: Number of updates applied so far, an integer scalar tensor.
-        learning_rate: Rate of this step, a float scalar tensor, as `limit_rate` of the transforms
-            before left it; `None` where the parts of a `MultiOptimizer` have rates of their own.
+        learning_rate: Rate of this step, a float scalar tensor, as the rate stage left it; `None`
+            where the parts of a `MultiOptimizer` have rates of their own.
         loss: Loss of this step, where the trainer gave it as a scalar.
         consecutive_skips: Steps skipped in a row just before this one, an integer scalar tensor.
         incoming: Gradients as they came in, reduced, unscaled and not yet transformed.
         outgoing: Gradients after all transforms; the verdict's to read.
-        is_scale_invariant: Whether the optimizer's steps are as long if all its gradients are
-            scaled by one factor, as those of Adam are.
-        moves_by_rate: Whether a step of the optimizer changes each weight by about the rate,
-            whatever its gradient, as one of Adam does.
-        momentum: What share of a step the optimizer repeats in the next, as SGD does with momentum.
-        given_rate: Rate of this step before any transform limited it.
+        momentum: Momentum of SGD, a float; `None` with any other optimizer.
     """
 
     variables: Sequence[Any]
@@ -94,49 +87,32 @@ class Context:
     consecutive_skips: Any
     incoming: Measured
     outgoing: Measured | None = None
-    is_scale_invariant: bool = False
-    moves_by_rate: bool = False
-    momentum: float = 0.0
-    given_rate: Any | None = None
-
-    def __post_init__(self) -> None:
-        if self.given_rate is None:
-            self.given_rate = self.learning_rate
-
-    @property
-    def weight_norms(self) -> Any:
-        """Norm of each variable, a float32 vector with 0 for those that this step can't move."""
-        return self._weights_measured[0]
-
-    @property
-    def weight_norm(self) -> Any:
-        """Norm of all weights that this step may move, those with a gradient: a float32 scalar."""
-        return self._weights_measured[1]
-
-    @functools.cached_property
-    def _weights_measured(self) -> tuple[Any, Any]:
-        pairs = zip(self.variables, self.incoming.values, strict=True)
-        return norms_and_global_norm(
-            [None if gradient is None else variable for variable, gradient in pairs]
-        )
+    momentum: float | None = None
 
 
 class Transform(abc.ABC):
-    """A rule on gradients or on updates. Holds hyperparameters only.
+    """A rule on rates, gradients or updates. Holds hyperparameters only.
 
     Subclasses are final. They say where they act (`stage`), what they keep between steps
     (`state_spec`), and are a function of values, state and context (`apply`). What `apply` returns
     as the new state is stored if the step is applied, and dropped if it is skipped, so that no
-    rejected value enters a running statistic. One in the gradient stage may also shorten the rate
-    of the step (`limit_rate`), before any is applied, and give a verdict on the step (`veto`).
+    rejected value enters a running statistic. One in the gradient stage may also give a verdict on
+    the step (`veto`).
+
+    There are three stages, one after the other: `"rate"`, on the learning rate of the step, of
+    which every later stage sees what is left; `"gradient"`; and `"update"`, on what the inner
+    optimizer made of the gradients. Rules on the rate do not run where there is no single rate.
 
     Every argument of `__init__` is an attribute of the same name; `get_config` returns them all.
     A number that may change during a run is declared as a `Bound` and read through `bound`.
     """
 
-    stage: ClassVar[Literal["gradient", "update"]] = "gradient"
+    stage: ClassVar[Literal["rate", "gradient", "update"]] = "gradient"
     cause: ClassVar[str | None] = None
     """Name of the reason for which this transform skips steps; `None` if it never does."""
+    limits: ClassVar[str | None] = None
+    """Name under which telemetry counts the steps that this transform limits by itself; `None` if
+    they count as clipped, as by a bound that a person chose."""
 
     @property
     def bound_variables(self) -> dict[str, Any]:
@@ -183,21 +159,15 @@ class Transform(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
+    def apply(self, values: Any, state: State, context: Context) -> tuple[Any, State]:
         """Return the transformed values and the new state.
 
         Args:
-            values: Gradients (or updates, in the update stage).
+            values: Gradients, a `Measured`; updates in the update stage; in the rate stage the
+                learning rate, a float32 scalar tensor.
             state: One entry per `state_spec`.
             context: What else there is to know.
         """
-
-    def limit_rate(self, state: State, context: Context) -> Any | None:
-        """Return the rate that this step shall have, at most that of the context.
-
-        Asked before the transforms run. `None` leaves it as it is.
-        """
-        return None
 
     def veto(self, state: State, context: Context) -> Any | None:
         """Return a boolean scalar tensor that is true if the step must not be applied.

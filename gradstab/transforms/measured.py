@@ -7,7 +7,6 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional._backend import choose, choose_all
 from gradstab.functional.clipping import scale_each
 from gradstab.functional.norms import combine_norms, norms_and_global_norm
 
@@ -96,10 +95,12 @@ class Measured:
         """Whether a transform clipped anything on the way here, a boolean scalar tensor."""
         return ops.convert_to_tensor(False) if self._clipped is None else self._clipped
 
-    def counted_as_clipped(self, clipped: Any) -> Measured:
-        """Return the same, of a step that counts as clipped where this boolean scalar is true."""
-        if self._clipped is not None:
-            clipped = ops.logical_or(self._clipped, clipped)
+    def with_clipped(self, clipped: Any | None) -> Measured:
+        """Return the same, of a step that counts as clipped where this boolean scalar is true.
+
+        Args:
+            clipped: Boolean scalar tensor; `None` where nothing was clipped.
+        """
         result = Measured(self._unchanged, self._norms, clipped, self._change, self._is_changed)
         result._values, result._global_norm = self._values, self._global_norm
         return result
@@ -127,36 +128,6 @@ class Measured:
         )
         if is_one:
             result._global_norm = self.global_norm * factors
-        return result
-
-    def replaced(
-        self, condition: Any, others: Callable[[], list[Any]], norms: Callable[[], Any]
-    ) -> Measured:
-        """Have other tensors in the place of these where a condition holds, and count it as a clip.
-
-        Args:
-            condition: Boolean scalar tensor.
-            others: Gives the other tensors, alike in shape and dtype, `None` where these are.
-            norms: Gives their norms, a float32 vector.
-        """
-
-        def with_global_norm() -> Any:
-            vector = norms()
-            return ops.append(vector, combine_norms(vector))
-
-        known = ops.append(self.norms, self.global_norm)
-        both = choose(condition, with_global_norm, lambda: known)
-        is_changed = condition
-        if self._is_changed is not None:
-            is_changed = ops.logical_or(self._is_changed, condition)
-        result = Measured(
-            self._unchanged,
-            both[:-1],
-            ops.logical_or(self.clipped, condition),
-            lambda: choose_all(condition, others, self._changed),
-            is_changed,
-        )
-        result._global_norm = both[-1]
         return result
 
     def mapped(self, function: Callable[[int, Any], Any], *, clips: bool = False) -> Measured:

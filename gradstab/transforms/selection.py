@@ -45,7 +45,8 @@ class Only(Transform):
 
     Raises:
         TypeError: If `transform` is no transform, or a pattern no string.
-        ValueError: If there is neither `include` nor `exclude`, or one is empty.
+        ValueError: If the transform acts on the rate, if there is neither `include` nor `exclude`,
+            or if one is empty.
 
     >>> from gradstab.transforms.clipping import ClipByNorm
     >>> Only(ClipByNorm(1.0), include="kernel", exclude=["head/*"])
@@ -60,6 +61,11 @@ class Only(Transform):
                 "`transform` must be an instance of gradstab.transforms.Transform. Received: "
                 f"transform={transform!r}"
             )
+        if transform.stage == "rate":
+            raise ValueError(
+                "`transform` must act on gradients or updates, for all variables have one learning "
+                f"rate. Received: transform={transform!r}. List it in the optimizer itself"
+            )
         self.transform = transform
         self.include = check_patterns("include", include)
         self.exclude = check_patterns("exclude", exclude)
@@ -70,7 +76,7 @@ class Only(Transform):
             )
 
     @property
-    def stage(self) -> Literal["gradient", "update"]:  # type: ignore[override]
+    def stage(self) -> Literal["rate", "gradient", "update"]:  # type: ignore[override]
         """Where the transform inside acts."""
         return self.transform.stage
 
@@ -78,6 +84,11 @@ class Only(Transform):
     def cause(self) -> str | None:  # type: ignore[override]
         """The reason for which the transform inside skips steps, if it does."""
         return self.transform.cause
+
+    @property
+    def limits(self) -> str | None:  # type: ignore[override]
+        """The name under which steps count that the transform inside limits."""
+        return self.transform.limits
 
     def bound_values(self) -> dict[str, float]:
         """Return the bounds of the transform inside."""

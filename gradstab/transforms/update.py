@@ -43,7 +43,7 @@ class LimitUpdateRatio(Transform):
     LimitUpdateRatio(max_ratio=0.01, epsilon=0.001)
     """
 
-    stage: ClassVar[Literal["gradient", "update"]] = "update"
+    stage: ClassVar[Literal["rate", "gradient", "update"]] = "update"
     max_ratio = Bound(partial(check_float, allow_inf=True))
     epsilon = Bound(check_float)
 

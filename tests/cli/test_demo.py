@@ -68,7 +68,7 @@ def test_what_each_way_is_made_of():
     assert float(plain.learning_rate) == pytest.approx(0.01)
     assert plain.momentum == 0.9
     one_line = demo_runs._optimizer(ONE_LINE, 39, 20)
-    assert isinstance(one_line.transforms[-1], transforms.AutomaticClipping)
+    assert repr(one_line.transforms[-1]) == repr(transforms.LimitOvershoot())
     assert float(one_line.learning_rate) == pytest.approx(0.01)
     rest = demo_runs._optimizer(NO_WRAPPER, 39, 20)
     assert type(rest) is optimizers.SGD

@@ -37,7 +37,9 @@ def test_an_instance_a_name_and_a_config(function):
 
 
 def test_stabilize_needs_no_bound_takes_one_and_may_leave_out_clipping():
-    automatic = f"{SKIP} -> {transforms.AutomaticClipping()!r} -> Adam"
+    rules = (transforms.LimitRateJumps(), transforms.LimitOutliers(), transforms.LimitOvershoot())
+    # Rules on the rate act first, wherever they stand in the list.
+    automatic = " -> ".join([repr(rules[0]), SKIP, repr(rules[1]), repr(rules[2]), "Adam"])
     assert _chain(stabilize("adam")) == automatic
     assert _chain(stabilize(stabilize("adam", clip="auto"))) == automatic
     assert _chain(stabilize("adam", 1)) == f"{SKIP} -> ClipByGlobalNorm(max_norm=1.0) -> Adam"

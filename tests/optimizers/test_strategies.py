@@ -60,7 +60,7 @@ def test_a_rate_that_a_transform_limits_is_limited_on_all(mode):
     (alone, variables, step), (many, others, on_all) = _pair(
         lambda: StabilizedOptimizer(
             keras.optimizers.AdamW(spike, weight_decay=0.1),
-            [transforms.SkipNonFinite(), transforms.AutomaticClipping(max_ratio=np.inf)],
+            [transforms.SkipNonFinite(), transforms.LimitRateJumps()],
         ),
         2,
         mode,
@@ -71,7 +71,9 @@ def test_a_rate_that_a_transform_limits_is_limited_on_all(mode):
         on_all(gradients, gradients)
     checks.close(others, variables)
     assert all(np.abs(value).max() < 5.0 for value in checks.values_of(variables))
-    assert many.telemetry.peek().total_clipped == alone.telemetry.peek().total_clipped == 1
+    for optimizer in (many, alone):
+        reading = optimizer.telemetry.peek()
+        assert (reading.total_limited_by, reading.total_clipped) == ({"rate_jump": 1}, 0)
 
 
 def test_a_gradient_that_is_missing_on_one_replica_counts_as_zero():

@@ -1,0 +1,1 @@
+"""The parts of `healthy_runs.py`."""

@@ -1,0 +1,177 @@
+"""Healthy trainings of all kinds: `stabilize` against plain Keras, whose runs it is to leave alone.
+
+    python benchmarks/healthy_runs.py [--quick] [--output FILE] [--resume] [--rows ...]
+    python benchmarks/healthy_runs.py --table FILE [--page docs/healthy_runs.md]
+
+Small nets with usual rates, that plain Keras trains well: by `fit` (`healthy_parts/nets.py`), and
+by loops of their own with several optimizers, losses of any sign, and games
+(`healthy_parts/loops.py`). Each is trained with the plain optimizer and with
+`stabilize(optimizer)`, from the same first weights and on the same batches, with five seeds, which
+come from the first eight hex digits of the commit that the campaign begins with.
+
+A point is one percentage point of accuracy, or 1 % of an error. The floor: the 95 % interval of the
+paired difference holds 0, or no part of it is more than a point below; at most 1 % of the steps
+limited or clipped in any row, and none skipped. It exits with 1 if a row misses it.
+
+`--quick` trains each row for a moment with one seed, to see that everything works; its numbers mean
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+import keras
+import numpy as np
+from harness import campaign
+from harness.origin import has_uncommitted_changes, machine
+from harness.tables import markdown, write_between_marks
+from healthy_parts import loops, nets
+from healthy_parts.rows import Row
+
+import gradstab
+
+SEEDS = 5
+NOISE = 1.0  # points
+MOST_TOUCHED = 0.01
+SECONDS = 60.0  # of a row, on one core
+QUICK_ROWS = ("MLP, SGD", "GAN, two optimizers, Adam", "a quadratic alone, SGD")
+
+ROWS: dict[str, Row] = {
+    f"{row.name}, {type(row.optimizer()).__name__}": row for row in [*nets.ROWS, *loops.ROWS]
+}
+
+
+def measure(name: str, seeds: list[int], quick: bool) -> dict[str, Any]:
+    """Return the scores of a row, plain and stabilized, and what telemetry counted, by seed."""
+    row = ROWS[name]
+    runs = []
+    for seed in seeds:
+        scores, wrapped = [], []
+
+        def stabilized(made: list[Any] = wrapped) -> Any:
+            made.append(gradstab.stabilize(row.optimizer()))
+            return made[-1]
+
+        for make in (row.optimizer, stabilized):
+            keras.utils.set_random_seed(seed)
+            scores.append(round(row.train(make, seed, quick), 4))
+        readings = [optimizer.telemetry.peek() for optimizer in wrapped]
+        limited: dict[str, int] = {}
+        for reading in readings:
+            for rule, count in reading.total_limited_by.items():
+                limited[rule] = limited.get(rule, 0) + count
+        runs.append(
+            {
+                "plain": scores[0],
+                "stabilized": scores[1],
+                "steps": sum(reading.cursor for reading in readings),
+                "limited": sum(reading.total_limited for reading in readings),
+                "limited_by": limited,
+                "skipped": sum(reading.total_skipped for reading in readings),
+            }
+        )
+    return {"runs": runs}
+
+
+def interval(differences: list[float], draw: np.random.Generator) -> tuple[float, float, float]:
+    """Return the median of paired differences within its 95 % interval, by bootstrap."""
+    numbers = np.array(differences)
+    medians = np.median(numbers[draw.integers(0, len(numbers), (4000, len(numbers)))], axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(np.median(numbers)), float(high)
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return the results of all rows that were measured, in the order of the rows."""
+    draw = np.random.default_rng(int(content["commit"][:8], 16))
+    lines = []
+    for name in ROWS:
+        if name not in content["results"]:
+            continue
+        runs = content["results"][name]["runs"]
+        low, middle, high = interval([run["stabilized"] - run["plain"] for run in runs], draw)
+        touched = [run["limited"] / run["steps"] for run in runs]
+        skipped = sum(run["skipped"] for run in runs)
+        fine = low >= -NOISE or low <= 0 <= high
+        holds = fine and max(touched) <= MOST_TOUCHED and not skipped
+        lines.append(
+            [
+                name,
+                f"{np.median([run['plain'] for run in runs]):.1f}",
+                f"{middle:+.2f} ({low:+.2f} .. {high:+.2f})",
+                f"{max(touched):.2%}",
+                str(skipped),
+                "holds" if holds else "FAILS",
+            ]
+        )
+    header = ["training", "plain", "stabilized, points to plain", "limited at most", "skipped", ""]
+    return markdown(header, lines)
+
+
+def main() -> int:
+    arguments = _parse()
+    if arguments.one:
+        print(json.dumps(measure(*json.loads(arguments.one))))
+        return 0
+    if arguments.table:
+        content = json.loads(arguments.table.read_text(encoding="utf-8"))
+        text = table(content)
+        print(text)
+        if arguments.page:
+            write_between_marks(arguments.page, text)
+        return 0
+    quick = arguments.quick
+    head = {
+        "benchmark": "healthy_runs",
+        "quick": quick,
+        "rounds": 1 if quick else SEEDS,
+        **machine(),
+        "uncommitted_changes": has_uncommitted_changes(),
+    }
+    content = campaign.begin(head, arguments.output, arguments.resume)
+    first = int(content["commit"][:8], 16)
+    seeds = [(first + place) % 2**32 for place in range(content["rounds"])]
+    names = arguments.rows or (QUICK_ROWS if quick else ROWS)
+
+    def take(name: str) -> dict[str, Any] | None:
+        if quick:
+            return measure(name, seeds, quick)
+        return campaign.in_fresh_process(__file__, (name, seeds, quick), threads=1)
+
+    def show(result: dict[str, Any]) -> str:
+        return "  " + " ".join(f"{run['plain']}/{run['stabilized']}" for run in result["runs"])
+
+    expected = dict.fromkeys(names, 3.0 if quick else SECONDS)
+    complete = campaign.run(
+        expected, take, content, arguments.output, show, workers=1 if quick else 2
+    )
+    text = table(content)
+    print(f"\n{text}")
+    return 0 if complete and (quick or "FAILS" not in text) else 1
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="three rows, for a moment")
+    parser.add_argument("--output", type=Path, help="write results as JSON to this file")
+    parser.add_argument("--resume", action="store_true", help="go on with FILE as it began")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="default: all")
+    parser.add_argument("--table", type=Path, help="print the table of a result file, and no more")
+    parser.add_argument(
+        "--page", type=Path, help="with --table, write it between the marks of a page too"
+    )
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # One row, in this process.
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
