@@ -21,7 +21,7 @@ from gradstab.callbacks.probe import ProbeLoss, check_probe
 from gradstab.callbacks.sinks import RecordSink, Sink, TensorBoardSink
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.distribution import is_chief
-from gradstab.optimizers.find import bind, stabilized_optimizer
+from gradstab.optimizers.find import bind, loss_of_no_step, stabilized_optimizer
 from gradstab.optimizers.observed import Observer
 from gradstab.optimizers.reading import CAPACITY, Reading
 from gradstab.optimizers.sampling import Sampler
@@ -193,7 +193,7 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def on_train_end(self, logs: MutableMapping[str, Any] | None = None) -> None:
         """Close the record and draw it, and leave the model as it was."""
-        stop_feeding(self.model)
+        stop_feeding(self.model, self._logs_once)
         if self._observer is None:
             return
         self._observer.uninstall()
@@ -207,7 +207,7 @@ class GradientMonitor(keras.callbacks.Callback):
         if not self._logs_are_due:
             return {}
         self._logs_are_due = False
-        return self.epoch_logs()
+        return {**self.epoch_logs(), **loss_of_no_step(self.model)}
 
     def _new_observer(self) -> Observer:
         activations = None

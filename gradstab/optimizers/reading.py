@@ -30,18 +30,18 @@ class Divergence:
             the step was skipped for another reason.
         step: Number of the step at which it began, from 1, skipped steps counted.
         skipped: Steps skipped in a row; 0 if the bad gradient was applied.
+        bad: Paths of all variables whose gradient was not finite in the latest step.
+        known: Number of all variables.
     """
 
     variable: str | None
     step: int
     skipped: int
+    bad: tuple[str, ...] = ()
+    known: int = 0
 
     def __str__(self) -> str:
-        what = (
-            f"the gradient of `{self.variable}` was not finite"
-            if self.variable is not None
-            else "a transform refused the gradient"
-        )
+        what = self.what
         if self.skipped:
             return (
                 f"{self.skipped} steps in a row were skipped, beginning with step {self.step}, "
@@ -54,6 +54,27 @@ class Divergence:
             "stands in the chain. The weights hold NaN now. Restore them from a checkpoint, and "
             "wrap the optimizer with `gradstab.stabilize`, which skips such steps."
         )
+
+    @property
+    def what(self) -> str:
+        """What was wrong with the gradient. A variable is named where the others had a finite one.
+
+        A gradient that is lost on the way back is lost for every layer before: the first variable
+        that has none is the model's first, wherever that began.
+        """
+        if self.variable is None:
+            return "a transform refused the gradient"
+        if len(self.bad) > 1 and len(self.bad) == self.known:
+            return (
+                "no gradient was finite: they do not tell which layer it began in, if it was a "
+                "layer and not the data"
+            )
+        if len(self.bad) > 1:
+            return (
+                f"the gradients of {len(self.bad)} of {self.known} variables were not finite, "
+                f"from `{self.bad[0]}` to `{self.bad[-1]}`"
+            )
+        return f"the gradient of `{self.variable}` was not finite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,14 +211,22 @@ class Recorded:
                 variable=self._path(self._count("longest_variable")),
                 step=self._count("longest_step"),
                 skipped=self._count("longest_skips"),
+                bad=self._bad_now(),
+                known=len(self.paths),
             )
         if self._count("applied_nonfinite"):
             return Divergence(
                 variable=self._path(self._count("applied_variable")),
                 step=self._count("applied_step"),
                 skipped=0,
+                bad=self._bad_now(),
+                known=len(self.paths),
             )
         return None
+
+    def _bad_now(self) -> tuple[str, ...]:
+        fine = np.isfinite(self.norms)
+        return tuple(path for path, each in zip(self.paths, fine, strict=True) if not each)
 
     def _path(self, index: float) -> str | None:
         return self.paths[int(index)] if index >= 0 else None

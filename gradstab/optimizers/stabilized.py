@@ -217,6 +217,19 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         """
         return self._plan.bind(model)
 
+    def share(self, other: StabilizedOptimizer) -> bool:
+        """Take in what `bind` told another optimizer of the same model; `find.bind` calls it.
+
+        Returns:
+            As `bind`.
+        """
+        return self._plan.share(other._plan)
+
+    @property
+    def applied_nothing(self) -> bool:
+        """Whether, of a bound model, no step was applied since its metrics were reset."""
+        return self._plan.forward_state.applied_nothing
+
     # The step -------------------------------------------------------------------------------------
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from gradstab.optimizers.find import loss_of_no_step
 from gradstab.optimizers.observed import ATTRIBUTE
 from gradstab.training.feeds import Feed
 from gradstab.training.hooks import steps_between_hooks
@@ -92,7 +93,7 @@ class EpochRunner:
                 _raise_if_diverged(model.optimizer)
         if step == 0:
             raise ValueError(f"`train_data` must yield batches. Received: none in epoch {epoch}")
-        return dict(epoch_logs)
+        return dict(epoch_logs) | loss_of_no_step(model)
 
     def _observed(self) -> dict[str, Any]:
         """Return what a monitor has to tell of the last step."""
