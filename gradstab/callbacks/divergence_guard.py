@@ -12,11 +12,11 @@ import keras
 from gradstab._errors import DivergenceError
 from gradstab._validation import check_choice
 from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
-from gradstab.optimizers.binding import is_built
+from gradstab.optimizers.binding import is_built, trains_by_keras_step
 from gradstab.optimizers.find import bind, loss_of_no_step
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
-from gradstab.recovery.judge import Judge, trains_by_keras_step, value_of_logs
+from gradstab.recovery.judge import Judge, value_of_logs
 
 
 @final
@@ -108,6 +108,11 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._last_batch = -1
         if self._judge is not None:
             self._judge.begin_epoch()
+
+    def see_examples(self, batch: Any) -> None:
+        """Take some examples to look at the model with; `training.train` shows them."""
+        if self._judge is not None:
+            self._judge.see_examples(batch)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Look at the telemetry about as often as a run of skips can exceed its budget."""

@@ -72,9 +72,7 @@ def running_loss(model: Any) -> tuple[Any, ...]:
 
     Keras' own `train_step` adds a batch to them before the optimizer is asked.
     """
-    if type(model).train_step is not keras.Model.train_step or "train_step" in vars(model):
-        return ()
-    if not model.compiled:
+    if not trains_by_keras_step(model) or not model.compiled:
         return ()
     means = [each for each in model.metrics if each.name == "loss"]
     if len(means) != 1 or type(means[0]) is not keras.metrics.Mean:
@@ -92,6 +90,11 @@ def is_built(model: Any) -> bool:
         return True
     below = [layer for layer in all_layers(model) if layer is not model]
     return bool(model.weights) and all(layer.built for layer in below)
+
+
+def trains_by_keras_step(model: Any) -> bool:
+    """Whether nobody has overridden how a model takes a step."""
+    return type(model).train_step is keras.Model.train_step and "train_step" not in vars(model)
 
 
 def unbound_role(variable: Any) -> VariableRole:

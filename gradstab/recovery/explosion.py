@@ -14,6 +14,8 @@ from typing import Any, Final
 import keras
 import numpy as np
 
+from gradstab.optimizers.binding import trains_by_keras_step
+
 # Applied steps behind a median, and those that are the start of a run.
 _WINDOW: Final = 20
 _FIRST: Final = 5
@@ -144,8 +146,8 @@ class Explosion:
             return None
         return (
             f"The loss, {self.nonnegative_loss}, fell to {loss:.3g} and falls further. It can't be "
-            "below zero where labels lie between 0 and 1: look at the labels, and at the order of the loss's "
-            "arguments."
+            "below zero where labels lie between 0 and 1: look at the labels, and at the order of "
+            "the loss's arguments."
         )
 
 
@@ -153,7 +155,7 @@ def nonnegative_loss(model: Any) -> str | None:
     """Return the name of a model's loss if it is a cross-entropy and nothing else is added."""
     if type(model).compute_loss is not keras.Model.compute_loss or "compute_loss" in vars(model):
         return None
-    if type(model).train_step is not keras.Model.train_step or "train_step" in vars(model):
+    if not trains_by_keras_step(model):
         return None
     losses = keras.tree.flatten(getattr(model, "loss", None))
     if model.losses or len(losses) != 1:

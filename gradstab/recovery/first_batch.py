@@ -32,7 +32,7 @@ class FirstBatch:
     def await_from(self, model: Any) -> None:
         """Have the next step of `fit` show its batch."""
         function = model.train_function
-        if function is None or model.distribute_strategy.num_replicas_in_sync > 1:
+        if function is None:
             return
 
         @functools.wraps(function, assigned=())

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from gradstab.optimizers.find import optimizers_of, stabilized_optimizer
@@ -122,6 +121,10 @@ class Judge:
             each.losses = []
         self._liveness.await_batch()
 
+    def see_examples(self, batch: Any) -> None:
+        """Take in a batch to look at the model with, of which some examples are kept."""
+        self._liveness.see_batch(batch)
+
     @property
     def wants_first_loss(self) -> bool:
         """Whether the first loss is to be taken from the logs, since no telemetry has it."""
@@ -198,9 +201,3 @@ def value_of_logs(logs: Mapping[str, Any], name: str) -> float:
         return float(logs.get(name, math.nan))
     except (TypeError, ValueError):
         return math.nan
-
-
-def trains_by_keras_step(model: Any) -> bool:
-    """Whether nobody has overridden how a model takes a step."""
-    own = type(model).train_step is keras.Model.train_step
-    return own and "train_step" not in vars(model)

@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from gradstab.optimizers.activations import KINDS, Activations
+from gradstab.optimizers.binding import trains_by_keras_step
 from gradstab.recovery.first_batch import FirstBatch
 
 # Outputs that differ by less, of their magnitude, are taken for constant.
@@ -59,14 +60,27 @@ class Liveness:
         self._wrong: str | None = None
         self._asks_for_constant = False
         self.latest: Look | None = None
-        self.first_batch = FirstBatch(self._begin)
+        self._first_batch = FirstBatch(self._begin)
 
     def await_batch(self) -> None:
-        """Have the first batch shown, of models that Keras' own step trains."""
+        """Have `fit` show its first batch."""
+        if self._wants_batch():
+            self._first_batch.await_from(self._model)
+
+    def see_batch(self, batch: Any) -> None:
+        """Take the examples from a batch, if there are none yet."""
+        if self._wants_batch():
+            self._first_batch.take(batch)
+
+    def _wants_batch(self) -> bool:
+        """Whether there is none yet, and Keras' own step trains the model, on one replica."""
         model = self._model
-        own_step = type(model).train_step is keras.Model.train_step
-        if model.built and own_step and "train_step" not in vars(model) and not self._batch:
-            self.first_batch.await_from(model)
+        return (
+            self._batch is None
+            and model.built
+            and model.distribute_strategy.num_replicas_in_sync == 1
+            and trains_by_keras_step(model)
+        )
 
     def look(self) -> Look | None:
         """Return what the model makes of the examples now, or `None` where there are none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from gradstab.optimizers.find import loss_of_no_step
 from gradstab.optimizers.observed import ATTRIBUTE
 from gradstab.training.feeds import Feed
 from gradstab.training.hooks import steps_between_hooks
@@ -78,6 +77,10 @@ class EpochRunner:
         batches = feed.open(epoch)
         epoch_logs: dict[str, Any] = {}
         step = 0
+        for callback in callbacks.callbacks:
+            # A DivergenceGuard looks at the model on some examples between epochs.
+            if hasattr(callback, "see_examples"):
+                callback.see_examples(feed.examples())
         while feed.steps is None or step < feed.steps:
             callbacks.on_train_batch_begin(step)
             start = time.perf_counter()
@@ -93,7 +96,7 @@ class EpochRunner:
                 _raise_if_diverged(model.optimizer)
         if step == 0:
             raise ValueError(f"`train_data` must yield batches. Received: none in epoch {epoch}")
-        return dict(epoch_logs) | loss_of_no_step(model)
+        return dict(epoch_logs)
 
     def _observed(self) -> dict[str, Any]:
         """Return what a monitor has to tell of the last step."""
