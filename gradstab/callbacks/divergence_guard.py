@@ -12,8 +12,8 @@ import keras
 from gradstab._errors import DivergenceError
 from gradstab._validation import check_choice
 from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
-from gradstab.optimizers.binding import is_built, trains_by_keras_step
-from gradstab.optimizers.find import bind, loss_of_no_step
+from gradstab.optimizers.binding import is_built
+from gradstab.optimizers.find import bind, loss_of_no_step, trains_the_whole
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.judge import Judge, value_of_logs
@@ -92,11 +92,10 @@ class DivergenceGuard(keras.callbacks.Callback):
         """Keep the state in which training begins."""
         self.verdict, self._loss, self._unseen = None, math.nan, 0
         bind(self.model)
-        optimizer = getattr(self.model, "optimizer", None)
-        if self.model.built and optimizer is not None and trains_by_keras_step(self.model):
+        if self.model.built and trains_the_whole(self.model):
             # Moments have to be there to be copied; Keras makes them in the first step only.
             with self.model.distribute_strategy.scope():
-                optimizer.build(self.model.trainable_variables)
+                self.model.optimizer.build(self.model.trainable_variables)
         self._judge = Judge(self.model)
         self._best = BestState(self._judge, self.monitor)
         if is_built(self.model):

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from gradstab._layers import all_layers
-from gradstab.optimizers.binding import is_built
+from gradstab.optimizers.binding import is_built, trains_by_keras_step
 from gradstab.optimizers.inner import parts
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 
@@ -76,6 +76,16 @@ def bind(model: Any) -> StabilizedOptimizer | None:
         if traced_without and getattr(model, "train_function", None) is not None:
             model.make_train_function(force=True)
     return stabilized_optimizer(model)
+
+
+def trains_the_whole(model: Any) -> bool:
+    """Whether the optimizer that a model was compiled with trains all of its weights.
+
+    Of a model with a step of its own that holds several optimizers it is not known.
+    """
+    if getattr(model, "optimizer", None) is None:
+        return False
+    return trains_by_keras_step(model) or len(optimizers_of(model)) == 1
 
 
 def loss_of_no_step(model: Any) -> dict[str, float]:

@@ -73,7 +73,8 @@ class BestState:
         self._is_best = name in logs
         if name.endswith("loss") and not self._judge.can_be(value):
             return
-        if value < self._value or not self._is_best:
+        # The later of two: a loss that a step of its own does not show is 0 in every epoch.
+        if value <= self._value or not self._is_best:
             self._value, self._epoch, self._copy = value, epoch, self._judge.state.copy()
 
     def restore(self, cause: Cause) -> str:
