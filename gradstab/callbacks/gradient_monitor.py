@@ -17,8 +17,8 @@ from gradstab._validation import check_bool, check_int
 from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.callbacks.layer_rates import LayerRates
 from gradstab.callbacks.probe import ProbeLoss, check_probe
-from gradstab.callbacks.sinks import RecordSink, Sink, TensorBoardSink
-from gradstab.callbacks.watch import Watch, named
+from gradstab.callbacks.sinks import Sink
+from gradstab.callbacks.watch import Watch, named, open_sinks
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.distribution import is_chief
 from gradstab.optimizers.find import (
@@ -31,7 +31,8 @@ from gradstab.optimizers.find import (
 from gradstab.optimizers.observed import Observer
 from gradstab.optimizers.reading import CAPACITY
 from gradstab.optimizers.sampling import Sampler
-from gradstab.transforms.clipping import ClipByGlobalNorm
+from gradstab.recovery.causes import of_zero_gradient
+from gradstab.recovery.liveness import Liveness, stopping_layer
 
 # Reading holds the steps up for a millisecond or two: where steps are short, not at each sample.
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -131,6 +132,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._set_pace()
         self._logs_are_due = False
         self._has_told_unused = False
+        self._examples: Liveness | None = None
         # A step is either run or read.
         self._lock = threading.RLock()
 
@@ -162,6 +164,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._looked = -math.inf
         self._has_told_unused = False
         self._set_pace()
+        self._examples = Liveness(self.model, at_start=False)
         feed_epoch_logs(self.model, self._logs_once)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
@@ -172,6 +175,13 @@ class GradientMonitor(keras.callbacks.Callback):
         if self._looked_at:  # All was read when the last epoch ended, however long ago that is.
             self._looked = time.monotonic()
         self._logs_are_due = True
+        if self._examples is not None:
+            self._examples.await_batch()
+
+    def see_examples(self, batch: Any) -> None:
+        """Take some examples to look at the model with; `training.train` shows them."""
+        if self._examples is not None:
+            self._examples.see_batch(batch)
 
     def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Read once n steps have passed."""
@@ -207,8 +217,10 @@ class GradientMonitor(keras.callbacks.Callback):
         for watch in reversed(self._watches):
             watch.observer.uninstall()
         self._look()
+        self._tell_zero()
         for watch in self._watches:
             watch.end()
+        self._examples = None
 
     def _logs_once(self) -> dict[str, float]:
         """Return the scalars when they are asked for first: for the epoch, not an evaluation."""
@@ -281,10 +293,20 @@ class GradientMonitor(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
+    def _tell_zero(self) -> None:
+        """Say that the gradient was zero at all steps, and which layer stops it."""
+        ran = [watch for watch in self._watches if watch.steps]
+        if not ran or any(watch.has_moved for watch in ran):
+            return
+        layer = None if self._examples is None else stopping_layer(self._examples.look())
+        told = str(of_zero_gradient(max(watch.steps for watch in ran), layer))
+        for watch in ran:
+            watch.tell("zero_gradient", told)
+        warnings.warn(told, stacklevel=2)
+
     def _open(self, watch: Watch) -> list[Sink] | None:
         """Open what is written to, once the variables are known. Of several workers one writes."""
-        paths = watch.observer.telemetry.paths
-        if not paths or not is_chief(self.model.distribute_strategy):
+        if not watch.observer.telemetry.paths or not is_chief(self.model.distribute_strategy):
             return None
         folder = ""
         if len(self._watches) > 1:
@@ -292,41 +314,10 @@ class GradientMonitor(keras.callbacks.Callback):
                 return None
             first = next(each for each in self._watches if each.observer.telemetry.is_used)
             folder = "" if watch is first else watch.name
-        layers = self._layers if watch is self._watches[0] else ()
-        sinks: list[Sink] = []
-        trained_layers = () if watch.rates is None else watch.rates.begin(paths)
-        if self.tensorboard_dir is not None:
-            sinks.append(
-                TensorBoardSink(self.tensorboard_dir / folder, paths, layers, trained_layers)
-            )
-        if self.run_dir is not None:
-            optimizer = watch.observer.optimizer
-            config = {
-                "optimizer": _describe(optimizer),
-                "every_n_steps": self.every_n_steps,
-                "max_norm": _bound(optimizer),
-            }
-            if len(self._watches) > 1:
-                config["name"] = watch.name
-            sinks.append(
-                RecordSink(
-                    self.run_dir / folder, self.every_n_steps, paths, layers, trained_layers, config
-                )
-            )
-        return sinks
-
-
-def _describe(optimizer: Any) -> str:
-    """Return the chain of an optimizer of gradstab's, or the name of another."""
-    ours = stabilized_optimizer(optimizer)
-    return repr(ours) if ours is not None else type(optimizer).__name__
-
-
-def _bound(given: Any) -> float | None:
-    """Return the tightest bound on the global norm, to be drawn beside it."""
-    optimizer = stabilized_optimizer(given)
-    if optimizer is None:
-        own = getattr(given, "inner_optimizer", given)
-        return getattr(own, "global_clipnorm", None) or None
-    bounds = [t.max_norm for t in optimizer.transforms if isinstance(t, ClipByGlobalNorm)]
-    return min(bounds, default=None)
+        return open_sinks(
+            watch,
+            None if self.run_dir is None else self.run_dir / folder,
+            None if self.tensorboard_dir is None else self.tensorboard_dir / folder,
+            self.every_n_steps,
+            self._layers if watch is self._watches[0] else (),
+        )

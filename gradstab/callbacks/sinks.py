@@ -34,6 +34,9 @@ class Sink(Protocol):
     def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Put down what happened, and the effective rates after the last step of the reading."""
 
+    def event(self, name: str, step: int, message: str) -> None:
+        """Put down something that happened."""
+
     def end_epoch(self) -> None:
         """Put down what is due at the end of an epoch."""
 
@@ -121,6 +124,10 @@ class RecordSink:
             )
         self._last_written = number
 
+    def event(self, name: str, step: int, message: str) -> None:
+        """Write an event."""
+        self._writer.event(name, step=step, message=message)
+
     def end_epoch(self) -> None:
         """Do nothing: the record is on disk already."""
 
@@ -207,6 +214,9 @@ class TensorBoardSink:
         if len(self._norms) > _MOST_SAMPLES:
             self._norms = self._norms[::2]
         self._writer.flush()
+
+    def event(self, name: str, step: int, message: str) -> None:
+        """Do nothing: there are no words in TensorBoard's event files."""
 
     def end_epoch(self) -> None:
         """Draw the heat map anew, if the last one is some time old."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradstab.callbacks.layer_rates import LayerRates
-from gradstab.callbacks.sinks import Sink
+from gradstab.callbacks.sinks import RecordSink, Sink, TensorBoardSink
+from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.observed import Observer
 from gradstab.optimizers.reading import Reading
+from gradstab.transforms.clipping import ClipByGlobalNorm
 
 
 class Watch:
@@ -88,10 +91,9 @@ class Watch:
         """Have written what is due at the end of an epoch."""
         self._put(lambda sink: sink.end_epoch())
 
-    @property
-    def writes(self) -> bool:
-        """Whether there is anything to write to."""
-        return bool(self._sinks)
+    def tell(self, event: str, message: str) -> None:
+        """Have something that happened written."""
+        self._put(lambda sink: sink.event(event, self._cursor, message))
 
     def end(self) -> None:
         """Close what readings are written to."""
@@ -138,3 +140,51 @@ def named(watches: Sequence[Watch], logs: Callable[[Watch], dict[str, Any]]) -> 
     if len(used) == 1:
         return logs(used[0])
     return {f"{watch.name}/{key}": v for watch in used for key, v in logs(watch).items()}
+
+
+def open_sinks(
+    watch: Watch,
+    run_dir: Path | None,
+    tensorboard_dir: Path | None,
+    every_n_steps: int,
+    layers: Sequence[str],
+) -> list[Sink]:
+    """Return what takes the readings of an optimizer.
+
+    Args:
+        watch: The optimizer.
+        run_dir: Folder for record and figures, or `None` for neither.
+        tensorboard_dir: Folder for TensorBoard's event files, or `None` for none.
+        every_n_steps: Steps between two samples.
+        layers: Names of the layers whose activations are sampled.
+    """
+    paths = watch.observer.telemetry.paths
+    trained_layers = () if watch.rates is None else watch.rates.begin(paths)
+    sinks: list[Sink] = []
+    if tensorboard_dir is not None:
+        sinks.append(TensorBoardSink(tensorboard_dir, paths, layers, trained_layers))
+    if run_dir is not None:
+        optimizer = watch.observer.optimizer
+        config = {
+            "optimizer": _describe(optimizer),
+            "every_n_steps": every_n_steps,
+            "max_norm": _bound(optimizer),
+        }
+        sinks.append(RecordSink(run_dir, every_n_steps, paths, layers, trained_layers, config))
+    return sinks
+
+
+def _describe(optimizer: Any) -> str:
+    """Return the chain of an optimizer of gradstab's, or the name of another."""
+    ours = stabilized_optimizer(optimizer)
+    return repr(ours) if ours is not None else type(optimizer).__name__
+
+
+def _bound(given: Any) -> float | None:
+    """Return the tightest bound on the global norm, to be drawn beside it."""
+    optimizer = stabilized_optimizer(given)
+    if optimizer is None:
+        own = getattr(given, "inner_optimizer", given)
+        return getattr(own, "global_clipnorm", None) or None
+    bounds = [t.max_norm for t in optimizer.transforms if isinstance(t, ClipByGlobalNorm)]
+    return min(bounds, default=None)

@@ -61,6 +61,11 @@ class ForwardState:
             self._restore_loss(*pairs[self._size :])
 
     @property
+    def of_layers(self) -> tuple[Any, ...]:
+        """The variables that a forward pass may change, without the running loss."""
+        return self.variables[: self._size]
+
+    @property
     def applied_nothing(self) -> bool:
         """Whether no step of this epoch was applied, so that it has no mean loss to show."""
         return len(self.variables) > self._size and bool(value_of(self.variables[-1]) < _NOTHING)

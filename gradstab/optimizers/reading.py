@@ -41,18 +41,32 @@ class Divergence:
     known: int = 0
 
     def __str__(self) -> str:
-        what = self.what
-        if self.skipped:
+        return self.told()
+
+    def told(self, damage: str | None = None, more: str = "") -> str:
+        """Return it in words.
+
+        Args:
+            damage: What of the weights and the rest of the state is not finite, as a sentence.
+            more: What else is known of the gradient, as sentences.
+        """
+        if not self.skipped:
             return (
-                f"{self.skipped} steps in a row were skipped, beginning with step {self.step}, "
-                f"where {what}. None of them touched the weights. Look at the data and the loss of "
-                "these steps; lower the learning rate or check the initialization if it began "
-                "early in training."
+                f"At step {self.step} {self.what}, and the update was applied, since no "
+                f"`SkipNonFinite` stands in the chain. {damage or 'The weights hold NaN now.'} "
+                "Restore them from a checkpoint, and wrap the optimizer with "
+                "`gradstab.stabilize`, which skips such steps."
+            )
+        began = f"{self.skipped} steps in a row were skipped, beginning with step {self.step}"
+        if damage:
+            return (
+                f"{began}. {damage} No skipped step did this: it was done before, or by what else "
+                "writes the variables. Restore them from a checkpoint."
             )
         return (
-            f"At step {self.step} {what}, and the update was applied, since no `SkipNonFinite` "
-            "stands in the chain. The weights hold NaN now. Restore them from a checkpoint, and "
-            "wrap the optimizer with `gradstab.stabilize`, which skips such steps."
+            f"{began}, where {self.what}.{more} None of them touched the weights. Look at the data "
+            "and the loss of these steps; lower the learning rate or check the initialization if "
+            "it began early in training."
         )
 
     @property

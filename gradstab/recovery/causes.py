@@ -46,27 +46,9 @@ def of_divergence(
         reading: The latest reading.
         damage: What of the state is not finite.
     """
-    if divergence.skipped == 0:
-        if damage is None:
-            return Cause(str(divergence))
-        return Cause(
-            f"At step {divergence.step} {divergence.what}, and the update was applied, since no "
-            f"`SkipNonFinite` stands in the chain. Now {damage} Wrap the optimizer with "
-            "`gradstab.stabilize`, which skips such steps."
-        )
-    began = (
-        f"{divergence.skipped} steps in a row were skipped, beginning with step {divergence.step}"
-    )
-    if damage is not None:
-        return Cause(
-            f"{began}. {damage} No skipped step did this: it was done before, or by what else "
-            "writes the model's variables."
-        )
-    return Cause(
-        f"{began}, where {divergence.what}.{lost_between(model, divergence.bad)}"
-        f"{_of_loss(reading)} None of them touched the weights.",
-        is_applied=False,
-    )
+    more = f"{lost_between(model, divergence.bad)}{_of_loss(reading)}"
+    told = divergence.told(None if damage is None else str(damage), more)
+    return Cause(told, is_applied=divergence.skipped == 0 or damage is not None)
 
 
 def of_nothing_applied(steps: int, readings: Collection[Reading], damage: Damage | None) -> Cause:
@@ -120,7 +102,7 @@ def _of_loss(reading: Reading) -> str:
     """Say whether the loss of the latest skipped steps was finite, where it is known."""
     losses = reading.loss[reading.skipped]
     if not len(losses) or not np.isfinite(reading.loss).any():
-        return " Look at the data, the labels and the loss of these steps."
+        return ""
     if np.isfinite(losses).all():
         return " Their loss was finite: the gradient is lost on the way back."
     return " Their loss was not finite either: look at the data, the labels and the loss."

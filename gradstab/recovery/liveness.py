@@ -48,10 +48,12 @@ class Liveness:
 
     Args:
         model: The model that `fit` trains.
+        at_start: Whether to look before the first step too, for what is compared later.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, at_start: bool = True) -> None:
         self._model = model
+        self._at_start = at_start
         self._batch: tuple[Any, Any, Any] | None = None
         self._activations: Activations | None = None
         self._first: Look | None = None
@@ -149,6 +151,8 @@ class Liveness:
         targets = [np.asarray(each) for each in keras.tree.flatten(batch[1]) if each is not None]
         self._asks_for_constant = all(len(y) and (y == y[:1]).all() for y in targets if y.ndim)
         self._activations = Activations(self._model)
+        if not self._at_start:
+            return
         self._first = self.look()
         if self._first is None:
             self._batch = None

@@ -35,7 +35,7 @@ def test_the_summary_counts_what_the_record_says(tmp_path):
     assert summary.skipped == {"nonfinite": 1, "spike": 1}
     assert summary.first_bad_variable == ("b", 3)
     assert (summary.missed, summary.last_step, summary.recorded_steps) == (4, 9, 5)
-    assert "not finite from step 4 to the end of the record (2 recorded steps)" in summary.ending
+    assert "the loss is not finite at the last 2 recorded steps, from 4 on" in summary.ending
 
 
 def test_a_resumed_run_counts_a_skip_once(tmp_path):
