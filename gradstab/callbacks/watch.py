@@ -74,7 +74,7 @@ class Watch:
         self.latest = reading = observer.telemetry.peek(since=since, sampler=observer.sampler)
         self._cursor = reading.cursor
         observer.settle(reading.cursor)
-        self.has_moved |= bool(reading.missed or (reading.grad_norm != 0).any())
+        self.has_moved |= reading.shows_gradient
         self._readings.append(reading)
         self.open(open_sinks)
         rates = None

@@ -98,6 +98,20 @@ def loss_of_no_step(model: Any) -> dict[str, float]:
     return {"loss": math.nan} if nothing else {}
 
 
+def _attributes(holder: Any) -> list[tuple[str, Any]]:
+    """Return the attributes that a person gave a layer, those with private names last."""
+
+    def rank(name: str) -> int:
+        return 0 if name == "optimizer" else 2 if name.startswith("_") else 1
+
+    own = [
+        (name, value)
+        for name, value in vars(holder).items()
+        if not name.startswith(("_self_", "_obj_"))  # What TensorFlow tracks them by.
+    ]
+    return sorted(own, key=lambda item: rank(item[0]))
+
+
 def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the optimizers in an attribute with their names."""
     if isinstance(value, keras.optimizers.Optimizer):

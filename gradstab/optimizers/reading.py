@@ -32,6 +32,7 @@ class Divergence:
         skipped: Steps skipped in a row; 0 if the bad gradient was applied.
         bad: Paths of all variables whose gradient was not finite in the latest step.
         known: Number of all variables.
+        is_first: Whether `variable` is the first of them, as it is whenever all are bad.
     """
 
     variable: str | None
@@ -39,6 +40,7 @@ class Divergence:
     skipped: int
     bad: tuple[str, ...] = ()
     known: int = 0
+    is_first: bool = True
 
     def __str__(self) -> str:
         return self.told()
@@ -78,6 +80,8 @@ class Divergence:
         """
         if self.variable is None:
             return "a transform refused the gradient"
+        if not self.is_first:
+            return f"the gradient of `{self.variable}` was not finite, as the first that was not"
         if len(self.bad) > 1 and len(self.bad) == self.known:
             return (
                 "no gradient was finite: they do not tell which layer it began in, if it was a "
@@ -132,6 +136,11 @@ class Reading:
     consecutive_skips: int
     divergence: Divergence | None
     samples: Samples | None = None
+
+    @property
+    def shows_gradient(self) -> bool:
+        """Whether a gradient was other than zero, or may have been, or had to be: at a loss of 0."""
+        return bool(self.missed or (self.grad_norm != 0).any() or (self.loss == 0).any())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +236,7 @@ class Recorded:
                 skipped=self._count("longest_skips"),
                 bad=self._bad_now(),
                 known=len(self.paths),
+                is_first=self._count("longest_variable") <= 0,
             )
         if self._count("applied_nonfinite"):
             return Divergence(
@@ -235,6 +245,7 @@ class Recorded:
                 skipped=0,
                 bad=self._bad_now(),
                 known=len(self.paths),
+                is_first=self._count("applied_variable") <= 0,
             )
         return None
 

@@ -37,7 +37,7 @@ class Watched:
     Attributes:
         losses: Losses of the steps of this epoch that were applied, as far as they were shown.
         latest: The latest reading.
-        has_moved: Whether a gradient was ever other than zero.
+        has_moved: Whether a gradient was ever other than zero, or had to be zero.
     """
 
     def __init__(self, name: str, optimizer: StabilizedOptimizer) -> None:
@@ -57,7 +57,7 @@ class Watched:
         applied = ~reading.skipped
         losses = reading.loss[applied]
         self.losses += losses[np.isfinite(losses)].tolist()
-        self.has_moved |= bool(reading.missed or (reading.grad_norm != 0).any())
+        self.has_moved |= reading.shows_gradient
         return reading, applied
 
     @property

@@ -81,7 +81,7 @@ def test_a_diverged_run_ends_with_its_cause(data, tmp_path):
     model.fit(x * np.nan, y, batch_size=4, verbose=0, callbacks=[monitor])
     stop = read_record(tmp_path / "run").events[-1]
     assert (stop.name, stop.details["cause"]) == ("stop", "divergence")
-    assert model.trainable_variables[0].path in stop.details["message"]
+    assert "no gradient was finite" in stop.details["message"]
 
 
 def test_a_second_fit_goes_on_in_the_same_record(data, tmp_path):
