@@ -30,9 +30,7 @@ def optimizers_of(model: Any) -> dict[str, Any]:
     seen: set[int] = set()
     for holder in all_layers(model):
         prefix = "" if holder is model else f"{holder.name}_"
-        for attribute, value in sorted(
-            vars(holder).items(), key=lambda item: item[0] != "optimizer"
-        ):
+        for attribute, value in _attributes(holder):
             for name, optimizer in _named(attribute.lstrip("_"), value):
                 if id(optimizer) not in seen:
                     seen.add(id(optimizer))

@@ -139,7 +139,7 @@ class Reading:
 
     @property
     def shows_gradient(self) -> bool:
-        """Whether a gradient was other than zero, or may have been, or had to be: at a loss of 0."""
+        """Whether a gradient was not zero, may not have been, or had to be zero at a loss of 0."""
         return bool(self.missed or (self.grad_norm != 0).any() or (self.loss == 0).any())
 
 

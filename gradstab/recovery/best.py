@@ -59,9 +59,11 @@ class BestState:
         """Keep the state if it is the best so far."""
         name = self._monitor or "val_loss"
         if name not in logs:
-            name = self.name or "loss"
+            if name == self.name:
+                return  # A validation every few epochs.
+            name = "loss"
         if name != self.name:
-            # A validation every few epochs: its loss is not to be compared with that of training.
+            # The loss of validation is not to be compared with that of training.
             self.name, self._value = name, math.inf
         value = value_of_logs(logs, name)
         if name == "loss" and math.isnan(value):

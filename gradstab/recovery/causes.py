@@ -43,7 +43,7 @@ def of_divergence(
     Args:
         model: The model.
         divergence: What telemetry tells.
-        reading: The latest reading.
+        reading: All that telemetry keeps.
         damage: What of the state is not finite.
     """
     more = f"{lost_between(model, divergence.bad)}{_of_loss(reading)}"
@@ -100,7 +100,7 @@ def lost_between(model: Any, bad: Collection[str]) -> str:
 
 def _of_loss(reading: Reading) -> str:
     """Say whether the loss of the latest skipped steps was finite, where it is known."""
-    losses = reading.loss[reading.skipped]
+    losses = reading.loss[reading.skipped][-max(1, reading.consecutive_skips) :]
     if not len(losses) or not np.isfinite(reading.loss).any():
         return ""
     if np.isfinite(losses).all():

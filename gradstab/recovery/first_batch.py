@@ -47,7 +47,7 @@ class FirstBatch:
         """Keep some examples of a batch `(x, y)`, `(x, y, sample_weight)`, or `x`."""
 
         def cut(value: Any) -> Any:
-            return value[:EXAMPLES] if tf.is_tensor(value) and value.shape.rank else value
+            return value[:EXAMPLES] if len(getattr(value, "shape", ())) else value
 
         # Whatever a batch of another's making can't do here, the run goes on without.
         with contextlib.suppress(Exception):

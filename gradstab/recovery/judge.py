@@ -149,7 +149,8 @@ class Judge:
                 self._explosion.see_steps(reading.loss[finite], reading.grad_norm[applied])
             divergence = reading.divergence
             if divergence is not None:
-                cause = of_divergence(self._model, divergence, reading, self.state.damage())
+                every = each.optimizer.telemetry.peek()
+                cause = of_divergence(self._model, divergence, every, self.state.damage())
                 named = cause.text if len(self.watched) == 1 else f"Of `{each.name}`: {cause}"
                 return dataclasses.replace(cause, text=named)
         return _as_cause(self._explosion.told())

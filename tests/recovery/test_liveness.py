@@ -1,4 +1,4 @@
-"""Dead units, constant outputs and what was forgotten are told; a healthy run sees no difference."""
+"""Dead units, constant outputs and forgetting are told; a healthy run sees no difference."""
 
 import keras
 import numpy as np
