@@ -43,6 +43,9 @@ class Sink(Protocol):
     def end(self, reading: Reading) -> None:
         """Put down the end of the run, and close."""
 
+    def close(self) -> None:
+        """Close, without another word."""
+
 
 class RecordSink:
     """Writes the run record, and draws it when the run ends.
@@ -143,6 +146,10 @@ class RecordSink:
         self._writer.close()
         self._draw()
 
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
     def _draw(self) -> None:
         record = read_record(self._run_dir)
         if not len(record.steps):
@@ -226,6 +233,10 @@ class TensorBoardSink:
     def end(self, reading: Reading) -> None:
         """Draw the heat map of the whole run, and close."""
         self._draw()
+        self._writer.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._writer.close()
 
     def _draw(self) -> None:

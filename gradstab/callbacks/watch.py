@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,6 +128,8 @@ class Watch:
                 put(sink)
             except OSError as error:
                 self._sinks = [each for each in self._sinks or () if each is not sink]
+                with contextlib.suppress(OSError):
+                    sink.close()
                 warnings.warn(
                     "Nothing more of this run is recorded there, since it can't be written: "
                     f"{error}. Training goes on. Make room, or give the monitor another folder",

@@ -273,6 +273,7 @@ def test_a_validation_every_few_epochs_is_waited_for():
     assert "epoch 4, the best so far" in guard.verdict
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
 def test_a_monitor_that_never_came_is_told():
     with pytest.warns(UserWarning, match="`monitor` was in no epoch's logs"):
         _net().fit(X, Y, epochs=2, verbose=0, callbacks=[DivergenceGuard(monitor="val_loss")])
