@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-import time
 import warnings
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -16,6 +14,7 @@ import keras
 from gradstab._validation import check_bool, check_int
 from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.callbacks.layer_rates import LayerRates
+from gradstab.callbacks.pace import Pace
 from gradstab.callbacks.probe import ProbeLoss, check_probe
 from gradstab.callbacks.sinks import Sink
 from gradstab.callbacks.watch import Watch, named, open_sinks
@@ -29,13 +28,10 @@ from gradstab.optimizers.find import (
     trains_the_whole,
 )
 from gradstab.optimizers.observed import Observer
-from gradstab.optimizers.reading import CAPACITY
 from gradstab.optimizers.sampling import Sampler
 from gradstab.recovery.causes import of_zero_gradient
 from gradstab.recovery.liveness import Liveness, stopping_layer
 
-# Reading holds the steps up for a millisecond or two: where steps are short, not at each sample.
-_SECONDS_BETWEEN_LOOKS = 1.0
 # Bins of the histograms for TensorBoard.
 _BINS = 30
 
@@ -125,11 +121,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._batch = check_probe(probe)
         self._watches: list[Watch] = []
         self._layers: tuple[str, ...] = ()
-        self._steps_before = 0
-        self._last_batch = -1
-        self._looked_at = 0
-        self._looked = -math.inf
-        self._set_pace()
+        self._pace = Pace(self.every_n_steps, at_each=self.effective_rates)
         self._logs_are_due = False
         self._has_told_unused = False
         self._examples: Liveness | None = None
@@ -160,10 +152,10 @@ class GradientMonitor(keras.callbacks.Callback):
             self._watches[0].open(self._open)
         elif self.run_dir is not None:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._steps_before, self._last_batch, self._looked_at = 0, -1, 0
-        self._looked = -math.inf
         self._has_told_unused = False
-        self._set_pace()
+        # Effective rates are not kept on the device: what is not read now is gone.
+        self._pace = Pace(self.every_n_steps, at_each=self.effective_rates)
+        self._pace.set_capacity(self._capacity)
         self._examples = Liveness(self.model, at_start=False)
         feed_epoch_logs(self.model, self._logs_once)
 
@@ -171,9 +163,7 @@ class GradientMonitor(keras.callbacks.Callback):
         """Begin a new count."""
         for watch in self._watches:
             watch.begin_epoch()
-        self._steps_before, self._last_batch = self._steps_run, -1
-        if self._looked_at:  # All was read when the last epoch ended, however long ago that is.
-            self._looked = time.monotonic()
+        self._pace.begin_epoch()
         self._logs_are_due = True
         if self._examples is not None:
             self._examples.await_batch()
@@ -186,11 +176,10 @@ class GradientMonitor(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Read once n steps have passed."""
         # Without the lock, which the next step holds already: waiting for it costs that step time.
-        if batch > self._last_batch:
-            self._last_batch = batch
-        if self._is_time_to_look():
+        self._pace.see(batch)
+        if self._pace.is_time():
             with self._lock:
-                if self._is_time_to_look():
+                if self._pace.is_time():
                     self._look()
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
@@ -254,31 +243,14 @@ class GradientMonitor(keras.callbacks.Callback):
         return watches
 
     @property
-    def _steps_run(self) -> int:
-        """Steps of this run, as far as the loop has told."""
-        return self._steps_before + self._last_batch + 1
-
-    def _is_time_to_look(self) -> bool:
-        unread = self._steps_run - self._looked_at
-        if unread < self._least_unread:
-            return False
-        # Effective rates are not kept on the device: what is not read now is gone.
-        if self.effective_rates or unread >= self._most_unread:
-            return True
-        return time.monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS
-
-    def _set_pace(self) -> None:
-        """Say how many steps may pass until the next look: not more than can wait on the device."""
-        capacities = [watch.observer.sampler.capacity for watch in self._watches]
-        samples = max(1, min(capacities, default=2) // 2)
-        self._most_unread = min(CAPACITY // 2, samples * self.every_n_steps)
-        self._least_unread = min(self._most_unread, self.every_n_steps)
+    def _capacity(self) -> int:
+        """Samples that can wait to be read."""
+        return min((watch.observer.sampler.capacity for watch in self._watches), default=0)
 
     def _look(self) -> None:
         with self._lock:
-            self._looked_at = self._steps_run
-            self._set_pace()
-            self._looked = time.monotonic()
+            self._pace.set_capacity(self._capacity)
+            self._pace.looked()
             for watch in self._watches:
                 watch.read(self._open)
 
