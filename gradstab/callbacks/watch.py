@@ -27,6 +27,7 @@ class Watch:
 
     Attributes:
         rates: Effective rates, where they are asked for.
+        readings: What was read in this epoch.
     """
 
     def __init__(self, name: str, observer: Observer) -> None:
@@ -34,7 +35,7 @@ class Watch:
         self.observer = observer
         self.rates: LayerRates | None = None
         self._sinks: list[Sink] | None = None
-        self._readings: list[Reading] = []
+        self.readings: list[Reading] = []
         self._latest_ratio = float("nan")
         self._cursor = self._calls_read = 0
         self.begun: Reading | None = None
@@ -47,11 +48,11 @@ class Watch:
         self.rates = rates
         self.begun = self.latest = self.observer.telemetry.peek()
         self._cursor = self.begun.cursor
-        self._sinks, self._readings, self.has_moved = None, [], False
+        self._sinks, self.readings, self.has_moved = None, [], False
 
     def begin_epoch(self) -> None:
         """Begin a new count."""
-        self._readings = []
+        self.readings = []
 
     @property
     def steps(self) -> int:
@@ -62,7 +63,7 @@ class Watch:
     def has_news(self) -> bool:
         """Whether a step may have run since the last reading."""
         calls = self.observer.calls
-        return not self._readings or calls == 0 or calls != self._calls_read
+        return not self.readings or calls == 0 or calls != self._calls_read
 
     def read(self, open_sinks: Callable[[Watch], list[Sink] | None]) -> None:
         """Read what happened since the last time, and put it where it belongs.
@@ -76,7 +77,7 @@ class Watch:
         self._cursor = reading.cursor
         observer.settle(reading.cursor)
         self.has_moved |= reading.shows_gradient
-        self._readings.append(reading)
+        self.readings.append(reading)
         self.open(open_sinks)
         rates = None
         if self._sinks and self.rates is not None and reading.cursor > since:
@@ -105,9 +106,9 @@ class Watch:
 
     def epoch_logs(self) -> dict[str, float]:
         """Return what the steps of this epoch add to its logs, up to now."""
-        norms = np.concatenate([np.zeros(0), *(reading.grad_norm for reading in self._readings)])
+        norms = np.concatenate([np.zeros(0), *(reading.grad_norm for reading in self.readings)])
         finite = norms[np.isfinite(norms)]
-        samples = [reading.samples for reading in self._readings if reading.samples is not None]
+        samples = [reading.samples for reading in self.readings if reading.samples is not None]
         ratios = np.concatenate([np.zeros(0), *(sample.update_ratio for sample in samples)])
         ratios = ratios[np.isfinite(ratios)]
         if len(ratios):
@@ -115,8 +116,8 @@ class Watch:
         return {
             "grad_norm": float(finite.mean()) if len(finite) else float("nan"),
             "grad_norm_max": float(finite.max()) if len(finite) else float("nan"),
-            "clipped": int(sum(reading.clipped.sum() for reading in self._readings)),
-            "skipped": int(sum(reading.skipped.sum() for reading in self._readings)),
+            "clipped": int(sum(reading.clipped.sum() for reading in self.readings)),
+            "skipped": int(sum(reading.skipped.sum() for reading in self.readings)),
             # An epoch may be shorter than the way from one sample to the next.
             "update_ratio": float(ratios.mean()) if len(ratios) else self._latest_ratio,
         }
