@@ -251,7 +251,7 @@ def test_where_a_call_is_not_one_step_samples_are_missed_before_the_first_look_o
 
 def test_between_two_looks_a_second_apart_nothing_is_lost(data, tmp_path, monkeypatch):
     clock = types.SimpleNamespace(monotonic=lambda: 0.0)
-    monkeypatch.setattr("gradstab.callbacks.gradient_monitor.time", clock)
+    monkeypatch.setattr("gradstab.callbacks.pace.time", clock)
     looks = []
     peek = Telemetry.peek
     monkeypatch.setattr(Telemetry, "peek", lambda *a, **k: looks.append(1) or peek(*a, **k))
