@@ -23,25 +23,16 @@ from gradstab.recovery.judge import Judge, value_of_logs
 class DivergenceGuard(keras.callbacks.Callback):
     """Stops `fit` or `training.train` when training has diverged, and says why.
 
-    It looks at all optimizers that the model holds, gradstab's and others. Training has diverged
+    It looks at all optimizers that the model holds, gradstab's and others, and finds: too many
+    skips in a row, or, when training ends, all steps skipped; weights, moments or moving statistics
+    that are not finite; a finite explosion of the loss or the gradient norm, and a cross-entropy
+    far below zero; dead units, constant outputs and forgetting; gradients that are always zero.
+    docs/divergence.md has the rules. It names what is damaged, puts the best state back, and stops.
 
-    - when more than `max_consecutive` steps in a row were skipped, or, at its end, all of them;
-    - when a gradient that was not finite was applied because nothing in the chain skips;
-    - when weights, moments or moving statistics are not finite, at the end of an epoch;
-    - when the loss or the gradient norm is finite and many decades beyond both its best and where
-      it began, or a cross-entropy falls below zero and further;
-    - when what was learned is gone: units that died, constant outputs, or a loss in inference, on
-      some examples of the training data, that is back where it began (two epochs in a row, or at
-      the end; of models that Keras' own step trains on one replica);
-    - when, at the end, no gradient was ever other than zero.
-
-    It names what is damaged, puts back the best state that it saw, and stops.
-
-    The best state is that of the epoch with the lowest `monitor` (of a training loss that a skipped
-    batch made NaN, the mean over the steps that were applied): the model's weights with the
+    The best state is that of the epoch with the lowest `monitor`: the model's weights with the
     optimizers' moments and iterations, copied to the host's memory, three times the model's size
     under Adam. A state of which anything is not finite is never kept. Where no epoch was completed,
-    weights that are still finite stay as they are, and others go back to where training began.
+    weights that skipped steps left alone stay as they are; others go back to where training began.
 
     Keras' `BackupAndRestore` deletes its backup when training is stopped in good order, as here
     with `"stop"`; choose `"raise"` beside it.
