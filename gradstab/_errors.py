@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class DivergenceError(RuntimeError):
-    """Training can't go on: too many steps in a row had to be skipped.
+    """Training can't go on: too many steps in a row had to be skipped, or all is lost.
 
-    The message names the first variable whose gradient was not finite, the step, and what to try.
+    The message names what is damaged, weights before gradients, the step, and what to try.
     """
 
 

@@ -35,14 +35,17 @@ def replaced_untracked(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced_method(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Have a method of this one object do something else.
+    """Have a method of this one object do something else; one that it was given comes back.
 
     Raises:
         AttributeError: If it has no such method.
     """
     getattr(owner, name)
+    has_own, own = name in vars(owner), vars(owner).get(name)
     vars(owner)[name] = function
     try:
         yield
     finally:
         vars(owner).pop(name, None)
+        if has_own:
+            vars(owner)[name] = own

@@ -53,6 +53,7 @@ def unwrap(model_or_optimizer: Any, learning_rate: float | None = None) -> Any:
         _refuse(
             _foreign_schedules(model_or_optimizer, learning_rate)
             + _foreign_optimizers(model_or_optimizer)
+            + _twice_clipped(model_or_optimizer)
         )
         return _unwrap_optimizer(model_or_optimizer, learning_rate)
     raise TypeError(
@@ -66,6 +67,7 @@ def _unwrap_model(model: Any, learning_rate: float | None) -> Any:
     foreign = _foreign_objects(model)
     if optimizer is not None:
         foreign += _foreign_schedules(optimizer, learning_rate) + _foreign_optimizers(optimizer)
+        foreign += _twice_clipped(optimizer)
     _refuse(foreign)
     penalties = vars(model).get("_gradstab_penalties")  # as `training.set_penalties` left them
     if penalties is not None:
@@ -143,7 +145,8 @@ def _refuse(names: list[str]) -> None:
             "`unwrap` can't replace what Keras has no equivalent of. Received: "
             f"{', '.join(sorted(set(names)))}. Pass `learning_rate=` to replace a schedule by a "
             "fixed rate; rebuild layers of gradstab's with Keras' own and copy their weights; "
-            "compile the model with one of Keras' optimizers in place of gradstab's"
+            "compile the model with one of Keras' optimizers in place of gradstab's; of several "
+            "clipping arguments leave one in `optimizer.taken_over`"
         )
 
 
@@ -169,6 +172,16 @@ def _foreign_optimizers(optimizer: Any) -> list[str]:
         optimizer = optimizer.inner_optimizer
     each = [optimizer, *getattr(optimizer, "optimizers", [])]
     return [type(o).__name__ for o in each if type(o).__module__.startswith("gradstab.")]
+
+
+def _twice_clipped(optimizer: Any) -> list[str]:
+    """Name several clipping arguments that would be given back: Keras loads no such optimizer."""
+    while optimizer is not None and not isinstance(optimizer, StabilizedOptimizer):
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    bounds = {} if optimizer is None else optimizer.taken_over
+    if len(bounds) < 2:
+        return []
+    return [" and ".join(f"{name}={bound:g}" for name, bound in bounds.items()) + " at once"]
 
 
 def _foreign_objects(model: Any) -> list[str]:

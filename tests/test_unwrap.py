@@ -193,3 +193,14 @@ def test_what_is_neither_model_nor_optimizer_is_refused():
         unwrap("adam")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     assert unwrap(model) is model  # not compiled: nothing to do
+
+
+def test_two_bounds_that_keras_could_not_load_are_refused():
+    optimizer = keras.optimizers.Adam(clipnorm=1.0)
+    optimizer.clipvalue = 0.5
+    wrapped = stabilize(optimizer)
+    assert len(wrapped.taken_over) == 2
+    with pytest.raises(ValueError, match=r"clipvalue=0\.5 and clipnorm=1 at once"):
+        unwrap(wrapped)
+    del wrapped.taken_over["clipvalue"]
+    assert unwrap(wrapped).clipnorm == 1.0

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, final
 
 import keras
-import numpy as np
 
 from gradstab._errors import DivergenceError
 from gradstab._validation import check_choice
-from gradstab.optimizers.find import bind, stabilized_optimizer
-from gradstab.optimizers.stabilized import StabilizedOptimizer
+from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
+from gradstab.optimizers.binding import is_built
+from gradstab.optimizers.find import bind, loss_of_no_step, trains_the_whole
+from gradstab.recovery.best import BestState
+from gradstab.recovery.causes import Cause
+from gradstab.recovery.judge import Judge, value_of_logs
 
 
 @final
 class DivergenceGuard(keras.callbacks.Callback):
     """Stops `fit` or `training.train` when training has diverged, and says why.
 
-    With a `StabilizedOptimizer` training has diverged when more than `max_consecutive` steps in a
-    row were skipped, or when a gradient that was not finite was applied because nothing in the
-    chain skips. With any other optimizer the guard sees the damage only: weights that are not
-    finite. Either way it names the first variable at fault, puts back the best state that it saw,
-    and stops.
+    It looks at all optimizers that the model holds, gradstab's and others, and finds: too many
+    skips in a row, or, when training ends, all steps skipped; weights, moments or moving statistics
+    that are not finite; a finite explosion of the loss or the gradient norm, and a cross-entropy
+    far below zero; dead units, constant outputs and forgetting; gradients that are always zero.
+    docs/divergence.md has the rules. It names what is damaged, puts the best state back, and stops.
 
-    The best state is that of the epoch with the lowest `monitor` (of a training loss that a skipped
-    batch made NaN, the mean over the steps that were applied): the model's weights with the
-    optimizer's moments and iterations, copied to the host's memory, three times the model's size
-    under Adam. Where no epoch was completed, weights that are still finite stay as they are, and
-    others go back to where training began.
+    The best state is that of the epoch with the lowest `monitor`: the model's weights with the
+    optimizers' moments and iterations, copied to the host's memory, three times the model's size
+    under Adam. A state of which anything is not finite is never kept. Where no epoch was completed,
+    weights that skipped steps left alone stay as they are; others go back to where training began.
 
     Keras' `BackupAndRestore` deletes its backup when training is stopped in good order, as here
     with `"stop"`; choose `"raise"` beside it.
@@ -37,15 +40,15 @@ class DivergenceGuard(keras.callbacks.Callback):
     Args:
         on_divergence: `"stop"` ends training in good order, `"raise"` raises `DivergenceError`.
         monitor: Name of the quantity in the epoch's logs whose minimum is the best state. By
-        default
-            `"val_loss"` where there is one, else `"loss"`.
+            default `"val_loss"` where there is one, else `"loss"`.
         verbose: Whether `"stop"` prints the verdict.
 
     Attributes:
         verdict: What was wrong and what was done, in plain words; `None` while all is well.
 
     Raises:
-        ValueError: If `on_divergence` is neither.
+        ValueError: If `on_divergence` is neither; when the first epoch ends, if `monitor` is none
+            of its logs.
 
     Example:
     ```python
@@ -71,123 +74,92 @@ class DivergenceGuard(keras.callbacks.Callback):
         self.monitor = monitor
         self.verbose = verbose
         self.verdict: str | None = None
-        self._best = math.inf
-        self._best_epoch: int | None = None
-        self._state: list[np.ndarray[Any, Any]] | None = None
-        self._batches = 0
-        self._cursor = 0
+        self._judge: Judge | None = None
+        self._best: BestState | None = None
+        self._loss = math.nan
+        self._unseen, self._last_batch = 0, -1
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
-        self.verdict = None
-        self._best = math.inf
-        self._best_epoch = None
-        self._batches = 0
-        self._state = None
-        optimizer = stabilized_optimizer(self.model)
-        self._cursor = 0 if optimizer is None else optimizer.telemetry.peek().cursor
-        if self.model.built:
-            bind(self.model)
+        self.verdict, self._loss, self._unseen = None, math.nan, 0
+        bind(self.model)
+        if self.model.built and trains_the_whole(self.model):
             # Moments have to be there to be copied; Keras makes them in the first step only.
-            self.model.optimizer.build(self.model.trainable_variables)
-            self._state = self._copy()
+            with self.model.distribute_strategy.scope():
+                self.model.optimizer.build(self.model.trainable_variables)
+        self._judge = Judge(self.model)
+        self._best = BestState(self._judge, self.monitor)
+        if is_built(self.model):
+            self._best.begin()
+        feed_epoch_logs(self.model, self._scalars)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Count batches anew."""
+        self._last_batch = -1
+        if self._judge is not None:
+            self._judge.begin_epoch()
+
+    def see_examples(self, batch: Any) -> None:
+        """Take some examples to look at the model with; `training.train` shows them."""
+        if self._judge is not None:
+            self._judge.see_examples(batch)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Look at the telemetry about as often as a run of skips can exceed its budget."""
-        optimizer = stabilized_optimizer(self.model)
-        if optimizer is None:
+        judge = self._judge
+        if judge is None or self.verdict is not None:
             return
-        self._batches += 1
-        if self._batches >= min(optimizer.max_consecutive or 1, 50):
-            self._batches = 0
-            self._judge(optimizer)
+        if judge.wants_first_loss:
+            judge.see_first_loss(value_of_logs(logs or {}, "loss"))
+        # With several steps in a call, `batch` is the last of them.
+        self._unseen += max(1, batch - self._last_batch)
+        self._last_batch = batch
+        if judge.watched and self._unseen >= judge.steps_between_looks:
+            self._unseen = 0
+            self._act_on(judge.after_steps())
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Judge, and keep the state if it is the best so far."""
-        self._judge(stabilized_optimizer(self.model))
-        if self.verdict is not None:
+        judge, best, logs = self._judge, self._best, logs or {}
+        if judge is None or best is None or self.verdict is not None:
             return
-        logs = logs or {}
-        name = self.monitor or ("val_loss" if "val_loss" in logs else "loss")
-        value = float(logs.get(name, math.nan))
-        applied = self._loss_of_applied_steps()
-        if name == "loss" and math.isnan(value):
-            value = applied
-        if value < self._best:
-            self._best, self._best_epoch = value, epoch
-            self._state = self._copy()
+        best.check(logs)
+        self._unseen = 0
+        self._loss = value_of_logs(logs, "loss")
+        self._act_on(judge.after_epoch(self._loss))
+        if self.verdict is None and not judge.is_lost:
+            best.see(epoch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Let go of the copy."""
-        self._state = None
+        """Look once more, and let go of the copy."""
+        stop_feeding(self.model, self._scalars)
+        judge, best = self._judge, self._best
+        if judge is None or best is None:
+            return
+        try:
+            if self.verdict is None:
+                self._act_on(judge.at_end(self._loss))
+        finally:
+            self._judge = self._best = None
+        if self.monitor is not None and best.name not in ("", self.monitor):
+            warnings.warn(
+                f"`monitor` was in no epoch's logs, and the best state was judged by {best.name!r}."
+                f" Received: monitor={self.monitor!r}. Pass `validation_data`",
+                stacklevel=2,
+            )
 
-    def _judge(self, optimizer: StabilizedOptimizer | None) -> None:
-        if self.verdict is not None:
+    def _scalars(self) -> dict[str, float]:
+        return loss_of_no_step(self.model)
+
+    def _act_on(self, cause: Cause | None) -> None:
+        judge, best = self._judge, self._best
+        if cause is None or judge is None or best is None or self.verdict is not None:
             return
-        cause = _cause(optimizer) if optimizer is not None else _damage(self.model)
-        if cause is None:
-            return
-        self.verdict = f"Training has diverged. {cause} {self._restore()}"
-        if optimizer is not None:
-            optimizer.telemetry.acknowledge()
+        self.verdict = f"Training has diverged. {cause} {best.restore(cause)}"
+        for each in judge.watched:
+            each.optimizer.telemetry.acknowledge()
         if self.on_divergence == "raise":
             raise DivergenceError(self.verdict)
         if self.verbose:
             print(f"\n{self.verdict}", flush=True)
         self.model.stop_training = True
-
-    def _loss_of_applied_steps(self) -> float:
-        """Return the mean loss of the steps since the last call that were applied.
-
-        Keras' mean over the epoch is NaN after a single skipped batch.
-        """
-        optimizer = stabilized_optimizer(self.model)
-        if optimizer is None:
-            return math.nan
-        reading = optimizer.telemetry.peek()
-        is_new = reading.steps > self._cursor
-        self._cursor = reading.cursor
-        losses = reading.loss[is_new & ~reading.skipped & np.isfinite(reading.loss)]
-        return float(losses.mean()) if len(losses) else math.nan
-
-    def _restore(self) -> str:
-        """Put the best state back, and say so."""
-        damaged = _damage(self.model) is not None
-        if self._best_epoch is not None and self._state is not None:
-            self._put_back(self._state)
-            return (
-                f"The weights and moments of epoch {self._best_epoch + 1}, the best so far, have "
-                "been restored."
-            )
-        if damaged and self._state is not None:
-            self._put_back(self._state)
-            return "No epoch was completed: the weights with which training began are back."
-        if damaged:
-            return "There is no earlier state to restore."
-        return "No epoch was completed, and the weights are as they were before these steps."
-
-    def _variables(self) -> list[Any]:
-        optimizer = self.model.optimizer
-        wrapped = stabilized_optimizer(self.model)
-        own = (wrapped.inner_optimizer if wrapped is not None else optimizer).variables
-        return [*self.model.variables, *own]
-
-    def _copy(self) -> list[np.ndarray[Any, Any]]:
-        return [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables()]
-
-    def _put_back(self, state: list[np.ndarray[Any, Any]]) -> None:
-        for variable, value in zip(self._variables(), state, strict=True):
-            variable.assign(value)
-
-
-def _cause(optimizer: StabilizedOptimizer) -> str | None:
-    divergence = optimizer.telemetry.peek().divergence
-    return None if divergence is None else str(divergence)
-
-
-def _damage(model: Any) -> str | None:
-    """Name the first weight that is not finite, or return `None`."""
-    for variable in model.trainable_variables:
-        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-            return f"`{variable.path}` holds NaN or infinity."
-    return None

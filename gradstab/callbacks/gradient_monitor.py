@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-import time
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, final
 
 import keras
-import numpy as np
 
 from gradstab._validation import check_bool, check_int
 from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.callbacks.layer_rates import LayerRates
+from gradstab.callbacks.pace import Pace
 from gradstab.callbacks.probe import ProbeLoss, check_probe
-from gradstab.callbacks.sinks import RecordSink, Sink, TensorBoardSink
+from gradstab.callbacks.sinks import Sink
+from gradstab.callbacks.watch import Watch, named, open_sinks
 from gradstab.optimizers.activations import Activations
 from gradstab.optimizers.distribution import is_chief
-from gradstab.optimizers.find import bind, stabilized_optimizer
+from gradstab.optimizers.find import (
+    bind,
+    loss_of_no_step,
+    optimizers_of,
+    stabilized_optimizer,
+    trains_the_whole,
+)
 from gradstab.optimizers.observed import Observer
-from gradstab.optimizers.reading import CAPACITY, Reading
 from gradstab.optimizers.sampling import Sampler
-from gradstab.transforms.clipping import ClipByGlobalNorm
+from gradstab.recovery.causes import of_zero_gradient
+from gradstab.recovery.liveness import Liveness, stopping_layer
 
-# Reading holds the steps up for a millisecond or two: where steps are short, not at each sample.
-_SECONDS_BETWEEN_LOOKS = 1.0
 # Bins of the histograms for TensorBoard.
 _BINS = 30
 
@@ -55,6 +58,10 @@ class GradientMonitor(keras.callbacks.Callback):
     gradient norm before and after the transforms, largest magnitude, share of zeros, entries that
     are not finite, the norms of weights and update with their ratio, and the change of the loss
     that the gradient predicts, g·Δw.
+
+    Of a model that holds several optimizers, as a GAN does, each is watched, and its keys bear its
+    name: `d_optimizer/grad_norm`. What took no step has no keys. The second optimizer and those
+    after it have a record of their own, in `run_dir/NAME`.
 
     With `run_dir` it writes `record.jsonl` (`monitoring.read_record` reads it, `gradstab report`
     makes a page of it): the samples, each skipped step with its cause and the first variable at
@@ -112,104 +119,106 @@ class GradientMonitor(keras.callbacks.Callback):
         self.effective_rates = check_bool("effective_rates", effective_rates)
         self.probe = probe
         self._batch = check_probe(probe)
-        self._observer: Observer | None = None
+        self._watches: list[Watch] = []
         self._layers: tuple[str, ...] = ()
-        self._rates: LayerRates | None = None
-        self._sinks: list[Sink] | None = None
-        self._cursor = 0
-        self._steps_before = 0
-        self._last_batch = -1
-        self._looked_at = 0
-        self._looked = -math.inf
-        self._set_pace()
-        self._calls_read = 0
-        self._epoch: list[Reading] = []
-        self._latest_ratio = float("nan")
+        self._pace = Pace(self.every_n_steps, at_each=self.effective_rates)
         self._logs_are_due = False
+        self._has_told_unused = False
+        self._examples: Liveness | None = None
         # A step is either run or read.
         self._lock = threading.RLock()
 
+    @property
+    def _observer(self) -> Observer | None:
+        """What measures the first optimizer."""
+        return self._watches[0].observer if self._watches else None
+
     def on_train_begin(self, logs: MutableMapping[str, Any] | None = None) -> None:
         """Begin to watch the model's steps, and open the record."""
-        optimizer = bind(self.model)
-        if optimizer is not None and self.model.built:
+        bind(self.model)
+        optimizers = optimizers_of(self.model)
+        own = self.model.optimizer
+        if self.model.built and stabilized_optimizer(own) and trains_the_whole(self.model):
             with self.model.distribute_strategy.scope():
-                optimizer.build(self.model.trainable_variables)
-        if self._observer is None or not self._observer.observes(self.model):
-            self._observer = self._new_observer()
-        self._observer.install()
-        self._rates = LayerRates(self.model.optimizer) if self.effective_rates else None
-        self._open(self._observer)
-        self._cursor = self._observer.telemetry.peek().cursor
-        self._steps_before, self._last_batch, self._looked_at = 0, -1, 0
-        self._looked = -math.inf
-        self._set_pace()
+                own.build(self.model.trainable_variables)
+        before = {watch.name: watch for watch in self._watches}
+        if list(before) != list(optimizers) or not all(
+            before[name].observer.observes(self.model, each) for name, each in optimizers.items()
+        ):
+            self._watches = self._new_watches(optimizers)
+        for watch, optimizer in zip(self._watches, optimizers.values(), strict=True):
+            watch.begin(LayerRates(optimizer) if self.effective_rates else None)
+        if len(self._watches) == 1:
+            self._watches[0].open(self._open)
+        elif self.run_dir is not None:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        self._has_told_unused = False
+        # Effective rates are not kept on the device: what is not read now is gone.
+        self._pace = Pace(self.every_n_steps, at_each=self.effective_rates)
+        self._pace.set_capacity(self._capacity)
+        self._examples = Liveness(self.model, at_start=False)
         feed_epoch_logs(self.model, self._logs_once)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Begin a new count."""
-        self._epoch = []
-        self._steps_before, self._last_batch = self._steps_run, -1
-        if self._looked_at:  # All was read when the last epoch ended, however long ago that is.
-            self._looked = time.monotonic()
+        for watch in self._watches:
+            watch.begin_epoch()
+        self._pace.begin_epoch()
         self._logs_are_due = True
+        if self._examples is not None:
+            self._examples.await_batch()
+
+    def see_examples(self, batch: Any) -> None:
+        """Take some examples to look at the model with; `training.train` shows them."""
+        if self._examples is not None:
+            self._examples.see_batch(batch)
 
     def on_train_batch_end(self, batch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Read once n steps have passed."""
         # Without the lock, which the next step holds already: waiting for it costs that step time.
-        if batch > self._last_batch:
-            self._last_batch = batch
-        if self._is_time_to_look():
+        self._pace.see(batch)
+        if self._pace.is_time():
             with self._lock:
-                if self._is_time_to_look():
+                if self._pace.is_time():
                     self._look()
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Sum the epoch up in its logs, if nothing did before."""
         if logs is not None and self._logs_are_due:
             logs.update(self._logs_once())
-        for sink in self._sinks or ():
-            sink.end_epoch()
+        for watch in self._watches:
+            watch.end_epoch()
+        if not self._has_told_unused:
+            self._has_told_unused = True
+            self._tell_unused()
 
     def epoch_logs(self) -> dict[str, float]:
         """Return what this epoch's steps add to its logs, up to now."""
-        if self._has_news():
+        if any(watch.has_news for watch in self._watches):
             self._look()
-        norms = np.concatenate([reading.grad_norm for reading in self._epoch])
-        finite = norms[np.isfinite(norms)]
-        samples = [reading.samples for reading in self._epoch if reading.samples is not None]
-        ratios = np.concatenate([[], *(sample.update_ratio for sample in samples)])
-        ratios = ratios[np.isfinite(ratios)]
-        if len(ratios):
-            self._latest_ratio = float(ratios[-1])
-        return {
-            "grad_norm": float(finite.mean()) if len(finite) else float("nan"),
-            "grad_norm_max": float(finite.max()) if len(finite) else float("nan"),
-            "clipped": int(sum(reading.clipped.sum() for reading in self._epoch)),
-            "skipped": int(sum(reading.skipped.sum() for reading in self._epoch)),
-            # An epoch may be shorter than the way from one sample to the next.
-            "update_ratio": float(ratios.mean()) if len(ratios) else self._latest_ratio,
-        }
+        return named(self._watches, Watch.epoch_logs)
 
     def on_train_end(self, logs: MutableMapping[str, Any] | None = None) -> None:
         """Close the record and draw it, and leave the model as it was."""
-        stop_feeding(self.model)
-        if self._observer is None:
+        stop_feeding(self.model, self._logs_once)
+        if not self._watches:
             return
-        self._observer.uninstall()
-        reading = self._look()
-        for sink in self._sinks or ():
-            sink.end(reading)
-        self._sinks = None
+        for watch in reversed(self._watches):
+            watch.observer.uninstall()
+        self._look()
+        self._tell_zero()
+        for watch in self._watches:
+            watch.end()
+        self._examples = None
 
     def _logs_once(self) -> dict[str, float]:
         """Return the scalars when they are asked for first: for the epoch, not an evaluation."""
         if not self._logs_are_due:
             return {}
         self._logs_are_due = False
-        return self.epoch_logs()
+        return {**self.epoch_logs(), **loss_of_no_step(self.model)}
 
-    def _new_observer(self) -> Observer:
+    def _new_watches(self, optimizers: Mapping[str, Any]) -> list[Watch]:
         activations = None
         if self.activations and not self.model.built:
             warnings.warn(
@@ -223,90 +232,64 @@ class GradientMonitor(keras.callbacks.Callback):
         self._layers = () if activations is None else activations.layers
         probe = None if self._batch is None else ProbeLoss(self.model, self._batch, activations)
         bins = 0 if self.tensorboard_dir is None else _BINS
-        sampler = Sampler(self.every_n_steps, bins=bins, probe=probe, activations=activations)
-        return Observer(self.model, sampler, activations, self._lock)
+        watches: list[Watch] = []
+        for name, optimizer in optimizers.items():
+            if watches:  # They belong to the model, and so to one of its optimizers.
+                probe = activations = None
+            sampler = Sampler(self.every_n_steps, bins=bins, probe=probe, activations=activations)
+            own_name = name if len(optimizers) > 1 else None
+            observer = Observer(self.model, sampler, activations, self._lock, optimizer, own_name)
+            watches.append(Watch(name, observer))
+        return watches
 
     @property
-    def _steps_run(self) -> int:
-        """Steps of this run, as far as the loop has told."""
-        return self._steps_before + self._last_batch + 1
+    def _capacity(self) -> int:
+        """Samples that can wait to be read."""
+        return min((watch.observer.sampler.capacity for watch in self._watches), default=0)
 
-    def _is_time_to_look(self) -> bool:
-        unread = self._steps_run - self._looked_at
-        if unread < self._least_unread:
-            return False
-        # Effective rates are not kept on the device: what is not read now is gone.
-        if self.effective_rates or unread >= self._most_unread:
-            return True
-        return time.monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS
-
-    def _set_pace(self) -> None:
-        """Say how many steps may pass until the next look: not more than can wait on the device."""
-        samples = 1 if self._observer is None else max(1, self._observer.sampler.capacity // 2)
-        self._most_unread = min(CAPACITY // 2, samples * self.every_n_steps)
-        self._least_unread = min(self._most_unread, self.every_n_steps)
-
-    def _has_news(self) -> bool:
-        """Whether a step may have run since the last reading."""
-        calls = 0 if self._observer is None else self._observer.calls
-        return not self._epoch or calls == 0 or calls != self._calls_read
-
-    def _look(self) -> Reading:
-        observer = self._observer
-        if observer is None:
-            raise RuntimeError("GradientMonitor reads what a run measures, and none has begun")
+    def _look(self) -> None:
         with self._lock:
-            self._looked_at = self._steps_run
-            self._set_pace()
-            self._looked = time.monotonic()
-            self._calls_read = observer.calls
-            since = self._cursor
-            reading = observer.telemetry.peek(since=since, sampler=observer.sampler)
-            self._cursor = reading.cursor
-            observer.settle(reading.cursor)
-            self._epoch.append(reading)
-            self._open(observer)
-            rates = None
-            if self._sinks and self._rates is not None and reading.cursor > since:
-                rates = self._rates.read()
-            for sink in self._sinks or ():
-                sink.write(reading, rates)
-        return reading
+            self._pace.set_capacity(self._capacity)
+            self._pace.looked()
+            for watch in self._watches:
+                watch.read(self._open)
 
-    def _open(self, observer: Observer) -> None:
-        """Open what is written to, once the variables are known. Of several workers one writes."""
-        paths = observer.telemetry.paths
-        if self._sinks is not None or not paths or not is_chief(self.model.distribute_strategy):
-            return
-        sinks: list[Sink] = []
-        trained_layers = () if self._rates is None else self._rates.begin(paths)
-        if self.tensorboard_dir is not None:
-            sinks.append(TensorBoardSink(self.tensorboard_dir, paths, self._layers, trained_layers))
-        if self.run_dir is not None:
-            config = {
-                "optimizer": _describe(self.model.optimizer),
-                "every_n_steps": self.every_n_steps,
-                "max_norm": _bound(self.model),
-            }
-            sinks.append(
-                RecordSink(
-                    self.run_dir, self.every_n_steps, paths, self._layers, trained_layers, config
-                )
+    def _tell_unused(self) -> None:
+        """Say which optimizers took no step, of a model that holds several."""
+        unused = [watch for watch in self._watches if not watch.observer.telemetry.is_used]
+        if len(self._watches) > 1 and unused:
+            names = ", ".join(f"`{w.name}` ({w.observer.describe()})" for w in unused)
+            warnings.warn(
+                f"The model {self.model.name!r} holds optimizers that took no step in the first "
+                f"epoch: {names}. Nothing is told of them",
+                stacklevel=2,
             )
-        self._sinks = sinks
 
+    def _tell_zero(self) -> None:
+        """Say that the gradient was zero at all steps, and which layer stops it."""
+        ran = [watch for watch in self._watches if watch.steps]
+        if not ran or any(watch.has_moved for watch in ran):
+            return
+        layer = None if self._examples is None else stopping_layer(self._examples.look())
+        told = str(of_zero_gradient(max(watch.steps for watch in ran), layer))
+        for watch in ran:
+            watch.tell("zero_gradient", told)
+        warnings.warn(told, stacklevel=2)
 
-def _describe(optimizer: Any) -> str:
-    """Return the chain of an optimizer of gradstab's, or the name of another."""
-    ours = stabilized_optimizer(optimizer)
-    return repr(ours) if ours is not None else type(optimizer).__name__
-
-
-def _bound(model: Any) -> float | None:
-    """Return the tightest bound on the global norm, to be drawn beside it."""
-    optimizer = stabilized_optimizer(model)
-    if optimizer is None:
-        own = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        return getattr(own, "global_clipnorm", None) or None
-    bounds = [t.max_norm for t in optimizer.transforms if isinstance(t, ClipByGlobalNorm)]
-    return min(bounds, default=None)
+    def _open(self, watch: Watch) -> list[Sink] | None:
+        """Open what is written to, once the variables are known. Of several workers one writes."""
+        if not watch.observer.telemetry.paths or not is_chief(self.model.distribute_strategy):
+            return None
+        folder = ""
+        if len(self._watches) > 1:
+            if not watch.observer.telemetry.is_used:
+                return None
+            first = next(each for each in self._watches if each.observer.telemetry.is_used)
+            folder = "" if watch is first else watch.name
+        return open_sinks(
+            watch,
+            None if self.run_dir is None else self.run_dir / folder,
+            None if self.tensorboard_dir is None else self.tensorboard_dir / folder,
+            self.every_n_steps,
+            self._layers if watch is self._watches[0] else (),
+        )

@@ -5,27 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 import numpy as np
 
+from gradstab.callbacks.sampled import Rates, Sample, each, rate_scalar, scalars_of
 from gradstab.monitoring.record import PerVariable, Record, read_record
 from gradstab.monitoring.tensorboard import TensorBoardWriter
 from gradstab.monitoring.writer import RecordWriter
 from gradstab.optimizers.effective_rate import LEVELS
 from gradstab.optimizers.reading import Reading
-from gradstab.optimizers.samples import Samples
 from gradstab.reports.figures import plot_gradient_norm, save
 from gradstab.reports.layers import plot_layer_norms
 
 # Samples that the heat map for TensorBoard is drawn from, thinned out when there are more.
 _MOST_SAMPLES: Final = 800
 _SECONDS_BETWEEN_IMAGES: Final = 30.0
-
-# The rate of the last update, and what the optimizer made of it: quantiles by layer.
-Rates: TypeAlias = tuple[float, np.ndarray[Any, Any]]
 
 
 class Sink(Protocol):
@@ -34,11 +31,17 @@ class Sink(Protocol):
     def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Put down what happened, and the effective rates after the last step of the reading."""
 
+    def event(self, name: str, step: int, message: str) -> None:
+        """Put down something that happened."""
+
     def end_epoch(self) -> None:
         """Put down what is due at the end of an epoch."""
 
     def end(self, reading: Reading) -> None:
         """Put down the end of the run, and close."""
+
+    def close(self) -> None:
+        """Close, without another word."""
 
 
 class RecordSink:
@@ -80,7 +83,7 @@ class RecordSink:
         """Write skipped steps as events, and the sampled steps with their numbers."""
         if reading.missed:
             self._writer.event("missed", step=reading.cursor, steps=reading.missed)
-        samples = {} if reading.samples is None else dict(_each(reading.samples))
+        samples = {} if reading.samples is None else dict(each(reading.samples))
         kept = set(samples) | {int(n) for n in reading.steps if n % self._every_n_steps == 0}
         if rates is not None:
             kept.add(reading.cursor)
@@ -103,13 +106,13 @@ class RecordSink:
         number: int,
         reading: Reading,
         row: int | None,
-        sample: _Sample | None,
+        sample: Sample | None,
         rates: Rates | None = None,
     ) -> None:
-        scalars = {} if row is None else _scalars(reading, row)
+        scalars = {} if row is None else scalars_of(reading, row)
         effective = {}
         if rates is not None:
-            scalars |= _rate_scalar(rates)
+            scalars |= rate_scalar(rates)
             effective = {
                 f"effective_rate_{name}": rates[1][:, place] for place, name in enumerate(LEVELS)
             }
@@ -120,6 +123,10 @@ class RecordSink:
                 number, scalars | sample.scalars, sample.variables, sample.layers, effective
             )
         self._last_written = number
+
+    def event(self, name: str, step: int, message: str) -> None:
+        """Write an event."""
+        self._writer.event(name, step=step, message=message)
 
     def end_epoch(self) -> None:
         """Do nothing: the record is on disk already."""
@@ -135,6 +142,10 @@ class RecordSink:
             self._writer.event("stop", step=reading.cursor, cause="divergence", message=str(why))
         self._writer.close()
         self._draw()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
 
     def _draw(self) -> None:
         record = read_record(self._run_dir)
@@ -182,11 +193,11 @@ class TensorBoardSink:
                 f"effective_rate/{layer}": value
                 for layer, value in zip(self._trained_layers, medians, strict=True)
             }
-            self._writer.scalars(reading.cursor, _rate_scalar(rates) | tagged)
+            self._writer.scalars(reading.cursor, rate_scalar(rates) | tagged)
         known = {int(number): row for row, number in enumerate(reading.steps)}
-        for number, sample in [] if reading.samples is None else _each(reading.samples):
+        for number, sample in [] if reading.samples is None else each(reading.samples):
             row = known.get(number)
-            scalars = {} if row is None else _scalars(reading, row)
+            scalars = {} if row is None else scalars_of(reading, row)
             tagged = {f"gradients/{name}": value for name, value in scalars.items()}
             tagged |= {f"gradients/{name}": value for name, value in sample.scalars.items()}
             for name in ("grad_norm", "update_ratio"):
@@ -208,6 +219,9 @@ class TensorBoardSink:
             self._norms = self._norms[::2]
         self._writer.flush()
 
+    def event(self, name: str, step: int, message: str) -> None:
+        """Do nothing: there are no words in TensorBoard's event files."""
+
     def end_epoch(self) -> None:
         """Draw the heat map anew, if the last one is some time old."""
         if time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_IMAGES:
@@ -216,6 +230,10 @@ class TensorBoardSink:
     def end(self, reading: Reading) -> None:
         """Draw the heat map of the whole run, and close."""
         self._draw()
+        self._writer.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._writer.close()
 
     def _draw(self) -> None:
@@ -239,45 +257,3 @@ class TensorBoardSink:
             stream = io.BytesIO()
             figure.savefig(stream, format="png", dpi=110, facecolor="white")
             self._writer.image(int(steps[-1]), "gradients/layers", stream.getvalue())
-
-
-class _Sample:
-    """One closer look."""
-
-    def __init__(self, samples: Samples, place: int) -> None:
-        probe = {
-            "linearity_probe_predicted": samples.probe_predicted[place],
-            "linearity_actual": samples.probe_actual[place],
-        }
-        self.scalars = {
-            "update_ratio": float(samples.update_ratio[place]),
-            "linearity_predicted": float(samples.predicted[place]),
-            **{name: float(value) for name, value in probe.items() if not np.isnan(value)},
-        }
-        self.variables = {name: values[place] for name, values in samples.variables.items()}
-        self.layers = {
-            f"activation_{name}": values[place]
-            for name, values in samples.activations.items()
-            if values.size
-        }
-        self.histograms = samples.histograms[place]
-
-
-def _each(samples: Samples) -> Iterator[tuple[int, _Sample]]:
-    for place, step in enumerate(samples.steps):
-        yield int(step), _Sample(samples, place)
-
-
-def _rate_scalar(rates: Rates) -> dict[str, float]:
-    """Return the rate that was set; a `MultiOptimizer` has several and none of them is it."""
-    return {} if np.isnan(rates[0]) else {"learning_rate": rates[0]}
-
-
-def _scalars(reading: Reading, row: int) -> dict[str, float]:
-    return {
-        "loss": float(reading.loss[row]),
-        "grad_norm": float(reading.grad_norm[row]),
-        "grad_norm_after": float(reading.grad_norm_after[row]),
-        "clipped": int(reading.clipped[row]),
-        "skipped": int(reading.skipped[row]),
-    }

@@ -10,7 +10,7 @@ A record is the file `record.jsonl` of a run directory. Every line is one JSON o
 | `finding` | `step`, `finding`, `details` |
 
 The first line is a `run`. A resumed run appends its own; where its steps begin before the end of
-what is there, they replace it from that step on, as the resumed run did. Numbers that JSON lacks
+what is there, they replace it from that step on, events too, as the resumed run did. Numbers that JSON lacks
 are the strings `"nan"`, `"inf"` and `"-inf"`. This module imports neither Keras nor TensorFlow, so
 that a record can be read at once and where neither is installed.
 """  # noqa: E501  a table row can't be broken
@@ -31,6 +31,8 @@ import numpy as np
 from gradstab import __version__
 
 SCHEMA: Final = 1
+# Events with which a run ends; anything after one, such as a resumed run, takes it back.
+ENDS: Final = ("stop", "end")
 FILE_NAME: Final = "record.jsonl"
 _NONFINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -190,6 +192,7 @@ class _Reader:
         self._names: dict[str, tuple[str, ...]] = dict.fromkeys(_LISTS, ())
         self._problems: list[str] = []
         self._unread: int | None = None
+        self._is_new = False
 
     def take(self, number: int, line: bytes) -> None:
         try:
@@ -255,12 +258,14 @@ class _Reader:
                 raise _BadLineError(f"a header whose `{field}` are not a list of names")
             self._names[kind] = tuple(names)
         defaults: dict[str, Any] = {"started": "", "versions": {}, "config": {}}
+        self._is_new = True
         self._runs.append(defaults | {name: fields[name] for name in fields if name != "kind"})
 
     def _take_step(self, fields: dict[str, Any]) -> None:
         step = fields.get("step")
         if not _is_int(step):
             raise _BadLineError("a step without a number")
+        self._replace_from(step)
         scalars = {name: _number(value) for name, value in _mapping(fields, "scalars").items()}
         samples = {
             kind: {
@@ -283,7 +288,17 @@ class _Reader:
         name, step = fields.get(kind), fields.get("step")
         if not isinstance(name, str) or not (step is None or _is_int(step)):
             raise _BadLineError(f"{kind} needs a name and, if any, a whole number as its step")
-        self._events[kind].append(Event(name, step, _mapping(fields, "details")))
+        details = _mapping(fields, "details")
+        if step and name not in ENDS:
+            self._replace_from(step)
+        self._events[kind].append(Event(name, step, details))
+
+    def _replace_from(self, step: int) -> None:
+        """Forget what earlier runs did from the step on at which a new one began."""
+        if self._is_new:
+            self._is_new = False
+            for kind, events in self._events.items():
+                self._events[kind] = [e for e in events if e.step is None or e.step < step]
 
     def _together(self, kind: str, quantity: str) -> PerVariable:
         rows = [

@@ -26,6 +26,7 @@ from gradstab.optimizers.inner import (
     parts,
     reading_once,
     resource,
+    take_step,
     with_rate,
 )
 from gradstab.optimizers.plan import Plan
@@ -127,8 +128,8 @@ class Applier:
             reading_once(self._inner),
             gated(self._inner, step.accept, updates, may_sample=sometimes) as if_accepted,
         ):
-            self._inner.apply(
-                [step.outgoing.values[place] for place in step.places], step.variables
+            take_step(
+                self._inner, [step.outgoing.values[place] for place in step.places], step.variables
             )
         self._chain.store(step.new_states, step.accept)
         if plan.forward_state.variables:
@@ -222,7 +223,7 @@ class Applier:
         # Replicas run in threads that share the optimizer, and each reads copies of its own.
         alone = distribution.num_replicas() == 1
         with reading_once(self._inner) if alone else contextlib.nullcontext():
-            self._inner.apply(gradients, step.variables)
+            take_step(self._inner, gradients, step.variables)
         if chain.acts_on("update"):
             bound_updates(chain, before, step.context)
         if afterwards is not None:

@@ -24,10 +24,12 @@ class Binding:
     Attributes:
         roles: Role of each trainable variable, by the variable's `id`.
         forward_variables: What a forward pass may change, such as BatchNorm's statistics.
+        running_loss: Sum and count behind the loss in the logs, where Keras' own step keeps them.
     """
 
     roles: dict[int, VariableRole]
     forward_variables: tuple[Any, ...]
+    running_loss: tuple[Any, ...] = ()
 
 
 def bind(model: Any) -> Binding:
@@ -39,7 +41,7 @@ def bind(model: Any) -> Binding:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
-    if not model.built:
+    if not is_built(model):
         raise ValueError(
             f"`model` must be built before it is bound. Received: model={model.name!r}, which has "
             "no weights yet. Call it on a batch, or give its first layer an input shape"
@@ -58,7 +60,41 @@ def bind(model: Any) -> Binding:
                     unit_axes=_unit_axes(variable, layer),
                     is_output=layer in outputs,
                 )
-    return Binding(roles=roles, forward_variables=tuple(changed_by_forward_pass(layers)))
+    return Binding(
+        roles=roles,
+        forward_variables=tuple(changed_by_forward_pass(layers)),
+        running_loss=running_loss(model),
+    )
+
+
+def running_loss(model: Any) -> tuple[Any, ...]:
+    """Return sum and count of the mean that Keras shows as `loss`; nothing under other steps.
+
+    Keras' own `train_step` adds a batch to them before the optimizer is asked.
+    """
+    if not trains_by_keras_step(model) or not model.compiled:
+        return ()
+    means = [each for each in model.metrics if each.name == "loss"]
+    if len(means) != 1 or type(means[0]) is not keras.metrics.Mean:
+        return ()
+    return (means[0].total, means[0].count)
+
+
+def is_built(model: Any) -> bool:
+    """Whether a model has its weights.
+
+    A GAN and the like are never called as a whole, so that Keras does not count them as built; what
+    they train are models of their own.
+    """
+    if model.built:
+        return True
+    below = [layer for layer in all_layers(model) if layer is not model]
+    return bool(model.weights) and all(layer.built for layer in below)
+
+
+def trains_by_keras_step(model: Any) -> bool:
+    """Whether nobody has overridden how a model takes a step."""
+    return type(model).train_step is keras.Model.train_step and "train_step" not in vars(model)
 
 
 def unbound_role(variable: Any) -> VariableRole:

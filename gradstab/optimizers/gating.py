@@ -52,6 +52,10 @@ _OPEN: Final = frozenset(
         StableAdamW,
     )
 )
+# What a person may have given an instance a method of its own for.
+_METHODS: Final = frozenset(
+    ("apply", "apply_gradients", "assign", "assign_add", "assign_sub", "update_step")
+)
 # Numbers of entries, in the mean and of one variable, from which on choosing, a further pass over
 # memory, costs more than a condition.
 _LARGE_MEAN: Final = 65_536
@@ -95,7 +99,7 @@ def _is_open(optimizer: Any) -> bool:
         type(optimizer) in _OPEN
         and not optimizer.use_ema
         and not optimizer.gradient_accumulation_steps
-        and not set(vars(optimizer)) & {"assign", "assign_add", "assign_sub", "update_step"}
+        and not set(vars(optimizer)) & _METHODS
     )
 
 

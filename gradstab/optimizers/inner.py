@@ -42,6 +42,23 @@ def resource(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
+def take_step(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    """Have the inner optimizer take a step by the method that its class, or a person, overrides.
+
+    `fit` and loops call `apply_gradients`, which in Keras calls `apply`.
+    """
+    if overrides(optimizer, "apply_gradients"):
+        optimizer.apply_gradients(list(zip(gradients, variables, strict=True)))
+    else:
+        optimizer.apply(gradients, variables)
+
+
+def overrides(optimizer: Any, method: str) -> bool:
+    """Whether an optimizer, or its class, has a method of its own in place of Keras'."""
+    of_keras = getattr(keras.optimizers.Optimizer, method)
+    return method in vars(optimizer) or getattr(type(optimizer), method) is not of_keras
+
+
 class Afterwards:
     """What Keras does at the end of `apply`: average the weights (EMA), and constrain them.
 

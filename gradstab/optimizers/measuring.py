@@ -63,6 +63,15 @@ class MeasuredOptimizer:
             steps = add("steps", (), "int", "zeros", "none")
             self.telemetry.build(add, steps, [variable_path(v) for v in self._plan.variables])
 
+    def build_as_built(self) -> None:
+        """Make the variables for what the optimizer trains, which is built already.
+
+        Keras tells in a private attribute. Where there is none, they are made in the first step.
+        """
+        variables = getattr(self._optimizer, "_trainable_variables", None)
+        if variables:
+            self.build(variables)
+
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
         """Have the optimizer measure in what is traced, or run eagerly, in this block."""

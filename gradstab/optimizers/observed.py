@@ -12,7 +12,7 @@ from gradstab._substitute import replaced_method
 from gradstab.optimizers import distribution
 from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.activations import Activations
-from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.find import stabilized_optimizer, trains_the_whole
 from gradstab.optimizers.measuring import MeasuredOptimizer
 from gradstab.optimizers.packed import StepLogs, can_pack, pack
 from gradstab.optimizers.sampling import Sampler
@@ -37,6 +37,8 @@ class Observer:
         sampler: Looks closer at every n-th step.
         activations: Notes what the layers put out, or `None`.
         lock: Held while steps run; who reads meanwhile from another thread holds it too.
+        optimizer: Which optimizer of the model; the one that it was compiled with if not given.
+        name: Its name, where there are several and each has logs of its own; else `None`.
 
     Attributes:
         telemetry: What is measured. Steps that a `LossScaleOptimizer` skips round an optimizer
@@ -51,13 +53,16 @@ class Observer:
         sampler: Sampler,
         activations: Activations | None = None,
         lock: contextlib.AbstractContextManager[Any] | None = None,
+        optimizer: Any = None,
+        name: str | None = None,
     ) -> None:
         self.sampler = sampler
         self._lock = lock or contextlib.nullcontext()
         self._model = model
         self._activations = activations
-        self._outer = model.optimizer
-        self._own = stabilized_optimizer(model)
+        self._outer = model.optimizer if optimizer is None else optimizer
+        self._name = name
+        self._own = stabilized_optimizer(self._outer)
         self._measured: MeasuredOptimizer | None = None
         if self._own is None:
             self._measured = MeasuredOptimizer(self._outer, model.distribute_strategy)
@@ -71,12 +76,24 @@ class Observer:
         self._history: Any = None
         self._names: tuple[str, ...] = ()
         self._others: list[Observer] = []
-        if model.built and self._measured is not None:
-            self._measured.build(model.trainable_variables)
+        if self._measured is not None:
+            if self._outer is model.optimizer and model.built and trains_the_whole(model):
+                self._measured.build(model.trainable_variables)
+            elif self._outer.built:
+                self._measured.build_as_built()
 
-    def observes(self, model: Any) -> bool:
-        """Whether this is the observer of a model as it is compiled now."""
-        return self._model is model and self._outer is model.optimizer
+    def observes(self, model: Any, optimizer: Any) -> bool:
+        """Whether this is the observer of an optimizer of this model."""
+        return self._model is model and self._outer is optimizer
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer that is watched."""
+        return self._outer
+
+    def describe(self) -> str:
+        """Return the kind of the optimizer."""
+        return type(self._outer if self._own is None else self._own.inner_optimizer).__name__
 
     # While a run lasts ----------------------------------------------------------------------------
 
@@ -84,6 +101,7 @@ class Observer:
         """Have the model trace its step anew, watched, from now to `uninstall`."""
         model = self._model
         steps = self.telemetry.peek().cursor
+        self.telemetry.is_used = False
         self.sampler.begin(steps)
         # Variables that are made while a step is traced have it traced once more.
         self.telemetry.prepare(self.sampler)
@@ -163,6 +181,8 @@ class Observer:
         known here which calls hold no sampled step, those get a function without a sampler.
         """
         model = self._model
+        if self._name is not None:  # Of several, none need step just once in a call.
+            return False
         if model.steps_per_execution != 1 or model.run_eagerly or self.sampler.every_n_steps == 1:
             return False
         if self._own is None:  # A loss scale round another optimizer skips steps by itself.
@@ -201,10 +221,19 @@ class Observer:
             yield
 
     def latest(self) -> dict[str, Any]:
-        """Return scalars of the last step for the logs, as tensors of the compiled step."""
-        if not self.telemetry.paths:
-            return {}
-        return {**self.telemetry.latest(), "update_ratio": self.sampler.ratio()}
+        """Return scalars of the last steps for the logs, as tensors of the compiled step.
+
+        Of several optimizers, those of each that takes part in the step, by name; if it is but one,
+        without.
+        """
+        every = {id(each.telemetry): each for each in (*self._others, self)}
+        used = [each for each in every.values() if each.telemetry.is_used and each.telemetry.paths]
+        logs: dict[str, Any] = {}
+        for each in used:
+            prefix = f"{each._name}/" if len(used) > 1 and each._name is not None else ""
+            scalars = {**each.telemetry.latest(), "update_ratio": each.sampler.ratio()}
+            logs |= {f"{prefix}{name}": value for name, value in scalars.items()}
+        return logs
 
     def _function(self, *, sampling: bool) -> Callable[..., Any]:
         """Return a train function that measures and tells of each step in its logs.
@@ -216,10 +245,14 @@ class Observer:
 
         @distribution.as_written
         def step_and_tell(data: Any) -> Any:
-            for each in (self, *self._others):
+            watching = (self, *self._others)
+            for each in watching:
                 if each._activations is not None:
                     each._activations.begin()
-            with self._around_steps(sampling=sampling), self.telemetry.noting():
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self._around_steps(sampling=sampling))
+                for telemetry in {id(e.telemetry): e.telemetry for e in watching}.values():
+                    stack.enter_context(telemetry.noting())
                 logs = train_step(data)
                 scalars = self.latest() if isinstance(logs, dict) else {}
                 if not scalars:

@@ -53,12 +53,27 @@ class Plan:
     def bind(self, model: Any) -> bool:
         """Take in what a model tells; return whether steps traced before miss something of it."""
         before, self.binding = self.binding, binding.bind(model)
-        if self.forward_state.holds(self.binding.forward_variables):
+        variables, loss = self.binding.forward_variables, self.binding.running_loss
+        if self.forward_state.holds(variables, loss):
             self.forward_state.synchronize()
         else:
-            self.forward_state = ForwardState(self.binding.forward_variables)
+            self.forward_state = ForwardState(variables, loss)
             return True
         return before is None or before.roles != self.binding.roles
+
+    def share(self, other: Plan) -> bool:
+        """Take in what another optimizer of the same model was told.
+
+        What a forward pass changes is kept by all of them together: a step that one of them skips
+        must not undo what the others have applied since its own last step.
+
+        Returns:
+            Whether steps traced before miss something of it.
+        """
+        is_new = self.forward_state is not other.forward_state
+        before, self.binding = self.binding, other.binding
+        self.forward_state = other.forward_state
+        return is_new or before is None or before.roles != getattr(other.binding, "roles", None)
 
     def roles(self) -> list[VariableRole]:
         """Return the role of each variable, as bound, or by the rule that stands in."""

@@ -32,30 +32,69 @@ class Divergence:
             the step was skipped for another reason.
         step: Number of the step at which it began, from 1, skipped steps counted.
         skipped: Steps skipped in a row; 0 if the bad gradient was applied.
+        bad: Paths of all variables whose gradient was not finite in the latest step.
+        known: Number of all variables.
+        is_first: Whether `variable` is the first of them, as it is whenever all are bad.
     """
 
     variable: str | None
     step: int
     skipped: int
+    bad: tuple[str, ...] = ()
+    known: int = 0
+    is_first: bool = True
 
     def __str__(self) -> str:
-        what = (
-            f"the gradient of `{self.variable}` was not finite"
-            if self.variable is not None
-            else "a transform refused the gradient"
-        )
-        if self.skipped:
+        return self.told()
+
+    def told(self, damage: str | None = None, more: str = "") -> str:
+        """Return it in words.
+
+        Args:
+            damage: What of the weights and the rest of the state is not finite, as a sentence.
+            more: What else is known of the gradient, as sentences.
+        """
+        if not self.skipped:
             return (
-                f"{self.skipped} steps in a row were skipped, beginning with step {self.step}, "
-                f"where {what}. None of them touched the weights. Look at the data and the loss of "
-                "these steps; lower the learning rate or check the initialization if it began "
-                "early in training."
+                f"At step {self.step} {self.what}, and the update was applied, since no "
+                f"`SkipNonFinite` stands in the chain. {damage or 'The weights hold NaN now.'} "
+                "Restore them from a checkpoint, and wrap the optimizer with "
+                "`gradstab.stabilize`, which skips such steps."
+            )
+        began = f"{self.skipped} steps in a row were skipped, beginning with step {self.step}"
+        if damage:
+            return (
+                f"{began}. {damage} No skipped step did this: it was done before, or by what else "
+                "writes the variables. Restore them from a checkpoint."
             )
         return (
-            f"At step {self.step} {what}, and the update was applied, since no `SkipNonFinite` "
-            "stands in the chain. The weights hold NaN now. Restore them from a checkpoint, and "
-            "wrap the optimizer with `gradstab.stabilize`, which skips such steps."
+            f"{began}, where {self.what}.{more} None of them touched the weights. Look at the data "
+            "and the loss of these steps; lower the learning rate or check the initialization if "
+            "it began early in training."
         )
+
+    @property
+    def what(self) -> str:
+        """What was wrong with the gradient. A variable is named where the others had a finite one.
+
+        A gradient that is lost on the way back is lost for every layer before: the first variable
+        that has none is the model's first, wherever that began.
+        """
+        if self.variable is None:
+            return "a transform refused the gradient"
+        if not self.is_first:
+            return f"the gradient of `{self.variable}` was not finite, as the first that was not"
+        if len(self.bad) > 1 and len(self.bad) == self.known:
+            return (
+                "no gradient was finite: they do not tell which layer it began in, if it was a "
+                "layer and not the data"
+            )
+        if len(self.bad) > 1:
+            return (
+                f"the gradients of {len(self.bad)} of {self.known} variables were not finite, "
+                f"from `{self.bad[0]}` to `{self.bad[-1]}`"
+            )
+        return f"the gradient of `{self.variable}` was not finite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +146,11 @@ class Reading:
     consecutive_skips: int
     divergence: Divergence | None
     samples: Samples | None = None
+
+    @property
+    def shows_gradient(self) -> bool:
+        """Whether a gradient was not zero, may not have been, or had to be zero at a loss of 0."""
+        return bool(self.missed or (self.grad_norm != 0).any() or (self.loss == 0).any())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,14 +266,24 @@ class Recorded:
                 variable=self._path(self._count("longest_variable")),
                 step=self._count("longest_step"),
                 skipped=self._count("longest_skips"),
+                bad=self._bad_now(),
+                known=len(self.paths),
+                is_first=self._count("longest_variable") <= 0,
             )
         if self._count("applied_nonfinite"):
             return Divergence(
                 variable=self._path(self._count("applied_variable")),
                 step=self._count("applied_step"),
                 skipped=0,
+                bad=self._bad_now(),
+                known=len(self.paths),
+                is_first=self._count("applied_variable") <= 0,
             )
         return None
+
+    def _bad_now(self) -> tuple[str, ...]:
+        fine = np.isfinite(self.norms)
+        return tuple(path for path, each in zip(self.paths, fine, strict=True) if not each)
 
     def _path(self, index: float) -> str | None:
         return self.paths[int(index)] if index >= 0 else None

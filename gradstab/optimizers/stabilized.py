@@ -12,7 +12,11 @@ from keras import ops
 from gradstab._errors import DivergenceError
 from gradstab._serialization import register
 from gradstab.optimizers import distribution
-from gradstab.optimizers.accepted import check_inner_optimizer, check_transforms
+from gradstab.optimizers.accepted import (
+    KERAS_CLIPPING,
+    check_inner_optimizer,
+    check_transforms,
+)
 from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.binding import variable_path
 from gradstab.optimizers.chain import Chain
@@ -41,6 +45,24 @@ def _of_inner(name: str) -> property:
             setattr(inner, name, value)
 
     return property(read, write, doc=f"`{name}` of the inner optimizer.")
+
+
+def _no_clipping(name: str) -> property:
+    """A clipping argument of Keras', of which there is a transform of the same meaning."""
+
+    def read(self: StabilizedOptimizer) -> None:
+        return None
+
+    def write(self: StabilizedOptimizer, value: Any) -> None:
+        if value is not None:  # Keras' own `__init__` sets it.
+            transform = KERAS_CLIPPING[name]
+            raise ValueError(
+                f"`{name}` can't be set on a StabilizedOptimizer, which clips by its transforms. "
+                f"Received: {name}={value!r}. List gradstab.transforms.{transform}({value!r}) when "
+                "it is made, or set the bound of such a transform in `optimizer.transforms`"
+            )
+
+    return property(read, write, doc=f"`{name}`: always `None`.")
 
 
 @final
@@ -94,6 +116,9 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
     weight_decay = _of_inner("weight_decay")
     loss_scale_factor = _of_inner("loss_scale_factor")
     gradient_accumulation_steps = _of_inner("gradient_accumulation_steps")
+    clipnorm = _no_clipping("clipnorm")
+    clipvalue = _no_clipping("clipvalue")
+    global_clipnorm = _no_clipping("global_clipnorm")
 
     def __init__(
         self,
@@ -219,6 +244,19 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         """
         return self._plan.bind(model)
 
+    def share(self, other: StabilizedOptimizer) -> bool:
+        """Take in what `bind` told another optimizer of the same model; `find.bind` calls it.
+
+        Returns:
+            As `bind`.
+        """
+        return self._plan.share(other._plan)
+
+    @property
+    def applied_nothing(self) -> bool:
+        """Whether, of a bound model, no step was applied since its metrics were reset."""
+        return self._plan.forward_state.applied_nothing
+
     # The step -------------------------------------------------------------------------------------
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> Any:
@@ -291,11 +329,21 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         for the device. `telemetry.acknowledge()` lets training go on after the cause is mended.
 
         Raises:
-            DivergenceError: Names the first variable whose gradient was not finite, and the step.
+            DivergenceError: Names the step, and what is damaged, weights before gradients.
         """
+        from gradstab.optimizers.damage import MOMENT, STATISTIC, WEIGHT, Part, first_damage
+
         divergence = self.telemetry.peek().divergence
         if divergence is not None:
-            raise DivergenceError(f"Training has diverged. {divergence}")
+            weights, statistics = self._plan.variables, self._plan.forward_state.of_layers
+            kinds = (
+                (WEIGHT, weights),
+                (STATISTIC, statistics),
+                (MOMENT, self.inner_optimizer.variables),
+            )
+            damage = first_damage(Part(each, kind) for kind, some in kinds for each in some)
+            told = divergence.told(None if damage is None else str(damage))
+            raise DivergenceError(f"Training has diverged. {told}")
 
     @property
     def max_consecutive(self) -> int | None:

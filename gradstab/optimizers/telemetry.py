@@ -40,6 +40,7 @@ class Telemetry:
 
     Attributes:
         samplers: What looks closer at some of the steps that are traced from now on.
+        is_used: Whether a step was traced or run since somebody set it to false.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Telemetry:
         self._warned_at = -1
         self._noted: dict[str, Any] | None = None
         self.samplers: list[Sampler] = []
+        self.is_used = False
 
     def build(self, add_variable: Callable[..., Any], steps: Any, paths: Sequence[str]) -> None:
         """Make the variables.
@@ -193,6 +195,7 @@ class Telemetry:
             at_floor: Whether that scale can't be halved. Until then it is expected to overflow, and
                 no such skip counts towards the budget.
         """
+        self.is_used = True
         counts = value_of(self._variables["counts"])
         flags = [False if overflow is None else overflow, *vetoes]
         skip = any_of([flag for flag in flags if flag is not False])

@@ -63,16 +63,19 @@ def plot_gradient_norm(record: Record, ax: Axes | None = None) -> Axes:
     """
     ax = axes_or_new(ax)
     ax.set(title="Global gradient norm", xlabel="step", ylabel="norm")
+    labels = {"grad_norm": "before the transforms", "grad_norm_after": "after the transforms"}
+    names = [name for name in labels if name in record.columns]
     drawn = [
-        line(ax, record.steps, record.columns[name], color=color, linewidth=1.0, label=label)
-        for name, label, color in (
-            ("grad_norm", "before the transforms", COLORS[0]),
-            ("grad_norm_after", "after the transforms", COLORS[1]),
-        )
-        if name in record.columns
+        line(ax, record.steps, record.columns[name], color=color, linewidth=1.0, label=labels[name])
+        for name, color in zip(names, COLORS, strict=False)
     ]
     if not any(drawn):
         return say_missing(ax, "no gradient norms in this record")
+    norms = [
+        record.columns[name] for name in ("grad_norm", "grad_norm_after") if name in record.columns
+    ]
+    if not any((values > 0).any() for values in norms):
+        return say_missing(ax, "the gradient was exactly zero at every recorded step")
     ax.set_yscale("log")
     _draw_bound(ax, record)
     skips = [event.step for event in record.events if event.name == "skip"]

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gradstab.monitoring.record import FILE_NAME
+from gradstab.monitoring.record import ENDS, FILE_NAME
 from gradstab.reports._words import printable
-from gradstab.reports.summary import ENDS, describe
+from gradstab.reports.summary import describe
 
 _SHOWN = ("loss", "grad_norm", "grad_norm_after", "update_ratio")
 

@@ -147,6 +147,7 @@ def kind(event: Event) -> str:
         "clip": "bound changed",
         "stop": "stopped",
         "missed": "missed steps",
+        "zero_gradient": "gradient exactly zero",
     }
     return f"{words.get(event.name, event.name)}{f': {cause}' if cause else ''}"
 

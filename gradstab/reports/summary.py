@@ -6,16 +6,13 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from gradstab.monitoring.record import Event, PerVariable, Record
+from gradstab.monitoring.record import ENDS, Event, PerVariable, Record
 from gradstab.reports._words import counted, number, share
 from gradstab.reports.steps import kind
-
-# Events with which a run ends; anything after one, such as a resumed run, takes it back.
-ENDS: Final = ("stop", "end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +208,9 @@ def _ending(record: Record, loss: Any) -> str:
         lost = int(np.argmax(finite[::-1]))
         first = int(record.steps[len(loss) - lost])
         words.append(
-            f"the loss is not finite from step {first:,} to the end of the record "
-            f"({counted(lost, 'recorded step')})"
+            f"the loss of the last recorded step, {first:,}, is not finite"
+            if lost == 1
+            else f"the loss is not finite at the last {lost:,} recorded steps, from {first:,} on"
         )
     if not ends:
         words.append("the record names no end: the run goes on, was killed, or ended as planned")
@@ -302,7 +300,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         ("clipped", _clipped(summary.clipped_share)),
         ("last loss", "not recorded" if summary.last_loss is None else number(summary.last_loss)),
         ("best loss", _at(summary.best_loss, summary.best_loss_step)),
-        ("largest gradient norm", _at(summary.largest_norm, summary.largest_norm_step)),
+        ("largest gradient norm", _of_norm(summary)),
         ("first bad variable", "none recorded" if bad is None else _named(*bad)),
     ]
     if summary.missed:
@@ -328,6 +326,12 @@ def _clipped(part: float | None) -> str:
 
 def _at(value: float | None, step: int | None) -> str:
     return "not recorded" if value is None else f"{number(value)} at step {step:,}"
+
+
+def _of_norm(summary: Summary) -> str:
+    if summary.largest_norm == 0:
+        return "exactly zero at every recorded step: nothing can be learned so"
+    return _at(summary.largest_norm, summary.largest_norm_step)
 
 
 def _named(name: str, step: int | None) -> str:

@@ -77,6 +77,10 @@ class EpochRunner:
         batches = feed.open(epoch)
         epoch_logs: dict[str, Any] = {}
         step = 0
+        for callback in callbacks.callbacks:
+            # A DivergenceGuard looks at the model on some examples between epochs.
+            if hasattr(callback, "see_examples"):
+                callback.see_examples(feed.examples())
         while feed.steps is None or step < feed.steps:
             callbacks.on_train_batch_begin(step)
             start = time.perf_counter()

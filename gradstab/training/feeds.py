@@ -52,6 +52,10 @@ class Feed(Protocol):
         """Return the structure of one whole batch."""
         ...
 
+    def examples(self) -> Any:
+        """Return some batch, without using it up; `None` where none can be had."""
+        ...
+
 
 def make_feed(
     name: str,
@@ -132,6 +136,12 @@ class ArrayFeed:
     def signature(self) -> Any:
         """Return the structure of one whole batch."""
         return batch_spec(self._arrays, self.batch_size)
+
+    def examples(self) -> Any:
+        """Return the first examples."""
+        return keras.tree.map_structure(
+            lambda array: None if array is None else array[: self.batch_size], self._arrays
+        )
 
 
 class _ArrayEpoch:
@@ -217,6 +227,10 @@ class DatasetFeed:
     def signature(self) -> Any:
         """Return the structure of one batch."""
         return self._element_spec
+
+    def examples(self) -> Any:
+        """Return the first batch that was looked at, or `None`."""
+        return self._first_batch
 
     def _iterator(self, epoch: int) -> Any:
         if self._for_epoch is not None:

@@ -81,7 +81,7 @@ def test_a_diverged_run_ends_with_its_cause(data, tmp_path):
     model.fit(x * np.nan, y, batch_size=4, verbose=0, callbacks=[monitor])
     stop = read_record(tmp_path / "run").events[-1]
     assert (stop.name, stop.details["cause"]) == ("stop", "divergence")
-    assert model.trainable_variables[0].path in stop.details["message"]
+    assert "no gradient was finite" in stop.details["message"]
 
 
 def test_a_second_fit_goes_on_in_the_same_record(data, tmp_path):
@@ -251,7 +251,7 @@ def test_where_a_call_is_not_one_step_samples_are_missed_before_the_first_look_o
 
 def test_between_two_looks_a_second_apart_nothing_is_lost(data, tmp_path, monkeypatch):
     clock = types.SimpleNamespace(monotonic=lambda: 0.0)
-    monkeypatch.setattr("gradstab.callbacks.gradient_monitor.time", clock)
+    monkeypatch.setattr("gradstab.callbacks.pace.time", clock)
     looks = []
     peek = Telemetry.peek
     monkeypatch.setattr(Telemetry, "peek", lambda *a, **k: looks.append(1) or peek(*a, **k))

@@ -233,3 +233,31 @@ def test_ten_thousand_steps_with_500_variables_stay_small_and_load_at_once(tmp_p
     assert min(seconds) < 2.0
     assert record.norms.values.shape == (200, 500)
     assert len(record.column("loss")) == 10_000
+
+
+def test_a_run_begun_anew_in_a_folder_is_not_blamed_for_the_events_of_the_old_one(tmp_path):
+    with RecordWriter(tmp_path, variables=["a"]) as writer:
+        writer.event("skip", step=2, cause="nonfinite", variable="a")
+        writer.step(50, {"loss": 1.0})
+        writer.event("stop", step=60, cause="divergence")
+    with RecordWriter(tmp_path, variables=["a"]) as writer:
+        writer.step(1, {"loss": 2.0})
+        writer.event("skip", step=7, cause="outlier", variable="a")
+        writer.event("end", step=40)
+    record = read_record(tmp_path)
+    assert [(event.name, event.step) for event in record.events] == [("skip", 7), ("end", 40)]
+    assert record.steps.tolist() == [1]
+    assert len(record.runs) == 2
+
+
+def test_a_resumed_run_keeps_the_events_before_it(tmp_path):
+    with RecordWriter(tmp_path, variables=["a"]) as writer:
+        writer.event("skip", step=2, cause="nonfinite", variable="a")
+        writer.step(50, {"loss": 1.0})
+        writer.event("skip", step=60, cause="nonfinite", variable="a")
+    with RecordWriter(tmp_path, variables=["a"]) as writer:
+        writer.event("skip", step=58, cause="outlier", variable="a")
+        writer.step(100, {"loss": 1.0})
+    record = read_record(tmp_path)
+    assert [event.step for event in record.events] == [2, 58]
+    assert record.steps.tolist() == [50, 100]

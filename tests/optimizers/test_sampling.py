@@ -165,7 +165,7 @@ def test_many_steps_per_call_lose_no_sample():
     model = _model(gradstab.stabilize("sgd"), steps_per_execution=50)
     monitor = callbacks.GradientMonitor(every_n_steps=1)
     logs = model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[monitor]).history
-    samples = [r.samples for r in monitor._epoch]
+    samples = [r.samples for r in monitor._watches[0].readings]
     assert np.concatenate([s.steps for s in samples]).tolist() == list(range(1, 51))
     ratios = np.concatenate([s.update_ratio for s in samples])
     assert logs["update_ratio"] == pytest.approx([ratios.mean()])

@@ -277,3 +277,19 @@ def test_a_loss_that_is_no_scalar_is_not_recorded():
     optimizer.scale_loss(tf.ones(3))
     optimizer.apply([tf.ones(1)], [keras.Variable([1.0])])
     assert np.isnan(optimizer.telemetry.peek().loss).tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [
+        ("clipnorm", "ClipByNorm"),
+        ("clipvalue", "ClipByValue"),
+        ("global_clipnorm", "ClipByGlobalNorm"),
+    ],
+)
+def test_a_clip_attribute_is_refused_and_not_ignored(name, transform):
+    optimizer = stabilize("sgd", clip=None)
+    assert getattr(optimizer, name) is None
+    setattr(optimizer, name, None)
+    with pytest.raises(ValueError, match=rf"`{name}` can't be set.*{name}=0.1.*{transform}\(0.1\)"):
+        setattr(optimizer, name, 0.1)

@@ -201,3 +201,12 @@ def test_without_matplotlib_the_extra_is_named(record, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "gradstab\[report\]"'):
         plot_loss(record)
+
+
+def test_a_gradient_of_zero_is_said_and_not_drawn_on_a_log_scale(tmp_path):
+    """Warnings are errors here: matplotlib warned of a scale without a positive value."""
+    with RecordWriter(tmp_path) as writer:
+        for step in (1, 2):
+            writer.step(step, {"grad_norm": 0.0, "grad_norm_after": 0.0, "loss": 1.0})
+    ax = plot_gradient_norm(read_record(tmp_path))
+    assert "exactly zero at every recorded step" in ax.texts[0].get_text()

@@ -35,7 +35,7 @@ def test_the_summary_counts_what_the_record_says(tmp_path):
     assert summary.skipped == {"nonfinite": 1, "spike": 1}
     assert summary.first_bad_variable == ("b", 3)
     assert (summary.missed, summary.last_step, summary.recorded_steps) == (4, 9, 5)
-    assert "not finite from step 4 to the end of the record (2 recorded steps)" in summary.ending
+    assert "the loss is not finite at the last 2 recorded steps, from 4 on" in summary.ending
 
 
 def test_a_resumed_run_counts_a_skip_once(tmp_path):
@@ -198,3 +198,12 @@ def test_a_record_that_was_replaced_is_read_from_its_start(tmp_path):
 )  # fmt: skip
 def test_lines(entry, line):
     assert to_line(entry).rstrip() == line
+
+
+def test_one_sample_that_is_not_finite_is_told_as_one(tmp_path):
+    with RecordWriter(tmp_path) as writer:
+        writer.step(1, {"loss": 2.0, "grad_norm": 0.0})
+        writer.step(50, {"loss": math.nan, "grad_norm": 0.0})
+    record = read_record(tmp_path)
+    assert "the loss of the last recorded step, 50, is not finite" in summarize(record).ending
+    assert "exactly zero at every recorded step" in to_text(record)

@@ -1,0 +1,194 @@
+"""One optimizer that a run's monitor watches: what was read of it, and where that is put."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradstab.callbacks.layer_rates import LayerRates
+from gradstab.callbacks.sinks import RecordSink, Sink, TensorBoardSink
+from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.observed import Observer
+from gradstab.optimizers.reading import Reading
+from gradstab.transforms.clipping import ClipByGlobalNorm
+
+
+class Watch:
+    """What the monitor holds of one optimizer while a run lasts.
+
+    Args:
+        name: Name of the optimizer in the model.
+        observer: Measures its steps.
+
+    Attributes:
+        rates: Effective rates, where they are asked for.
+        readings: What was read in this epoch.
+    """
+
+    def __init__(self, name: str, observer: Observer) -> None:
+        self.name = name
+        self.observer = observer
+        self.rates: LayerRates | None = None
+        self._sinks: list[Sink] | None = None
+        self.readings: list[Reading] = []
+        self._latest_ratio = float("nan")
+        self._cursor = self._calls_read = 0
+        self.begun: Reading | None = None
+        self.latest: Reading | None = None
+        self.has_moved = False
+
+    def begin(self, rates: LayerRates | None) -> None:
+        """Begin a run."""
+        self.observer.install()
+        self.rates = rates
+        self.begun = self.latest = self.observer.telemetry.peek()
+        self._cursor = self.begun.cursor
+        self._sinks, self.readings, self.has_moved = None, [], False
+
+    def begin_epoch(self) -> None:
+        """Begin a new count."""
+        self.readings = []
+
+    @property
+    def steps(self) -> int:
+        """Steps of this run, as far as they were read."""
+        return self._cursor - (0 if self.begun is None else self.begun.cursor)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a step may have run since the last reading."""
+        calls = self.observer.calls
+        return not self.readings or calls == 0 or calls != self._calls_read
+
+    def read(self, open_sinks: Callable[[Watch], list[Sink] | None]) -> None:
+        """Read what happened since the last time, and put it where it belongs.
+
+        Args:
+            open_sinks: Makes what takes readings, as soon as it is known what there is to take.
+        """
+        observer, since = self.observer, self._cursor
+        self._calls_read = observer.calls
+        self.latest = reading = observer.telemetry.peek(since=since, sampler=observer.sampler)
+        self._cursor = reading.cursor
+        observer.settle(reading.cursor)
+        self.has_moved |= reading.shows_gradient
+        self.readings.append(reading)
+        self.open(open_sinks)
+        rates = None
+        if self._sinks and self.rates is not None and reading.cursor > since:
+            rates = self.rates.read()
+        self._put(lambda sink: sink.write(reading, rates))
+
+    def open(self, open_sinks: Callable[[Watch], list[Sink] | None]) -> None:
+        """Open what readings are written to, if that can be done by now."""
+        if self._sinks is None:
+            self._sinks = open_sinks(self)
+
+    def end_epoch(self) -> None:
+        """Have written what is due at the end of an epoch."""
+        self._put(lambda sink: sink.end_epoch())
+
+    def tell(self, event: str, message: str) -> None:
+        """Have something that happened written."""
+        self._put(lambda sink: sink.event(event, self._cursor, message))
+
+    def end(self) -> None:
+        """Close what readings are written to."""
+        latest = self.latest
+        if latest is not None:
+            self._put(lambda sink: sink.end(latest))
+        self._sinks = None
+
+    def epoch_logs(self) -> dict[str, float]:
+        """Return what the steps of this epoch add to its logs, up to now."""
+        norms = np.concatenate([np.zeros(0), *(reading.grad_norm for reading in self.readings)])
+        finite = norms[np.isfinite(norms)]
+        samples = [reading.samples for reading in self.readings if reading.samples is not None]
+        ratios = np.concatenate([np.zeros(0), *(sample.update_ratio for sample in samples)])
+        ratios = ratios[np.isfinite(ratios)]
+        if len(ratios):
+            self._latest_ratio = float(ratios[-1])
+        return {
+            "grad_norm": float(finite.mean()) if len(finite) else float("nan"),
+            "grad_norm_max": float(finite.max()) if len(finite) else float("nan"),
+            "clipped": int(sum(reading.clipped.sum() for reading in self.readings)),
+            "skipped": int(sum(reading.skipped.sum() for reading in self.readings)),
+            # An epoch may be shorter than the way from one sample to the next.
+            "update_ratio": float(ratios.mean()) if len(ratios) else self._latest_ratio,
+        }
+
+    def _put(self, put: Callable[[Sink], None]) -> None:
+        """Put something into each sink; one that can't be written any more is left out."""
+        for sink in tuple(self._sinks or ()):
+            try:
+                put(sink)
+            except OSError as error:
+                self._sinks = [each for each in self._sinks or () if each is not sink]
+                with contextlib.suppress(OSError):
+                    sink.close()
+                warnings.warn(
+                    "Nothing more of this run is recorded there, since it can't be written: "
+                    f"{error}. Training goes on. Make room, or give the monitor another folder",
+                    stacklevel=2,
+                )
+
+
+def named(watches: Sequence[Watch], logs: Callable[[Watch], dict[str, Any]]) -> dict[str, Any]:
+    """Return logs of all optimizers that took steps, by name where there are several of them."""
+    used = [watch for watch in watches if watch.observer.telemetry.is_used]
+    if len(used) == 1:
+        return logs(used[0])
+    return {f"{watch.name}/{key}": v for watch in used for key, v in logs(watch).items()}
+
+
+def open_sinks(
+    watch: Watch,
+    run_dir: Path | None,
+    tensorboard_dir: Path | None,
+    every_n_steps: int,
+    layers: Sequence[str],
+) -> list[Sink]:
+    """Return what takes the readings of an optimizer.
+
+    Args:
+        watch: The optimizer.
+        run_dir: Folder for record and figures, or `None` for neither.
+        tensorboard_dir: Folder for TensorBoard's event files, or `None` for none.
+        every_n_steps: Steps between two samples.
+        layers: Names of the layers whose activations are sampled.
+    """
+    paths = watch.observer.telemetry.paths
+    trained_layers = () if watch.rates is None else watch.rates.begin(paths)
+    sinks: list[Sink] = []
+    if tensorboard_dir is not None:
+        sinks.append(TensorBoardSink(tensorboard_dir, paths, layers, trained_layers))
+    if run_dir is not None:
+        optimizer = watch.observer.optimizer
+        config = {
+            "optimizer": _describe(optimizer),
+            "every_n_steps": every_n_steps,
+            "max_norm": _bound(optimizer),
+        }
+        sinks.append(RecordSink(run_dir, every_n_steps, paths, layers, trained_layers, config))
+    return sinks
+
+
+def _describe(optimizer: Any) -> str:
+    """Return the chain of an optimizer of gradstab's, or the name of another."""
+    ours = stabilized_optimizer(optimizer)
+    return repr(ours) if ours is not None else type(optimizer).__name__
+
+
+def _bound(given: Any) -> float | None:
+    """Return the tightest bound on the global norm, to be drawn beside it."""
+    optimizer = stabilized_optimizer(given)
+    if optimizer is None:
+        own = getattr(given, "inner_optimizer", given)
+        return getattr(own, "global_clipnorm", None) or None
+    bounds = [t.max_norm for t in optimizer.transforms if isinstance(t, ClipByGlobalNorm)]
+    return min(bounds, default=None)
