@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from typing import Any
 
 import keras
 
+from gradstab._errors import DivergenceError
+from gradstab.training.applied import SkippedSteps
 from gradstab.training.checkpoint import Progress, RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
 from gradstab.training.feeds import ArrayFeed, Feed
@@ -58,6 +62,7 @@ class Run:
                 model=model,
             )
         history = model.history
+        judge, guarded = SkippedSteps(model), True
         history.history.update(progress.history)
         model.stop_training = False
         callbacks.on_train_begin()
@@ -76,6 +81,7 @@ class Run:
                 None if per_call == "auto" else int(per_call),
                 self.workers,
             )
+            guarded = runner.guarded
             for epoch in range(first, settings.epochs):
                 logs = self._epoch(runner, epoch)
                 callbacks.on_epoch_end(epoch, logs)
@@ -91,7 +97,21 @@ class Run:
         if isinstance(model.optimizer, keras.optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
         callbacks.on_train_end(logs=logs)
+        verdict = None if guarded else judge.verdict()
+        if verdict is not None:
+            raise DivergenceError(f"Training has diverged: {verdict}")
+        if progress.best_epoch is None and progress.epochs_done:
+            self._warn_that_nothing_improved(history.history[settings.monitor])
         return history
+
+    def _warn_that_nothing_improved(self, values: list[float]) -> None:
+        found = "NaN" if all(map(math.isnan, values)) else "not finite"
+        kept = "" if self.directory is None else " `model.keras` is the model as the run began."
+        warnings.warn(
+            f"There is no best model, for no epoch improved `monitor`: `{self.settings.monitor}` "
+            f"was {found} in every epoch.{kept} Look for NaN in the data that it is computed on",
+            stacklevel=4,
+        )
 
     def _stopped_before(self) -> bool:
         """Whether the run was ended early, and no more epochs are asked for than then."""

@@ -58,8 +58,11 @@ class Settings:
         return None if self.jit_compile == "auto" else _FORMS[self.jit_compile]
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Return whether `value` of the monitored log is better than the best so far."""
-        if math.isnan(value):
+        """Return whether `value` of the monitored log is better than the best so far.
+
+        NaN and infinity are no better than anything.
+        """
+        if not math.isfinite(value):
             return False
         return best is None or (value < best if self.monitor_mode == "min" else value > best)
 
