@@ -188,7 +188,7 @@ class _Attached:
             metric.update_state(term, sample_weight=forward.batch_size)
             # The gradients of the replicas will be summed.
             loss += tf.cast(term / num_replicas(), loss.dtype)
-        return loss
+        return _before_its_gradient(loss)
 
     def train_step(self, data: Any) -> Any:
         """Run the model's own step; raise if it goes past the penalties."""
@@ -224,6 +224,23 @@ class _Attached:
         if not tf.executing_eagerly():
             return self._traces_training
         return float(tf.convert_to_tensor(self.metrics[0].count)) > 0
+
+
+@tf.custom_gradient
+def _before_its_gradient(loss: Any) -> Any:
+    """Return a loss whose gradient, and so every update of a weight, waits for all of it.
+
+    A penalty reads weights in passes of its own, on which not every weight's gradient depends: Ω
+    has one in the recurrent kernels alone. That such a read comes before the update is held by a
+    control edge, which TensorFlow's graph optimizer takes out where the graph has loops
+    (`dependency_optimization`, in 2.21): now and then the penalty saw half-updated weights.
+    Dependence on data stays, and so the gradient of a loss that is NaN is NaN.
+    """
+
+    def gradient(upstream: Any) -> Any:
+        return tf.where(tf.math.is_nan(loss), loss, upstream)
+
+    return tf.identity(loss), gradient
 
 
 def _log_names(penalties: Sequence[Penalty]) -> list[str]:
