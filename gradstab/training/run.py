@@ -10,10 +10,13 @@ from typing import Any
 import keras
 
 from gradstab._errors import DivergenceError
+from gradstab.optimizers.find import bind
 from gradstab.training.applied import SkippedSteps
-from gradstab.training.checkpoint import Progress, RunDirectory
+from gradstab.training.checkpoint import RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
 from gradstab.training.feeds import ArrayFeed, Feed
+from gradstab.training.identity import device
+from gradstab.training.leftovers import Progress
 from gradstab.training.probe import Choice, choose_form
 from gradstab.training.replicas import synchronize
 from gradstab.training.settings import Settings
@@ -66,8 +69,12 @@ class Run:
         history.history.update(progress.history)
         model.stop_training = False
         callbacks.on_train_begin()
+        # Weights may have been loaded, into a model that its optimizer knows already: what a
+        # skipped step puts back are the statistics of now.
+        bind(model)
         history.epoch = list(range(progress.epochs_done))
         first = max(progress.epochs_done, _epoch_of_backup(model))
+        progress.epochs_elsewhere += first - progress.epochs_done
         logs: dict[str, Any] | None = None
         if first < settings.epochs and not self._stopped_before():
             choice = self._choose(first)
@@ -121,7 +128,7 @@ class Run:
 
     def _begin(self, choice: Choice) -> None:
         if self.settings.verbose != 0:
-            print(f"{choice}; device: {self.config['device']}")
+            print(f"{choice}; device: {device()}")
         if self.directory is not None:
             loop = self.old_config.get("loop", dataclasses.asdict(choice))
             self.directory.begin(self.config | {"loop": loop}, self.model)
