@@ -105,6 +105,8 @@ class RunDirectory:
         weights = checked_weights(self.path, progress)
         try:
             model.load_weights(weights)
+            if progress.checksum not in (None, checksum(model)):
+                raise ValueError("its numbers are not those that the run wrote")
         except Exception as error:  # of h5py and Keras, in as many ways as a file can be wrong
             raise unusable(weights, error) from error
         try:
@@ -129,10 +131,8 @@ class RunDirectory:
         progress.coefficients = coefficients_of(model)
         weights = self._checkpoints / weights_name(progress.epochs_done)
         self._replace(weights, model.save_weights)
-        state = {"weights": weights.name, **dataclasses.asdict(progress)}
-        if self._writes:
-            state["checksum"] = checksum(weights)
-        self._write_json(self._state, state)
+        progress.checksum = checksum(model)
+        self._write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
         self._write_json(self._history, progress.history)
         if not self._writes:
             return

@@ -16,10 +16,13 @@ import zlib
 from pathlib import Path
 from typing import Any, NoReturn
 
+import keras
+import numpy as np
+
 from gradstab.training.strategy import FORMS
 
 _WEIGHTS = re.compile(r"epoch-(\d{6,})\.weights\.h5")
-_BLOCK = 1 << 22
+_FIX = "Put the file back as it was, or pass another `run_dir` to begin anew"
 
 
 @dataclasses.dataclass
@@ -37,6 +40,7 @@ class Progress:
         coefficients: Those of the regularizers and penalties, which none holds either.
         epochs_elsewhere: Completed epochs that a backup of Keras' knew of, and this history does
             not.
+        checksum: Of weights and moments; `None` in runs of earlier versions.
     """
 
     epochs_done: int = 0
@@ -48,6 +52,7 @@ class Progress:
     random_states: list[list[int]] = dataclasses.field(default_factory=list)
     coefficients: list[float] = dataclasses.field(default_factory=list)
     epochs_elsewhere: int = 0
+    checksum: str | None = None
 
 
 def weights_name(epochs_done: int) -> str:
@@ -91,19 +96,16 @@ def checked_weights(directory: Path, progress: Progress) -> Path:
     file = directory / "checkpoints" / weights_name(progress.epochs_done)
     if not file.is_file():
         _refuse(file, "is lost")
-    state = _read_json(directory / "checkpoints" / "state.json")
-    if "checksum" in state and state["checksum"] != checksum(file):
-        _refuse(file, "is not as the run wrote it")
     return file
 
 
-def checksum(file: Path) -> str:
-    """Return a number that tells a file from a torn or changed one."""
+def checksum(model: Any) -> str:
+    """Return a number made of all that a file of weights holds, to tell it from a changed one."""
     total = 0
-    with file.open("rb") as content:
-        while block := content.read(_BLOCK):
-            total = zlib.crc32(block, total)
-    return f"crc32 {total:08x} of {file.stat().st_size} bytes"
+    for variable in (*model.weights, *model.optimizer.variables):
+        value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+        total = zlib.crc32(value.tobytes(), total)
+    return f"crc32 {total:08x}"
 
 
 def unusable(file: Path, error: Exception) -> ValueError:
@@ -117,7 +119,7 @@ def _config(file: Path) -> dict[str, Any]:
     config = _read_json(file)
     arguments, model, loop = config.get("arguments"), config.get("model"), config.get("loop", {})
     if not isinstance(arguments, dict):
-        _refuse(file, "is a file that no run wrote")
+        _refuse_foreign(file, "it holds no `arguments`")
     is_whole = (
         isinstance(model, dict)
         and "steps" in config
@@ -137,7 +139,6 @@ def _progress(file: Path, config: dict[str, Any]) -> Progress:
     state = _read_json(file)
     known = {field.name for field in dataclasses.fields(Progress)}
     weights = state.pop("weights", None)
-    state.pop("checksum", None)
     if not {"epochs_done", "history"} <= set(state):
         _refuse(file, "lacks what a run writes into it")
     unknown = sorted(set(state) - known)
@@ -226,9 +227,9 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         # Whatever is in it: it is no JSON.
-        _refuse(file, f"is a file that no run wrote ({_first_line(error)})")
+        _refuse_foreign(file, _first_line(error))
     if not isinstance(content, dict):
-        _refuse(file, "is a file that no run wrote (it holds no object)")
+        _refuse_foreign(file, "it holds no object")
     return content
 
 
@@ -238,9 +239,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _refusal(file: Path, problem: str) -> str:
-    return (
-        f"`run_dir` holds a run that can't go on: {os.fspath(file)!r} {problem}. Put the file back "
-        "as it was, or pass another `run_dir` to begin anew"
+    return f"`run_dir` holds a run that can't go on: {os.fspath(file)!r} {problem}. {_FIX}"
+
+
+def _refuse_foreign(file: Path, problem: str) -> NoReturn:
+    raise ValueError(
+        f"`run_dir` holds a file that no run wrote: {os.fspath(file)!r} ({problem}). {_FIX}"
     )
 
 

@@ -107,7 +107,8 @@ class Run:
         verdict = None if guarded else judge.verdict()
         if verdict is not None:
             raise DivergenceError(f"Training has diverged: {verdict}")
-        if progress.best_epoch is None and progress.epochs_done:
+        is_used = self.directory is not None or settings.early_stopping_patience is not None
+        if is_used and progress.best_epoch is None and progress.epochs_done:
             self._warn_that_nothing_improved(history.history[settings.monitor])
         return history
 
