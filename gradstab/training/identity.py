@@ -58,7 +58,10 @@ def describe_run(
         },
         # A run changes these, so that they tell of its beginning alone.
         "begins_with": {
-            "learning rate": [rate for rate in _rates(optimizer) if not isinstance(rate, dict)],
+            # As it was given, 0.1 and not 0.10000000149.
+            "learning rate": [
+                float(f"{rate:.7g}") for rate in _rates(optimizer) if isinstance(rate, float)
+            ],
             "coefficients": list(coefficients),
         },
     }
