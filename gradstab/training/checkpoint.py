@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from gradstab._coefficients import Adjustable
+from gradstab._errors import RunDirectoryError
 from gradstab.training.leftovers import (
     Progress,
     checked_weights,
@@ -58,10 +59,10 @@ class RunDirectory:
         """Return the configuration and the progress of the run in here, both empty for a new one.
 
         Raises:
-            ValueError: If a run is here that is not to be resumed, or can't be.
+            RunDirectoryError: If a run is here that is not to be resumed, or can't be.
         """
         if not resume and holds_a_run(self.path):
-            raise ValueError(
+            raise RunDirectoryError(
                 f"`run_dir` holds a run already. Received: run_dir={os.fspath(self.path)!r}. Pass "
                 "`resume=True` to go on with it, or another `run_dir`"
             )
@@ -75,7 +76,7 @@ class RunDirectory:
         Of several workers the one that writes holds it for all.
 
         Raises:
-            ValueError: If another run holds it, or nothing can be written there.
+            RunDirectoryError: If another run holds it, or nothing can be written there.
         """
         return locked(self.path) if self._writes else contextlib.nullcontext()
 
@@ -100,7 +101,7 @@ class RunDirectory:
         """Put the model, its optimizer and its seed generators where `progress` was made.
 
         Raises:
-            ValueError: If a file is lost, broken, or does not fit the model.
+            RunDirectoryError: If a file is lost, broken, or does not fit the model.
         """
         weights = checked_weights(self.path, progress)
         try:
@@ -186,5 +187,14 @@ def _replace(path: Path, write: Callable[[str], Any]) -> None:
     try:
         write(os.fspath(temporary))
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # HDF5 raises either for a full disk, and tells the system's number in its text.
+        if isinstance(error, RuntimeError) and "errno" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0][:200]
+        raise OSError(
+            f"`run_dir` can't be written any more: {os.fspath(path)!r} ({reason}). What it holds "
+            "is whole up to the last complete epoch: make room, and go on with `resume=True`"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 import gradstab
+from gradstab._errors import RunDirectoryError
 from gradstab._layers import layers_in_order
 from gradstab.training.penalized import penalties_of
 from gradstab.training.settings import Settings
@@ -74,7 +75,7 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
     beginning is not refused, but said.
 
     Raises:
-        ValueError: Names everything that differs.
+        RunDirectoryError: Names everything that differs.
     """
     pairs = [
         (name, old["arguments"].get(name), value)
@@ -100,7 +101,7 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
         if before != now
     ]
     if different:
-        raise ValueError(
+        raise RunDirectoryError(
             f"`resume=True` needs the arguments that the run in `run_dir` began with. Received: "
             f"{'; '.join(different)}. Give these as they were, or pass another `run_dir`"
         )

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
+from gradstab._errors import RunDirectoryError
 from gradstab.training.strategy import FORMS
 
 _WEIGHTS = re.compile(r"epoch-(\d{6,})\.weights\.h5")
@@ -70,7 +71,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Progress]:
     """Return the configuration and the progress of a run, both empty where there is none.
 
     Raises:
-        ValueError: If files are lost, broken, or contradict each other.
+        RunDirectoryError: If files are lost, broken, or contradict each other.
     """
     if not holds_a_run(directory):
         return {}, Progress()
@@ -88,7 +89,7 @@ def checked_weights(directory: Path, progress: Progress) -> Path:
     """Return the file of weights that belongs to a state.
 
     Raises:
-        ValueError: If it is lost or not as it was written, or if the best model is.
+        RunDirectoryError: If it is lost or not as it was written, or if the best model is.
     """
     best = directory / "model.keras"
     if progress.best_epoch is not None:
@@ -108,9 +109,11 @@ def checksum(model: Any) -> str:
     return f"crc32 {total:08x}"
 
 
-def unusable(file: Path, error: Exception) -> ValueError:
+def unusable(file: Path, error: Exception) -> RunDirectoryError:
     """Return the error that says that what a file holds does not fit the model."""
-    return ValueError(_refusal(file, f"can't be loaded into the model ({_first_line(error)})"))
+    return RunDirectoryError(
+        _refusal(file, f"can't be loaded into the model ({_first_line(error)})")
+    )
 
 
 def _config(file: Path) -> dict[str, Any]:
@@ -243,10 +246,10 @@ def _refusal(file: Path, problem: str) -> str:
 
 
 def _refuse_foreign(file: Path, problem: str) -> NoReturn:
-    raise ValueError(
+    raise RunDirectoryError(
         f"`run_dir` holds a file that no run wrote: {os.fspath(file)!r} ({problem}). {_FIX}"
     )
 
 
 def _refuse(file: Path, problem: str) -> NoReturn:
-    raise ValueError(_refusal(file, problem))
+    raise RunDirectoryError(_refusal(file, problem))

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from gradstab._errors import RunDirectoryError
+
 try:
     import fcntl
 except ImportError:  # Windows has no such lock, and none is held there.
@@ -25,7 +27,7 @@ def locked(directory: Path) -> Iterator[None]:
         directory: Made if it is not there.
 
     Raises:
-        ValueError: If another run holds it, or nothing can be written there.
+        RunDirectoryError: If another run holds it, or nothing can be written there.
     """
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
@@ -33,7 +35,7 @@ def locked(directory: Path) -> Iterator[None]:
             directory.mkdir(parents=True, exist_ok=True)
             file = _acquired(directory / NAME)
         except OSError as error:
-            raise ValueError(
+            raise RunDirectoryError(
                 "`run_dir` must be a directory that can be written to. Received: "
                 f"run_dir={os.fspath(directory)!r} ({error.strerror or error})"
             ) from error
@@ -53,7 +55,7 @@ def _acquired(path: Path) -> int:
     """Return the lock file, open and held.
 
     Raises:
-        ValueError: If another process holds it.
+        RunDirectoryError: If another process holds it.
         OSError: If it can't be written.
     """
     while True:
@@ -69,7 +71,7 @@ def _acquired(path: Path) -> int:
         except BlockingIOError as error:
             holder = os.read(file, 20).decode(errors="replace")
             os.close(file)
-            raise ValueError(
+            raise RunDirectoryError(
                 "`run_dir` is in use by another run, which goes on. Received: "
                 f"run_dir={os.fspath(path.parent)!r}, held by process {holder or 'unknown'}. Wait "
                 "for it to end, or pass another `run_dir`"
