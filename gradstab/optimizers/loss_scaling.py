@@ -51,7 +51,7 @@ class LossScale:
         steps = value_of(optimizer.step_counter)
         overflow = ops.logical_and(bad, ops.logical_not(_is_lost(loss)))
         grows = steps >= optimizer.dynamic_growth_steps - 1
-        factor = ops.where(overflow, 0.5, ops.where(grows, 2.0, 1.0))
+        factor = ops.cast(ops.where(overflow, 0.5, ops.where(grows, 2.0, 1.0)), "float32")
         changed = ops.clip(self.value * factor, FLOOR, CEILING)
         starts_anew = ops.logical_or(overflow, grows)
         counted = ops.where(starts_anew, ops.zeros_like(steps), steps + 1)

@@ -65,7 +65,7 @@ def stabilize(
     <StabilizedOptimizer: ClipByNorm(max_norm=0.5) -> SkipNonFinite(max_consecutive=50) -> Adam>
     """  # noqa: E501  a line of the doctest
     transforms: list[Transform] = [SkipNonFinite(max_consecutive)]
-    if clip == "auto":
+    if isinstance(clip, str) and clip == "auto":
         transforms.append(AutomaticClipping())
     elif clip is not None:
         fix = "'auto' needs no bound; `None` skips bad steps and does not clip"
@@ -165,7 +165,13 @@ def _optimizer(function: str, bound: str, given: Any, arguments: dict[str, Any])
             "optimizer itself"
         )
     if isinstance(given, dict):
-        return keras.optimizers.get(given)
+        try:
+            given = keras.optimizers.get(given)
+        except Exception as error:  # Keras raises what a wrong entry happens to lead to
+            raise ValueError(
+                "`inner_optimizer` must be a config as `keras.optimizers.serialize` makes it, or "
+                f"the name of an optimizer. Received: inner_optimizer={given!r:.200}"
+            ) from error
     check_optimizer(given)
     return given
 

@@ -130,7 +130,8 @@ class Step:
             context.learning_rate = limited_rate
         outgoing, new_states = chain.run("gradient", incoming, context)
         if limited_rate is not None:
-            outgoing = outgoing.counted_as_clipped(limited_rate < context.given_rate)
+            given_rate = ops.cast(context.given_rate, "float32")
+            outgoing = outgoing.counted_as_clipped(ops.cast(limited_rate, "float32") < given_rate)
         context.outgoing = outgoing
         overflow = _overflow(incoming, loss_scale)
         vetoes = chain.vetoes(context)

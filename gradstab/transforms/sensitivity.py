@@ -43,7 +43,9 @@ def bound_by_weights(
     head_start = steps * ops.maximum(1.0 - strain * norm / limit, 0.0)
     progress = ops.where(begins, head_start, progress)
     bound = _warm(progress, sensitivity, steps) * limit
-    counted = ops.where(norm <= limit, 1.0, _SLOW) * ops.maximum(1.0 / strain, _SLOW)
+    # Cast, since of two numbers Keras makes a tensor of its `floatx`.
+    pace = ops.cast(ops.where(norm <= limit, 1.0, _SLOW), "float32")
+    counted = pace * ops.maximum(1.0 / strain, _SLOW)
     if context.is_scale_invariant:
         counted = ops.where(ops.logical_and(strain > 1, norm > bound), 0.0, counted)
     return bound, ops.minimum(progress + counted, float(steps))
