@@ -20,7 +20,7 @@ from gradstab.training import GradientPenalty, JacobianPenalty, RecurrentGradien
 
 # A message of ours names what it is about in backquotes, or a class; Python's own names no value.
 _NAMED = re.compile(
-    r"`\w|[A-Z][a-z]+[A-Z]\w+|missing \d+ required|unexpected keyword|multiple values"
+    r"`\w|[A-Z][a-z]+[A-Z]\w+|missing \d+ required|unexpected keyword|Could not interpret"
 )
 
 # Bases of classes of one's own, and what the step makes for itself.
