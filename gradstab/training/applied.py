@@ -7,7 +7,7 @@ by early stopping and never counts as the best. So metrics are put back with eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -17,6 +17,7 @@ from gradstab.optimizers import distribution
 from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.forward_state import ForwardState
+from gradstab.optimizers.gating import put_back_if
 from gradstab.training.penalized import metrics_of_penalties
 
 Step = Callable[[Any], Any]
@@ -92,8 +93,7 @@ class AppliedMetrics:
             logs = step(data)
             skipped = telemetry.total_skipped > skips
             if self._kept is None:
-                put_back = _assigning(variables, before)
-                distribution.either(skipped, put_back, _nothing, written=variables)
+                put_back_if(skipped, variables, before)
             else:
                 recorded = telemetry.next_step() > steps
                 place = ops.cast(recorded, "int32") + ops.cast(skipped, "int32")
@@ -105,14 +105,6 @@ class AppliedMetrics:
 
     def _variables(self) -> list[Any]:
         return [*self._model.metrics_variables, *metrics_of_penalties(self._model)]
-
-
-def _assigning(variables: Sequence[Any], values: Sequence[Any]) -> Callable[[], None]:
-    def assign() -> None:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-
-    return assign
 
 
 def _nothing() -> None:
