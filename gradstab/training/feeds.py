@@ -8,7 +8,6 @@ the uninterrupted one does.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -16,15 +15,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from gradstab.training.fingerprint import fingerprint_of
 from gradstab.training.strategy import StepLoop, batch_spec
 
 _HOW_TO_FEED = (
     "Pass a tf.data.Dataset of batches, or a tuple of arrays (x, y) or (x, y, sample_weight); "
     "wrap a generator or a PyDataset in tf.data.Dataset.from_generator"
 )
-
-# Arrays beyond this are known by a part of their rows.
-_MOST_BYTES = 1 << 28
 
 
 class Epoch(Protocol):
@@ -143,8 +140,7 @@ class ArrayFeed:
 
     def fingerprint(self) -> str | None:
         """Return a number made of the arrays, of some of their rows where they are large."""
-        step = math.ceil(sum(_bytes(leaf) for leaf in _leaves(self._arrays)) / _MOST_BYTES)
-        return _fingerprint([leaf[::step] for leaf in _leaves(self._arrays)])
+        return fingerprint_of(self._arrays)
 
 
 class _ArrayEpoch:
@@ -235,7 +231,7 @@ class DatasetFeed:
         """Return a number made of the first batch of epoch 0, where that is always the same."""
         if self._for_epoch is None:
             return None
-        found = {_fingerprint(_leaves(self._first(iter(self._for_epoch(0))))) for _ in range(2)}
+        found = {fingerprint_of(self._first(iter(self._for_epoch(0)))) for _ in range(2)}
         return found.pop() if len(found) == 1 else None
 
     def _iterator(self, epoch: int) -> Any:
@@ -287,27 +283,6 @@ class _DatasetEpoch:
         done, logs = loop.run_iterator(iterator, count)
         self._left -= done
         return done, logs
-
-
-def _leaves(batch: Any) -> list[Any]:
-    return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
-
-
-def _bytes(tensor: Any) -> int:
-    return int(np.prod(tensor.shape)) * tensor.dtype.size
-
-
-def _fingerprint(leaves: list[Any]) -> str | None:
-    """Return a number made of tensors, or `None` if one has none (ragged or sparse ones)."""
-    if not all(tf.is_tensor(leaf) and hasattr(leaf, "numpy") for leaf in leaves):
-        return None
-    total = 0
-    for leaf in leaves:
-        array = np.ascontiguousarray(leaf.numpy())
-        is_text = array.dtype == object
-        content = repr(array.tolist()).encode() if is_text else array.tobytes()
-        total = zlib.crc32(content, zlib.crc32(f"{array.shape} {array.dtype}".encode(), total))
-    return f"{len(leaves)} arrays of crc32 {total:08x}"
 
 
 def _as_tensor(array: Any) -> Any:
