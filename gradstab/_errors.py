@@ -15,3 +15,7 @@ class WorkerLostError(RuntimeError):
 
     The message says where the last complete epoch is. Start all workers again to go on from there.
     """
+
+
+class RunDirectoryError(ValueError):
+    """A run directory can't be used: another run holds it, or what lies in it can't go on."""

@@ -9,8 +9,14 @@ from typing import Any
 
 
 def _fail(kind: type[Exception], name: str, expected: str, value: Any, fix: str = "") -> None:
-    message = f"`{name}` must be {expected}. Received: {name}={value!r}"
+    message = f"`{name}` must be {expected}. Received: {name}={_shown(value)}"
     raise kind(f"{message}. {fix}" if fix else message)
+
+
+def _shown(value: Any) -> str:
+    """Return what was given on one line, cut where it is long: arrays are."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def check_float(
@@ -50,7 +56,10 @@ def check_float(
         expected = f"a float {sign} {minimum:g} and at most {maximum:g}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _fail(TypeError, name, expected, value, fix)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf if value > 0 else -math.inf
     too_small = number < minimum or (number == minimum and not include_minimum)
     if math.isnan(number) or too_small or number > maximum or number >= below < math.inf:
         _fail(ValueError, name, expected, value, fix)
@@ -83,6 +92,8 @@ def check_bool(name: str, value: Any, *, fix: str = "") -> bool:
 
 def check_choice(name: str, value: Any, choices: Collection[Any], *, fix: str = "") -> Any:
     """Return `value` if it is one of `choices`, or raise `ValueError` that lists them."""
-    if value not in choices:
+    # Nothing else: an array compares with a word entry by entry.
+    is_scalar = value is None or isinstance(value, str | numbers.Number)
+    if not is_scalar or value not in choices:
         _fail(ValueError, name, f"one of {', '.join(map(repr, choices))}", value, fix)
     return value

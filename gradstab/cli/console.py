@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import json
 import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
@@ -24,8 +26,44 @@ class RunFailedError(Exception):
 
 
 def one_line(message: str) -> str:
-    """Return a message without line breaks."""
-    return " ".join(message.split())
+    """Return a message without line breaks and control characters."""
+    return printable(" ".join(message.split()))
+
+
+def printable(text: str) -> str:
+    """Return text in which nothing commands the terminal: names of files may hold anything."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def say(text: object) -> None:
+    """Print what may hold names from outside."""
+    print(printable(str(text)), flush=True)
+
+
+def read_command(file: Path) -> dict[str, Any]:
+    """Return what `gradstab train` wrote down of its arguments.
+
+    Raises:
+        InputError: If the file holds something else.
+    """
+    try:
+        command = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} can't be read ({str(error)[:200]})") from error
+    kinds: dict[str, tuple[type, ...]] = {
+        "data": (str,),
+        "batch_size": (int,),
+        "image_size": (int, type(None)),
+        "seed": (int,),
+    }
+    if not isinstance(command, dict) or not all(
+        type(command[name]) in kind for name, kind in kinds.items() if name in command
+    ):
+        raise InputError(f"{file} is not what `gradstab train` wrote")
+    return command
 
 
 @contextlib.contextmanager

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, Final
 
 from gradstab.cli.console import (
     InputError,
     quiet_tensorflow,
+    read_command,
     refusing_bad_input,
+    say,
     table,
     whole_number,
 )
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     with refusing_bad_input():
         _check_shapes(model, datasets, data["data"])
     metrics = model.evaluate(datasets.test, verbose=0, return_dict=True)
-    print(describe_metrics(metrics, file))
+    say(describe_metrics(metrics, file))
     profile = measure(model, datasets.test.take(arguments.gradient_batches))
     accuracy = metrics.get("accuracy", metrics.get("sparse_categorical_accuracy", 0.0))
     _report(profile, learned=accuracy > 2 / datasets.num_classes)
@@ -79,9 +80,8 @@ def _data(arguments: argparse.Namespace, command_file: Path) -> dict[str, Any]:
     given = {name: getattr(arguments, name) for name in _DATA}
     known: dict[str, Any] = {"batch_size": BATCH_SIZE, "image_size": None, "seed": SEED}
     if command_file.is_file():
-        with refusing_bad_input():
-            command = json.loads(command_file.read_text(encoding="utf-8"))
-            known.update({name: command[name] for name in _DATA if name in command})
+        command = read_command(command_file)
+        known.update({name: command[name] for name in _DATA if name in command})
     if given["data"] is None and "data" not in known:
         raise InputError(f"--data is needed, since there is no {command_file} that names it")
     return {name: known.get(name) if given[name] is None else given[name] for name in _DATA}
@@ -92,17 +92,24 @@ def _load(file: Path) -> Any:
 
     import gradstab  # noqa: F401  its classes have to be registered
 
-    model = keras.models.load_model(file, safe_mode=True)
+    try:
+        model = keras.models.load_model(file, safe_mode=True)
+    except Exception as error:  # a broken archive makes Keras raise almost anything
+        told = (str(error).strip() or type(error).__name__)[:300]
+        raise InputError(f"{file} can't be loaded as a Keras model: {told}") from error
     if not getattr(model, "compiled", False):
         raise InputError(f"{file} was saved without its loss, so it can't be evaluated")
     return model
 
 
 def _check_shapes(model: Any, datasets: Any, data: str) -> None:
-    expected, given = tuple(model.input_shape[1:]), tuple(datasets.input_shape)
+    try:
+        expected, classes = tuple(model.input_shape[1:]), int(model.output_shape[-1])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError("the model does not take images and return one row per image") from error
+    given = tuple(datasets.input_shape)
     if expected != given:
         raise InputError(f"the model takes images of shape {expected}; {data} has {given}")
-    classes = model.output_shape[-1]
     if classes != datasets.num_classes:
         raise InputError(
             f"the model tells {classes} classes apart; {data} has {datasets.num_classes}"

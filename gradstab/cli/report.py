@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Final
 
-from gradstab.cli.console import InputError, refusing_bad_input
+from gradstab.cli.console import InputError, refusing_bad_input, say
 
 SUMMARY: Final = "show what a run's record tells: page, text, JSON, or live"
 DESCRIPTION: Final = (
@@ -50,14 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
         # Lines that can't be read are told of in the report itself.
         warnings.filterwarnings("ignore", message=".*lines that could not be read")
         if arguments.format in (None, "html"):
-            print(_write_page(arguments.run_dir, arguments.output))
+            say(_write_page(arguments.run_dir, arguments.output))
             return 0
         text = _words(arguments.run_dir, arguments.format)
         if arguments.output is None:
-            print(text)
+            say(text)
             return 0
         _write_text(arguments.output, text)
-    print(arguments.output)
+    say(arguments.output)
     return 0
 
 
@@ -93,14 +93,14 @@ def _watch(run_dir: Path) -> int:
     with refusing_bad_input():
         backlog = tail.look()
     if not backlog:
-        print(f"waiting for {tail.path}", flush=True)
+        say(f"waiting for {tail.path}")
     try:
         for entry in backlog[-_BACKLOG:]:
-            print(to_line(entry), flush=True)
+            say(to_line(entry))
         while not tail.ended:
             time.sleep(_POLL_SECONDS)
             for entry in tail.look():
-                print(to_line(entry), flush=True)
+                say(to_line(entry))
     except KeyboardInterrupt:  # the way to end it
         print()
     return 0

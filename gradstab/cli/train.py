@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from gradstab._errors import RunDirectoryError
 from gradstab.cli.console import (
     InputError,
     RunFailedError,
     positive_number,
     quiet_tensorflow,
+    read_command,
     refusing_bad_input,
+    say,
     seed_number,
     whole_number,
     writable_folder,
@@ -179,7 +182,12 @@ def run(arguments: argparse.Namespace) -> int:
     with refusing_bad_input():
         total_steps = arguments.epochs * int(datasets.train.cardinality())
         model = _compiled_model(arguments, datasets, total_steps)
-    write_whole(output / COMMAND_FILE, json.dumps(command, indent=1))
+    # Once the directory is held by this run, before it writes anything itself.
+    begins = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: write_whole(
+            output / COMMAND_FILE, json.dumps(command, indent=1)
+        )
+    )
     monitor = GradientMonitor(
         output,
         every_n_steps=_steps_between_entries(total_steps),
@@ -192,7 +200,7 @@ def run(arguments: argparse.Namespace) -> int:
                 datasets.train,
                 datasets.validation,
                 epochs=arguments.epochs,
-                callbacks=[monitor],
+                callbacks=[begins, monitor],
                 run_dir=output,
                 resume=arguments.resume,
                 seed=arguments.seed,
@@ -202,13 +210,17 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             # Keras does not call it when training raises, and then the record is needed most.
             monitor.on_train_end()
+    except RunDirectoryError as error:
+        raise InputError(str(error)) from error
     except OSError as error:  # a full disk, a folder that was taken away
-        raise RunFailedError(f"the run directory can't be written any more: {error}") from error
+        said = str(error)
+        where = "" if "`run_dir`" in said else "the run directory can't be written any more: "
+        raise RunFailedError(f"{where}{said}") from error
     _draw_loss(output, history)
     best = keras.models.load_model(output / "model.keras")
     metrics = best.evaluate(datasets.test, verbose=0, return_dict=True)
-    print(describe_metrics(metrics, output / "model.keras"))
-    print(f"Run directory: {output}")
+    say(describe_metrics(metrics, output / "model.keras"))
+    say(f"Run directory: {output}")
     return 0
 
 
@@ -272,7 +284,7 @@ def _check_command(output: Path, command: dict[str, Any], resume: bool) -> None:
         raise InputError(f"{output} holds a run already. Add --resume, or name another --output")
     if not file.exists():
         raise InputError(f"the run in {output} was not begun by `gradstab train`")
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = read_command(file)
     changed = [name for name in _KEPT if before.get(name) != command[name]]
     if changed:
         told = ", ".join(_as_argument(name, before.get(name)) for name in changed)

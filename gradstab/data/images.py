@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,9 @@ _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 # Above this the images stay on the disk and are decoded for each batch.
 _MAX_BYTES_IN_MEMORY = 2**30
+# Pixels above which images are decoded one at a time: four of 169 megapixels at once took 2 GiB.
+_LARGE_IMAGE = 2**24
+_one_large_image = threading.Lock()
 _MAX_NAMED = 10
 _PIXEL_MAX = 255.0
 
@@ -150,9 +155,11 @@ def _decode(
     with PIL.Image.open(path) as header:
         if header.mode in ("I", "F") or header.mode.startswith("I;"):
             raise ValueError(f"pixels of mode {header.mode}; 8 bits per channel are expected")
-    image = keras.utils.load_img(
-        path, color_mode=color_mode, target_size=image_size, interpolation="bilinear"
-    )
+        is_large = header.width * header.height > _LARGE_IMAGE
+    with _one_large_image if is_large else contextlib.nullcontext():
+        image = keras.utils.load_img(
+            path, color_mode=color_mode, target_size=image_size, interpolation="bilinear"
+        )
     array: npt.NDArray[np.uint8] = keras.utils.img_to_array(
         image, data_format="channels_last", dtype="uint8"
     )

@@ -21,6 +21,8 @@ def finite(values: Sequence[Any]) -> Any:
     >>> finite([np.array([1.0, np.nan]), None, np.array([2.0])]).numpy().tolist()
     [False, True, True]
     """
+    if not values:
+        return ops.ones((0,), "bool")
     return ops.stack(
         [
             ops.convert_to_tensor(True) if value is None else ops.all(ops.isfinite(value))

@@ -13,6 +13,7 @@ fixed point q* and for χ = 1 there leaves one pair of variances.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final, NamedTuple, final
 
@@ -137,7 +138,7 @@ class _Critical(keras.initializers.Initializer):
     ) -> None:
         self.activation = activation
         self.fixed_point = check_float("fixed_point", fixed_point)
-        self.input_axes = None if input_axes is None else tuple(int(axis) for axis in input_axes)
+        self.input_axes = None if input_axes is None else _axes(input_axes)
         self._draw = keras.initializers.VarianceScaling(
             1.0, "fan_in", distribution=self.distribution, seed=seed
         )
@@ -289,3 +290,12 @@ class CriticalUniform(_Critical):
     """
 
     distribution = "uniform"
+
+
+def _axes(input_axes: Any) -> tuple[int, ...]:
+    is_list = isinstance(input_axes, Sequence) and not isinstance(input_axes, str | bytes)
+    if not is_list or not all(isinstance(axis, numbers.Integral) for axis in input_axes):
+        raise TypeError(
+            f"`input_axes` must be a list of integers or None. Received: input_axes={input_axes!r}"
+        )
+    return tuple(int(axis) for axis in input_axes)

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from gradstab._serialization import register
-from gradstab._validation import check_float
+from gradstab._validation import check_choice, check_float
 
 
 @final
@@ -55,7 +55,7 @@ class DeltaOrthogonal(keras.initializers.Initializer):
 
     def __init__(self, gain: float = 1.0, seed: Any = None, transposed: bool = False) -> None:
         self.gain = check_float("gain", gain)
-        self.transposed = bool(transposed)
+        self.transposed = bool(check_choice("transposed", transposed, (True, False)))
         self._draw = keras.initializers.Orthogonal(self.gain, seed)
         self.seed = self._draw.seed
 

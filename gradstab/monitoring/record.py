@@ -43,6 +43,12 @@ _LISTS: Final = {
     "per_trained_layer": "trained_layers",
 }
 
+# Of a file that holds more names than any run has, those beyond are left out: there would be a
+# column over all steps for each.
+_MOST_NAMES: Final = 500
+# Entries of a table of steps and variables up to which runs with other variables stand in one.
+_MOST_ENTRIES: Final = 20_000_000
+
 _Array = np.ndarray[Any, Any]
 
 
@@ -191,6 +197,8 @@ class _Reader:
         }
         self._names: dict[str, tuple[str, ...]] = dict.fromkeys(_LISTS, ())
         self._problems: list[str] = []
+        self._quantity_names: dict[str, set[str]] = {}
+        self._left_out: set[str] = set()
         self._unread: int | None = None
         self._is_new = False
 
@@ -221,12 +229,10 @@ class _Reader:
                 f"`path` must be a run record, whose first line is its header. Received: "
                 f"path={str(self._path)!r}, {'; '.join(self._problems[:1]) or 'an empty file'}"
             )
-        names = dict.fromkeys(name for scalars in self._scalars for name in scalars)
-        columns = {
-            name: np.array([scalars.get(name, math.nan) for scalars in self._scalars], "float64")
-            for name in names
-        }
+        columns = self._columns()
         samples = {kind: self._quantities(kind) for kind in _LISTS}
+        for kind in sorted(self._left_out):
+            self._problems.append(f"`{kind}` of more than {_MOST_NAMES} names: the others left out")
         return Record(
             path=self._path,
             runs=tuple(self._runs),
@@ -239,9 +245,33 @@ class _Reader:
             _layer_samples=samples["per_layer"] | samples["per_trained_layer"],
         )
 
+    def _columns(self) -> dict[str, _Array]:
+        columns: dict[str, _Array] = {}
+        for place, scalars in enumerate(self._scalars):
+            for name, value in scalars.items():
+                column = columns.get(name)
+                if column is None:
+                    column = columns[name] = np.full(len(self._steps), math.nan)
+                column[place] = value
+        return columns
+
     def _quantities(self, kind: str) -> dict[str, PerVariable]:
-        names = dict.fromkeys(name for _, sample in self._samples[kind] for name in sample)
-        return {name: self._together(kind, name) for name in names}
+        rows: dict[str, list[tuple[int, tuple[str, ...], _Array]]] = {}
+        for step, (names, sample) in zip(self._steps, self._samples[kind], strict=True):
+            for quantity, values in sample.items():
+                rows.setdefault(quantity, []).append((step, names, values))
+        return {quantity: self._together(each) for quantity, each in rows.items()}
+
+    def _known(self, values: dict[str, Any], kind: str) -> dict[str, Any]:
+        """Return the values by name, without names beyond those that a record may have."""
+        known = self._quantity_names.setdefault(kind, set())
+        for name in values:
+            if name not in known and len(known) >= _MOST_NAMES:
+                self._left_out.add(kind)
+                values = {name: value for name, value in values.items() if name in known}
+                break
+            known.add(name)
+        return values
 
     def _take_run(self, fields: dict[str, Any]) -> None:
         schema = fields.get("schema")
@@ -257,9 +287,14 @@ class _Reader:
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise _BadLineError(f"a header whose `{field}` are not a list of names")
             self._names[kind] = tuple(names)
-        defaults: dict[str, Any] = {"started": "", "versions": {}, "config": {}}
         self._is_new = True
-        self._runs.append(defaults | {name: fields[name] for name in fields if name != "kind"})
+        header: dict[str, Any] = {"started": "", "versions": {}, "config": {}}
+        for name, default in list(header.items()):
+            # What is something else tells nothing.
+            if isinstance(fields.get(name), type(default)):
+                header[name] = fields[name]
+        others = {name: fields[name] for name in fields if name not in ("kind", *header)}
+        self._runs.append(header | others)
 
     def _take_step(self, fields: dict[str, Any]) -> None:
         step = fields.get("step")
@@ -267,13 +302,14 @@ class _Reader:
             raise _BadLineError("a step without a number")
         self._replace_from(step)
         scalars = {name: _number(value) for name, value in _mapping(fields, "scalars").items()}
-        samples = {
-            kind: {
-                name: _numbers(values, len(self._names[kind]))
-                for name, values in _mapping(fields, kind).items()
-            }
-            for kind in _LISTS
-        }
+        scalars = self._known(scalars, "scalars")
+        samples = {}
+        for kind in _LISTS:
+            count = len(self._names[kind])
+            lists = _mapping(fields, kind)
+            samples[kind] = self._known(
+                {name: _numbers(values, count) for name, values in lists.items()}, kind
+            )
         while self._steps and self._steps[-1] >= step:
             self._steps.pop()
             self._scalars.pop()
@@ -300,12 +336,9 @@ class _Reader:
             for kind, events in self._events.items():
                 self._events[kind] = [e for e in events if e.step is None or e.step < step]
 
-    def _together(self, kind: str, quantity: str) -> PerVariable:
-        rows = [
-            (step, names, sample[quantity])
-            for step, (names, sample) in zip(self._steps, self._samples[kind], strict=True)
-            if quantity in sample
-        ]
+    def _together(self, rows: list[tuple[int, tuple[str, ...], _Array]]) -> PerVariable:
+        if len(rows) * len({name for _, names, _ in rows for name in names}) > _MOST_ENTRIES:
+            rows = [row for row in rows if row[1] == rows[-1][1]]
         # A run that was resumed with other variables has a column for each of all of them.
         together = tuple(
             dict.fromkeys(name for names in {row[1]: 0 for row in rows} for name in names)

@@ -168,6 +168,28 @@ def gated(
     writer.end()
 
 
+def put_back_if(condition: Any, variables: Sequence[Any], values: Sequence[Any]) -> None:
+    """Assign values where a condition holds, at next to no cost where it does not.
+
+    Args:
+        condition: Boolean scalar tensor, the same on every replica.
+        variables: Keras variables.
+        values: Their values.
+    """
+    if tf.executing_eagerly() or distribution.num_replicas() > 1:
+
+        def assign() -> None:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+        distribution.either(condition, assign, lambda: None)
+        return
+    writer = _Choosing(condition) if is_compiled_by_xla() else _Waiting(condition)
+    for variable, value in zip(variables, values, strict=True):
+        writer.assign(resource(variable), value)
+    writer.end()
+
+
 class _Waiting:
     """Writes that wait for a tensor, and are left out where that is dead."""
 

@@ -9,6 +9,7 @@ to that.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -37,19 +38,46 @@ class LossScale:
         self.value = value_of(optimizer.dynamic_scale)
         self.at_floor = self.value <= FLOOR
 
-    def update(self, overflow: Any) -> None:
+    def update(self, bad: Any, loss: Any | None) -> None:
         """Halve the scale after an overflow; double it after enough steps without.
 
+        A loss that was not finite before it was scaled says nothing of the scale.
+
         Args:
-            overflow: Whether a gradient of this step was not finite on any replica.
+            bad: Whether a gradient of this step was not finite on any replica.
+            loss: The loss of the step, without the scale; `None` where nobody showed it.
         """
         optimizer = self._optimizer
         steps = value_of(optimizer.step_counter)
+        overflow = ops.logical_and(bad, ops.logical_not(_is_lost(loss)))
         grows = steps >= optimizer.dynamic_growth_steps - 1
-        factor = ops.where(overflow, 0.5, ops.where(grows, 2.0, 1.0))
-        optimizer.dynamic_scale.assign(ops.clip(self.value * factor, FLOOR, CEILING))
+        factor = ops.cast(ops.where(overflow, 0.5, ops.where(grows, 2.0, 1.0)), "float32")
+        changed = ops.clip(self.value * factor, FLOOR, CEILING)
         starts_anew = ops.logical_or(overflow, grows)
-        optimizer.step_counter.assign(ops.where(starts_anew, ops.zeros_like(steps), steps + 1))
+        counted = ops.where(starts_anew, ops.zeros_like(steps), steps + 1)
+        lost = _is_lost(loss)
+        optimizer.dynamic_scale.assign(ops.where(lost, self.value, changed))
+        optimizer.step_counter.assign(ops.where(lost, steps, counted))
+
+    def to_record(self, bad: Any, loss: Any | None, vetoes: Sequence[Any]) -> dict[str, Any]:
+        """Return what telemetry takes down of the scale in a step.
+
+        Where the loss itself was not finite the cause is another, if the chain names one, and the
+        skip counts towards the budget at once: no smaller scale would mend it.
+
+        Args:
+            bad: As in `update`.
+            loss: As in `update`.
+            vetoes: What the transforms say of the step.
+        """
+        lost = _is_lost(loss)
+        named = ops.any(ops.stack(vetoes)) if vetoes else ops.convert_to_tensor(False)
+        overflow = ops.logical_and(bad, ops.logical_not(ops.logical_and(lost, named)))
+        return {"overflow": overflow, "at_floor": ops.logical_or(self.at_floor, lost)}
+
+
+def _is_lost(loss: Any | None) -> Any:
+    return ops.convert_to_tensor(False) if loss is None else ops.logical_not(ops.isfinite(loss))
 
 
 def hand_over_to(ours: type[Any]) -> None:

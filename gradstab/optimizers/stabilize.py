@@ -182,7 +182,13 @@ def _optimizer(function: str, bound: str, given: Any, arguments: dict[str, Any])
             "optimizer itself"
         )
     if isinstance(given, dict):
-        return keras.optimizers.get(given)
+        try:
+            given = keras.optimizers.get(given)
+        except Exception as error:  # Keras raises what a wrong entry happens to lead to
+            raise ValueError(
+                "`inner_optimizer` must be a config as `keras.optimizers.serialize` makes it, or "
+                f"the name of an optimizer. Received: inner_optimizer={given!r:.200}"
+            ) from error
     check_optimizer(given)
     return given
 

@@ -69,7 +69,7 @@ class Step:
             overflow = _overflow(Measured(split_sparse(gradients)[0]), loss_scale)
             self._micro_batch(gradients, variables, loss, loss_scale, accumulators)
         if loss_scale is not None:
-            loss_scale.update(overflow)
+            loss_scale.update(overflow, loss)
 
     def _micro_batch(
         self,
@@ -149,8 +149,7 @@ class Step:
             loss,
             vetoes,
             [*on_rate.limited, *on_gradients.limited],
-            overflow=overflow,
-            at_floor=None if loss_scale is None else loss_scale.at_floor,
+            **({} if loss_scale is None else loss_scale.to_record(overflow, loss, vetoes)),
         )
         return overflow
 

@@ -173,6 +173,11 @@ class Telemetry:
         """Steps skipped in a row up to now, an integer scalar tensor."""
         return value_of(self._variables["counts"])[COUNTS.index("consecutive_skips")]
 
+    @property
+    def total_skipped(self) -> Any:
+        """Steps skipped up to now, an integer scalar tensor."""
+        return value_of(self._variables["counts"])[COUNTS.index("skipped")]
+
     def record(
         self,
         incoming: Measured,

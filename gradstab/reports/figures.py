@@ -234,7 +234,7 @@ def _draw_bound(ax: Axes, record: Record) -> None:
                 color=GREY, linestyle=":", label="clip bound")  # fmt: skip
         return
     bound = record.header["config"].get("max_norm")
-    if isinstance(bound, int | float) and bound > 0:
+    if isinstance(bound, int | float) and 0 < bound < 1e300:
         ax.axhline(bound, color=GREY, linestyle=":", label=f"clip bound {bound:g}")
 
 

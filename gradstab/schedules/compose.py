@@ -220,6 +220,7 @@ class Adjustable(Schedule):
 
 
 def _check_list(name: str, value: Any) -> list[Any]:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+    is_list = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    if isinstance(value, str | bytes) or not is_list:
         raise TypeError(f"`{name}` must be a list. Received: {name}={value!r}")
     return list(value)

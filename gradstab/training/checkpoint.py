@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,34 +20,20 @@ from typing import Any
 import numpy as np
 
 from gradstab._coefficients import Adjustable
+from gradstab._errors import RunDirectoryError
+from gradstab.training.leftovers import (
+    Progress,
+    checked_weights,
+    checksum,
+    holds_a_run,
+    read_run,
+    unusable,
+    weights_name,
+)
+from gradstab.training.lock import locked
 from gradstab.training.penalized import penalties_of
 
 _WRITING = ".writing-"
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a run stands after its last completed epoch.
-
-    Attributes:
-        epochs_done: Completed epochs.
-        history: Every log by name, one value per epoch that had it.
-        best_value: The best value of the monitored log; None before there is one.
-        best_epoch: The epoch (from 0) that it comes from.
-        epochs_since_best: Epochs without improvement in a row.
-        stopped: Whether something stopped the run before its last epoch.
-        random_states: The states of the layers' seed generators, which no weights file holds.
-        coefficients: Those of the regularizers and penalties, which none holds either.
-    """
-
-    epochs_done: int = 0
-    history: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
-    best_value: float | None = None
-    best_epoch: int | None = None
-    epochs_since_best: int = 0
-    stopped: bool = False
-    random_states: list[list[int]] = dataclasses.field(default_factory=list)
-    coefficients: list[float] = dataclasses.field(default_factory=list)
 
 
 class RunDirectory:
@@ -72,24 +59,26 @@ class RunDirectory:
         """Return the configuration and the progress of the run in here, both empty for a new one.
 
         Raises:
-            ValueError: If nothing can be written here, or a run is here that is not to be resumed.
+            RunDirectoryError: If a run is here that is not to be resumed, or can't be.
         """
-        if self._writes:
-            self._check_writable()
-        config, state = _read_json(self._config), _read_json(self._state)
-        if (config or state) and not resume:
-            raise ValueError(
+        if not resume and holds_a_run(self.path):
+            raise RunDirectoryError(
                 f"`run_dir` holds a run already. Received: run_dir={os.fspath(self.path)!r}. Pass "
                 "`resume=True` to go on with it, or another `run_dir`"
             )
-        if config and "arguments" not in config:
-            raise ValueError(
-                f"`run_dir` holds a file that no run wrote: {os.fspath(self._config)!r}. Pass "
-                "another `run_dir`"
-            )
-        self._is_new = not self._best.exists()
-        state.pop("weights", None)
-        return config, Progress(**state)
+        config, progress = read_run(self.path)
+        self._is_new = not zipfile.is_zipfile(self._best)
+        return config, progress
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the directory for this run: a second one that asks for it is refused.
+
+        Of several workers the one that writes holds it for all.
+
+        Raises:
+            RunDirectoryError: If another run holds it, or nothing can be written there.
+        """
+        return locked(self.path) if self._writes else contextlib.nullcontext()
 
     def begin(self, config: dict[str, Any], model: Any) -> None:
         """Write `config.json`, and for a new run the model as it begins."""
@@ -98,20 +87,38 @@ class RunDirectory:
             for folder in (self.path, self._checkpoints):
                 for leftover in folder.glob(f"{_WRITING}*"):
                     leftover.unlink(missing_ok=True)
+        self._write_json(self._config, config)
         if self._is_new:
             # Also the earliest moment to learn that a model can't be saved.
-            self.save_best(model)
-        self._write_json(self._config, config)
+            try:
+                self.save_best(model)
+            except Exception:
+                if self._writes:
+                    self._config.unlink(missing_ok=True)
+                raise
 
     def restore(self, model: Any, progress: Progress) -> None:
-        """Put the model, its optimizer and its seed generators where `progress` was made."""
-        model.load_weights(self._checkpoints / _read_json(self._state)["weights"])
-        for variable, state in zip(_seed_states(model), progress.random_states, strict=True):
-            variable.assign(np.array(state))
-        if progress.coefficients:  # Runs of earlier versions have none.
-            names = _coefficients(model)
-            for (owner, name), value in zip(names, progress.coefficients, strict=True):
-                setattr(owner, name, value)
+        """Put the model, its optimizer and its seed generators where `progress` was made.
+
+        Raises:
+            RunDirectoryError: If a file is lost, broken, or does not fit the model.
+        """
+        weights = checked_weights(self.path, progress)
+        try:
+            model.load_weights(weights)
+            if progress.checksum not in (None, checksum(model)):
+                raise ValueError("its numbers are not those that the run wrote")
+        except Exception as error:  # of h5py and Keras, in as many ways as a file can be wrong
+            raise unusable(weights, error) from error
+        try:
+            for variable, state in zip(_seed_states(model), progress.random_states, strict=True):
+                variable.assign(np.array(state))
+            if progress.coefficients:  # Runs of earlier versions have none.
+                names = _coefficients(model)
+                for (owner, name), value in zip(names, progress.coefficients, strict=True):
+                    setattr(owner, name, value)
+        except Exception as error:
+            raise unusable(self._state, error) from error
 
     def save_best(self, model: Any) -> None:
         """Write `model.keras`."""
@@ -122,9 +129,10 @@ class RunDirectory:
         if self._writes:
             self._checkpoints.mkdir(exist_ok=True)
         progress.random_states = [state.numpy().tolist() for state in _seed_states(model)]
-        progress.coefficients = [getattr(owner, name) for owner, name in _coefficients(model)]
-        weights = self._checkpoints / f"epoch-{progress.epochs_done:06d}.weights.h5"
+        progress.coefficients = coefficients_of(model)
+        weights = self._checkpoints / weights_name(progress.epochs_done)
         self._replace(weights, model.save_weights)
+        progress.checksum = checksum(model)
         self._write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
         self._write_json(self._history, progress.history)
         if not self._writes:
@@ -144,27 +152,15 @@ class RunDirectory:
         if self._writes:
             _write_json(path, content)
 
-    def _check_writable(self) -> None:
-        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        trial = self.path / f"{_WRITING}{os.getpid()}"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            trial.write_bytes(b"")
-            trial.unlink()
-        except OSError as error:
-            raise ValueError(
-                "`run_dir` must be a directory that can be written to. Received: "
-                f"run_dir={os.fspath(self.path)!r} ({error.strerror or error})"
-            ) from error
-        finally:
-            for folder in missing:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-
 
 def _seed_states(model: Any) -> list[Any]:
     known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
     return [variable for variable in model.variables if id(variable) not in known]
+
+
+def coefficients_of(model: Any) -> list[float]:
+    """Return the coefficients of a model's regularizers and penalties, as they are now."""
+    return [getattr(owner, name) for owner, name in _coefficients(model)]
 
 
 def _coefficients(model: Any) -> list[tuple[Any, str]]:
@@ -180,18 +176,6 @@ def _coefficients(model: Any) -> list[tuple[Any, str]]:
     return [(owner, name) for owner in owners.values() for name in owner.coefficients()]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"`run_dir` holds a file that no run wrote: {os.fspath(path)!r} ({error}). Pass "
-            "another `run_dir`"
-        ) from error
-
-
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, default=lambda value: np.asarray(value).tolist())
     _replace(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
@@ -203,5 +187,14 @@ def _replace(path: Path, write: Callable[[str], Any]) -> None:
     try:
         write(os.fspath(temporary))
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # HDF5 raises either for a full disk, and tells the system's number in its text.
+        if isinstance(error, RuntimeError) and "errno" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0][:200]
+        raise OSError(
+            f"`run_dir` can't be written any more: {os.fspath(path)!r} ({reason}). What it holds "
+            "is whole up to the last complete epoch: make room, and go on with `resume=True`"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

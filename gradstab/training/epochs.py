@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 from gradstab.optimizers.observed import ATTRIBUTE
+from gradstab.training.applied import SkippedSteps
 from gradstab.training.feeds import Feed
 from gradstab.training.hooks import steps_between_hooks
 from gradstab.training.strategy import StepLoop
@@ -65,7 +67,7 @@ class EpochRunner:
             for which in ("train", "test")
         }
         # A DivergenceGuard decides itself what becomes of a run that has diverged.
-        self._guarded = any(hasattr(callback, "on_divergence") for callback in callbacks.callbacks)
+        self.guarded = any(hasattr(callback, "on_divergence") for callback in callbacks.callbacks)
 
     def train(self, feed: Feed, epoch: int) -> dict[str, Any]:
         """Run the steps of `epoch` and return its logs."""
@@ -73,7 +75,9 @@ class EpochRunner:
         with self._workers.call():
             model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
+        judge = SkippedSteps(model)
         loop = loop_of(model, "train_step", self._form)
+        loop.metrics_were_reset()
         batches = feed.open(epoch)
         epoch_logs: dict[str, Any] = {}
         step = 0
@@ -92,10 +96,13 @@ class EpochRunner:
             callbacks.on_train_batch_end(step - 1, logs | self._observed())
             if model.stop_training:
                 break
-            if not self._guarded:
+            if not self.guarded:
                 _raise_if_diverged(model.optimizer)
         if step == 0:
             raise ValueError(f"`train_data` must yield batches. Received: none in epoch {epoch}")
+        if judge.verdict() is not None:
+            # Means over no step at all: Keras' would be 0, the best loss that there is.
+            epoch_logs = dict.fromkeys(epoch_logs, math.nan)
         return dict(epoch_logs)
 
     def _observed(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from gradstab.training.fingerprint import fingerprint_of
 from gradstab.training.strategy import StepLoop, batch_spec
 
 _HOW_TO_FEED = (
@@ -54,6 +55,10 @@ class Feed(Protocol):
 
     def examples(self) -> Any:
         """Return some batch, without using it up; `None` where none can be had."""
+        ...
+
+    def fingerprint(self) -> str | None:
+        """Return what tells these data from others, or `None` where nothing does."""
         ...
 
 
@@ -143,6 +148,10 @@ class ArrayFeed:
             lambda array: None if array is None else array[: self.batch_size], self._arrays
         )
 
+    def fingerprint(self) -> str | None:
+        """Return a number made of the arrays, of some of their rows where they are large."""
+        return fingerprint_of(self._arrays)
+
 
 class _ArrayEpoch:
     def __init__(self, arrays: Any, order: Any, batch_size: int, again: bool = False) -> None:
@@ -231,6 +240,13 @@ class DatasetFeed:
     def examples(self) -> Any:
         """Return the first batch that was looked at, or `None`."""
         return self._first_batch
+
+    def fingerprint(self) -> str | None:
+        """Return a number made of the first batch of epoch 0, where that is always the same."""
+        if self._for_epoch is None:
+            return None
+        found = {fingerprint_of(self._first(iter(self._for_epoch(0)))) for _ in range(2)}
+        return found.pop() if len(found) == 1 else None
 
     def _iterator(self, epoch: int) -> Any:
         if self._for_epoch is not None:

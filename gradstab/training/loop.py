@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -11,13 +12,15 @@ from typing import Any
 import keras
 
 from gradstab._validation import check_float
-from gradstab.training.checkpoint import Progress, RunDirectory
+from gradstab.training.checkpoint import RunDirectory, coefficients_of
 from gradstab.training.feeds import ArrayFeed, make_feed
+from gradstab.training.identity import check_same_run, describe_run
+from gradstab.training.leftovers import Progress
 from gradstab.training.penalized import check_penalties, penalized, penalties_of
 from gradstab.training.penalty import Penalty
 from gradstab.training.ready import build, check_model
 from gradstab.training.run import Run
-from gradstab.training.settings import Settings, check_same_run, describe_run
+from gradstab.training.settings import Settings
 from gradstab.training.workers import Workers
 
 
@@ -115,8 +118,9 @@ def train(
         tells the form of the loop, why, and what was timed.
 
     Raises:
-        ValueError: If an argument can't be right, `run_dir` can't be written, holds a run already
-            (without `resume`) or another run than this (with it), or there is no data.
+        ValueError: If an argument can't be right, `run_dir` can't be written, is in use by another
+            run, holds a run already (without `resume`), or another than this or a broken one (with
+            it), or there is no data.
         TypeError: If an argument is of the wrong kind.
         gradstab.DivergenceError: If the optimizer is gradstab's and had to skip too many steps in a
             row; with a `DivergenceGuard` among the callbacks, what that does instead.
@@ -159,39 +163,51 @@ def train(
     if not workers.writes:
         settings = dataclasses.replace(settings, verbose=0)
     directory = None if run_dir is None else RunDirectory(run_dir, workers.writes)
-    if directory is not None:
-        config, progress = directory.open(resume=resume)
-    elif resume:
+    if directory is None and resume:
         raise ValueError("`resume=True` needs the run's directory. Received: run_dir=None")
-    else:
-        config, progress = {}, Progress()
-
-    order_seed = config.get("order_seed", random.randrange(2**31)) if seed is None else seed
-    order_seed = workers.agree(order_seed)
-    feed = make_feed(
-        "train_data",
-        train_data,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        seed=order_seed,
-        first_epoch=progress.epochs_done,
-    )
-    validation = None
-    if validation_data is not None:
-        validation = make_feed("validation_data", validation_data, batch_size=batch_size)
-    if settings.form == "xla_loop" and not isinstance(feed, ArrayFeed):
-        raise ValueError(
-            "`jit_compile='loop'` needs arrays as `train_data`. Received: a tf.data.Dataset. Pass "
-            "'step' instead"
+    with contextlib.ExitStack() as stack:
+        config: dict[str, Any] = {}
+        progress = Progress()
+        if directory is not None:
+            stack.enter_context(directory.held())
+            config, progress = directory.open(resume=resume)
+        order_seed = config.get("order_seed", random.randrange(2**31)) if seed is None else seed
+        order_seed = workers.agree(order_seed)
+        feed = make_feed(
+            "train_data",
+            train_data,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            seed=order_seed,
+            first_epoch=progress.epochs_done,
         )
-
-    with penalized(model, penalties):
+        validation = None
+        if validation_data is not None:
+            validation = make_feed("validation_data", validation_data, batch_size=batch_size)
+        if settings.form == "xla_loop" and not isinstance(feed, ArrayFeed):
+            raise ValueError(
+                "`jit_compile='loop'` needs arrays as `train_data`. Received: a tf.data.Dataset. "
+                "Pass 'step' instead"
+            )
+        stack.enter_context(penalized(model, penalties))
         if seed is not None:
             keras.utils.set_random_seed(seed)
         build(model, feed)
-        new_config = describe_run(model, settings, steps=feed.steps) | {"order_seed": order_seed}
+        new_config: dict[str, Any] = {}
+        if directory is not None:
+            new_config = describe_run(
+                model,
+                settings,
+                steps=feed.steps,
+                data={
+                    "train_data": feed.fingerprint(),
+                    "validation_data": None if validation is None else validation.fingerprint(),
+                },
+                coefficients=coefficients_of(model),
+            ) | {"order_seed": order_seed}
         if config:
             check_same_run(config, new_config)
+            new_config["begins_with"] = config.get("begins_with", new_config["begins_with"])
         if directory is not None and progress.epochs_done:
             directory.restore(model, progress)
         advice = "Nothing was saved, for want of a `run_dir`"

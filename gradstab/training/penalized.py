@@ -77,6 +77,13 @@ def penalties_of(model: Any) -> list[Penalty]:
     return [] if attached is None else list(attached.penalties)
 
 
+def metrics_of_penalties(model: Any) -> list[Any]:
+    """Return the variables in which the logs of a model's penalties are summed up."""
+    attached = vars(model).get(_ATTRIBUTE)
+    metrics = [] if attached is None else attached.metrics
+    return [variable for metric in metrics for variable in metric.variables]
+
+
 @contextlib.contextmanager
 def penalized(model: Any, penalties: Sequence[Penalty]) -> Iterator[None]:
     """Have penalties in the training loss while the block runs; with none, leave all as it is."""
@@ -146,7 +153,7 @@ class _Attached:
         self._traces_training = False
         self._called = False
         with model.distribute_strategy.scope():
-            self._metrics = [keras.metrics.Mean(name) for name in _log_names(penalties)]
+            self.metrics = [keras.metrics.Mean(name) for name in _log_names(penalties)]
         replaced = {name: getattr(self, name) for name in self._methods}
         if type(model).train_step is not keras.Model.train_step:
             self._methods["train_step"] = model.train_step
@@ -176,12 +183,12 @@ class _Attached:
         if not training:
             return loss
         forward = ForwardPass(self._model, x, y, sample_weight, compute_loss)
-        for penalty, metric in zip(self.penalties, self._metrics, strict=True):
+        for penalty, metric in zip(self.penalties, self.metrics, strict=True):
             term = penalty.coefficient_tensor("coefficient") * penalty.measure(forward)
             metric.update_state(term, sample_weight=forward.batch_size)
             # The gradients of the replicas will be summed.
             loss += tf.cast(term / num_replicas(), loss.dtype)
-        return loss
+        return _before_its_gradient(loss)
 
     def train_step(self, data: Any) -> Any:
         """Run the model's own step; raise if it goes past the penalties."""
@@ -199,13 +206,13 @@ class _Attached:
         """Return the model's own metrics and, in training, the penalties."""
         results = dict(self._methods["get_metrics_result"]())
         if self._is_training():
-            results.update({metric.name: metric.result() for metric in self._metrics})
+            results.update({metric.name: metric.result() for metric in self.metrics})
         return results
 
     def reset_metrics(self) -> None:
         """Reset the model's own metrics, and those of the penalties."""
         self._methods["reset_metrics"]()
-        for metric in self._metrics:
+        for metric in self.metrics:
             metric.reset_state()
 
     def _is_training(self) -> bool:
@@ -216,7 +223,24 @@ class _Attached:
         """
         if not tf.executing_eagerly():
             return self._traces_training
-        return float(tf.convert_to_tensor(self._metrics[0].count)) > 0
+        return float(tf.convert_to_tensor(self.metrics[0].count)) > 0
+
+
+@tf.custom_gradient
+def _before_its_gradient(loss: Any) -> Any:
+    """Return a loss whose gradient, and so every update of a weight, waits for all of it.
+
+    A penalty reads weights in passes of its own, on which not every weight's gradient depends: Ω
+    has one in the recurrent kernels alone. That such a read comes before the update is held by a
+    control edge, which TensorFlow's graph optimizer takes out where the graph has loops
+    (`dependency_optimization`, in 2.21): now and then the penalty saw half-updated weights.
+    Dependence on data stays, and so the gradient of a loss that is NaN is NaN.
+    """
+
+    def gradient(upstream: Any) -> Any:
+        return tf.where(tf.math.is_nan(loss), loss, upstream)
+
+    return tf.identity(loss), gradient
 
 
 def _log_names(penalties: Sequence[Penalty]) -> list[str]:

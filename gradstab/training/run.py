@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from typing import Any
 
 import keras
 
-from gradstab.training.checkpoint import Progress, RunDirectory
+from gradstab._errors import DivergenceError
+from gradstab.optimizers.find import bind
+from gradstab.training.applied import SkippedSteps
+from gradstab.training.checkpoint import RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
 from gradstab.training.feeds import ArrayFeed, Feed
+from gradstab.training.identity import device
+from gradstab.training.leftovers import Progress
 from gradstab.training.probe import Choice, choose_form
 from gradstab.training.replicas import synchronize
 from gradstab.training.settings import Settings
@@ -58,11 +65,16 @@ class Run:
                 model=model,
             )
         history = model.history
+        judge, guarded = SkippedSteps(model), True
         history.history.update(progress.history)
         model.stop_training = False
         callbacks.on_train_begin()
+        # Weights may have been loaded, into a model that its optimizer knows already: what a
+        # skipped step puts back are the statistics of now.
+        bind(model)
         history.epoch = list(range(progress.epochs_done))
         first = max(progress.epochs_done, _epoch_of_backup(model))
+        progress.epochs_elsewhere += first - progress.epochs_done
         logs: dict[str, Any] | None = None
         if first < settings.epochs and not self._stopped_before():
             choice = self._choose(first)
@@ -76,6 +88,7 @@ class Run:
                 None if per_call == "auto" else int(per_call),
                 self.workers,
             )
+            guarded = runner.guarded
             for epoch in range(first, settings.epochs):
                 logs = self._epoch(runner, epoch)
                 callbacks.on_epoch_end(epoch, logs)
@@ -91,7 +104,22 @@ class Run:
         if isinstance(model.optimizer, keras.optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
         callbacks.on_train_end(logs=logs)
+        verdict = None if guarded else judge.verdict()
+        if verdict is not None:
+            raise DivergenceError(f"Training has diverged: {verdict}")
+        is_used = self.directory is not None or settings.early_stopping_patience is not None
+        if is_used and progress.best_epoch is None and progress.epochs_done:
+            self._warn_that_nothing_improved(history.history[settings.monitor])
         return history
+
+    def _warn_that_nothing_improved(self, values: list[float]) -> None:
+        found = "NaN" if all(map(math.isnan, values)) else "not finite"
+        kept = "" if self.directory is None else " `model.keras` is the model as the run began."
+        warnings.warn(
+            f"There is no best model, for no epoch improved `monitor`: `{self.settings.monitor}` "
+            f"was {found} in every epoch.{kept} Look for NaN in the data that it is computed on",
+            stacklevel=4,
+        )
 
     def _stopped_before(self) -> bool:
         """Whether the run was ended early, and no more epochs are asked for than then."""
@@ -101,7 +129,7 @@ class Run:
 
     def _begin(self, choice: Choice) -> None:
         if self.settings.verbose != 0:
-            print(f"{choice}; device: {self.config['device']}")
+            print(f"{choice}; device: {device()}")
         if self.directory is not None:
             loop = self.old_config.get("loop", dataclasses.asdict(choice))
             self.directory.begin(self.config | {"loop": loop}, self.model)

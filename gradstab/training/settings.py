@@ -1,19 +1,11 @@
-"""The arguments of `train`, checked, and what a resumed run must share with its beginning."""
+"""The arguments of `train` that are plain values, checked."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import platform
-from typing import Any
 
-import keras
-import tensorflow as tf
-
-import gradstab
 from gradstab._validation import check_choice, check_int
-from gradstab.training.penalized import penalties_of
 
 _FORMS = {False: "graph", True: "xla_step", "step": "xla_step", "loop": "xla_loop"}
 _LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2")
@@ -58,65 +50,13 @@ class Settings:
         return None if self.jit_compile == "auto" else _FORMS[self.jit_compile]
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Return whether `value` of the monitored log is better than the best so far."""
-        if math.isnan(value):
+        """Return whether `value` of the monitored log is better than the best so far.
+
+        NaN and infinity are no better than anything.
+        """
+        if not math.isfinite(value):
             return False
         return best is None or (value < best if self.monitor_mode == "min" else value > best)
-
-
-def describe_run(model: Any, settings: Settings, *, steps: int | None) -> dict[str, Any]:
-    """Return `config.json` as far as it is known before the first step."""
-    return {
-        "gradstab": gradstab.__version__,
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "device": device(),
-        "arguments": dataclasses.asdict(settings),
-        "steps": steps,
-        "model": {
-            "class": type(model).__name__,
-            "weights": [f"{list(weight.shape)} {weight.dtype}" for weight in model.weights],
-            "optimizer": _optimizer_config(model.optimizer),
-            "penalties": [repr(penalty) for penalty in penalties_of(model)],
-        },
-    }
-
-
-def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise if a run can't go on with other data, another model or another optimizer.
-
-    Raises:
-        ValueError: Names everything that differs.
-    """
-    may_change = ("epochs", "verbose", "early_stopping_patience", "steps_per_call", "jit_compile")
-    pairs = [
-        (name, old["arguments"].get(name), value)
-        for name, value in new["arguments"].items()
-        if name not in may_change
-    ]
-    pairs.append(("batches per epoch", old["steps"], new["steps"]))
-    pairs += [
-        (f"model's {name}", old["model"].get(name), new["model"][name]) for name in old["model"]
-    ]
-    different = [
-        f"{name} was {_short(before)}, is {_short(now)}"
-        for name, before, now in pairs
-        if before != now
-    ]
-    if different:
-        raise ValueError(
-            f"`resume=True` needs the arguments that the run in `run_dir` began with. Received: "
-            f"{'; '.join(different)}. Give these as they were, or pass another `run_dir`"
-        )
-
-
-def device() -> str:
-    """Return the one device that the loop runs on, in words."""
-    gpus = tf.config.list_logical_devices("GPU")
-    return str(gpus[0].name) if gpus else "CPU (TensorFlow sees no GPU)"
 
 
 def _direction_of(monitor: str) -> str:
@@ -129,26 +69,3 @@ def _direction_of(monitor: str) -> str:
         "`monitor_mode` must be 'min' or 'max' where the name of the log does not say which is "
         f"better. Received: monitor_mode='auto' with monitor={monitor!r}"
     )
-
-
-def _optimizer_config(optimizer: Any) -> Any:
-    config = keras.saving.serialize_keras_object(optimizer)
-    return json.loads(json.dumps(_without_state(config), default=str))
-
-
-def _without_state(config: Any) -> Any:
-    # The learning rate is state: callbacks change it, and it comes back with the variables.
-    if isinstance(config, dict):
-        return {
-            key: _without_state(value)
-            for key, value in config.items()
-            if key not in ("learning_rate", "build_config", "name")
-        }
-    if isinstance(config, (list, tuple)):
-        return [_without_state(value) for value in config]
-    return config
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 300 else f"{text[:300]}..."

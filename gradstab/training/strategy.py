@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gradstab.training.applied import AppliedMetrics
 from gradstab.training.replicas import mean_over_replicas, on_all_replicas
 
 FORMS = ("graph", "xla_step", "xla_loop")
@@ -61,13 +62,20 @@ class StepLoop:
         self._functions: dict[tuple[int, bool], Any] = {}
         self._iterating: Any = None
         self._variables: dict[int, Any] = {}
-        plain = on_all_replicas(
-            model.distribute_strategy,
-            getattr(model, step),
-            model.optimizer if step == "train_step" else None,
-        )
+        taken, optimizer = getattr(model, step), None
+        self._applied: AppliedMetrics | None = None
+        if step == "train_step":
+            optimizer = model.optimizer
+            self._applied = AppliedMetrics(model)
+            taken = self._applied.around(taken)
+        plain = on_all_replicas(model.distribute_strategy, taken, optimizer)
         self._plain_step = plain
         self._step = _compile(plain, xla=True) if form == "xla_step" else plain
+
+    def metrics_were_reset(self) -> None:
+        """Learn that an epoch begins, whose metrics are empty."""
+        if self._applied is not None:
+            self._applied.reset()
 
     def run_arrays(
         self, arrays: Any, order: Any, start: int, count: int, batch_size: int, *, last: bool

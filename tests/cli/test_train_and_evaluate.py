@@ -1,6 +1,8 @@
 """`train` and `evaluate` on real digits: what they leave, print, refuse, and go on with."""
 
 import json
+import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from gradstab.callbacks.gradient_monitor import GradientMonitor
 from gradstab.cli.main import main
 from gradstab.data.datasets import from_arrays
 from gradstab.monitoring.record import read_record
+from gradstab.training.lock import locked
 
 TRAIN = ["train", "--data", "digits", "--jit-compile", "off", "--quiet", "--batch-size", "64"]
 
@@ -177,6 +180,43 @@ def test_an_interrupted_run_goes_on_where_it_was(run_dir, tmp_path, monkeypatch,
     # The uninterrupted run is the fixture's, with the same arguments.
     assert resumed["val_loss"] == whole["val_loss"]
     assert resumed["loss"] == whole["loss"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "members", "config", "weights"])
+def test_evaluate_refuses_a_broken_archive_in_one_line(run_dir, tmp_path, capsys, damage):
+    broken = tmp_path / "broken.keras"
+    whole = run_dir / "model.keras"
+    if damage == "torn":
+        broken.write_bytes(whole.read_bytes()[:2000])
+    else:
+        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(broken, "w") as target:
+            for name in source.namelist() if damage != "members" else ["metadata.json"]:
+                bad = {"config": name == "config.json", "weights": name.endswith(".h5")}
+                target.writestr(name, b"[1]" if bad.get(damage) else source.read(name))
+    assert main(["evaluate", str(broken), "--data", "digits"]) == 2
+    assert "can't be loaded as a Keras model" in _error(capsys)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"data": 5}', '{"batch_size": [1]}'])
+def test_a_broken_command_file_is_refused_in_one_line(run_dir, tmp_path, capsys, content):
+    (tmp_path / "model.keras").write_bytes((run_dir / "model.keras").read_bytes())
+    (tmp_path / "command.json").write_text(content, encoding="utf-8")
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "command.json" in _error(capsys)
+    assert main([*TRAIN, "--output", str(tmp_path), "--resume"]) == 2
+    assert "command.json" in _error(capsys)
+
+
+def test_a_run_that_can_not_go_on_is_refused_in_one_line(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "checkpoints" / "state.json").write_text("{}", encoding="utf-8")
+    same = [*TRAIN, "--recipe", "adam", "--epochs", "3", "--seed", "4", "--output", str(copy)]
+    assert main([*same, "--resume"]) == 2
+    assert "state.json" in _error(capsys)
+    with locked(copy):
+        assert main([*same, "--resume"]) == 2
+    assert "in use by another run" in _error(capsys)
 
 
 def test_training_that_diverges_ends_with_1(tmp_path, monkeypatch, capsys):

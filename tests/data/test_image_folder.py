@@ -1,6 +1,7 @@
 """A folder of class folders of images, whole and broken."""
 
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -147,3 +148,25 @@ def test_missing_pillow_names_the_extra(animals, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r"gradstab\[demo\]"):
         load(animals)
+
+
+def test_large_images_are_decoded_one_at_a_time(animals, monkeypatch):
+    """Four of 169 megapixels at once took as many gigabytes."""
+    decode, now, most = images.keras.utils.load_img, [], []
+
+    def watched(*arguments, **options):
+        now.append(1)
+        most.append(len(now))
+        time.sleep(0.002)
+        image = decode(*arguments, **options)
+        now.pop()
+        return image
+
+    monkeypatch.setattr(images.keras.utils, "load_img", watched)
+    monkeypatch.setattr(images.os, "cpu_count", lambda: 4)
+    load(animals)
+    assert max(most) > 1
+    most.clear()
+    monkeypatch.setattr(images, "_LARGE_IMAGE", 12 * 10 - 1)
+    load(animals)
+    assert max(most) == 1

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import runpy
@@ -197,3 +198,27 @@ def test_endless_pipeline_goes_on_where_it_was(make_model, data, tmp_path, same_
     train(make_model(), endless, epochs=1, run_dir=tmp_path, **arguments)
     train(model, endless, epochs=3, run_dir=tmp_path, resume=True, **arguments)
     assert same_state(whole, model)
+
+
+@pytest.mark.parametrize(
+    ("full_at", "named"), [(3, "model.keras"), (4, "epoch-000001.weights.h5"), (5, "state.json")]
+)
+def test_a_full_disk_is_told_by_the_file_and_the_run_goes_on_later(
+    make_model, data, tmp_path, monkeypatch, same_state, undisturbed, full_at, named
+):
+    rename, renamed = os.replace, []
+
+    def fill(source, target):
+        renamed.append(target)
+        if len(renamed) == full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", fill)
+        with pytest.raises(OSError, match=f"{named}' .No space left on device.") as raised:
+            train(make_model(noisy=True), data, data, run_dir=tmp_path, **_TWO_EPOCHS)
+    assert "make room, and go on with `resume=True`" in str(raised.value)
+    model = make_model(noisy=True)
+    train(model, data, data, run_dir=tmp_path, resume=True, **_TWO_EPOCHS)
+    assert same_state(model, undisturbed[1])
