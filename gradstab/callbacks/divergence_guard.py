@@ -125,6 +125,8 @@ class DivergenceGuard(keras.callbacks.Callback):
             return
         best.check(logs)
         self._unseen = 0
+        for each in judge.watched:
+            each.optimizer.telemetry.warn_of_limits()
         self._loss = value_of_logs(logs, "loss")
         self._act_on(judge.after_epoch(self._loss))
         if self.verdict is None and not judge.is_lost:

@@ -50,7 +50,8 @@ class GradientMonitor(keras.callbacks.Callback):
     |---|---|---|
     | `grad_norm` | global gradient norm before the transforms | mean where it is finite |
     | `grad_norm_max` | the same | largest finite one |
-    | `clipped` | 1 if a transform clipped | number of such steps |
+    | `clipped` | 1 if a transform clipped to a bound | number of such steps |
+    | `limited` | 1 if a rule of `clip="auto"` limited the step | number of such steps |
     | `skipped` | 1 if the step was skipped | number of such steps |
     | `update_ratio` | norm of update over norm of weights, latest sample | mean of samples |
 

@@ -54,5 +54,6 @@ def scalars_of(reading: Reading, row: int) -> dict[str, float]:
         "grad_norm": float(reading.grad_norm[row]),
         "grad_norm_after": float(reading.grad_norm_after[row]),
         "clipped": int(reading.clipped[row]),
+        "limited": int(reading.limited[row]),
         "skipped": int(reading.skipped[row]),
     }

@@ -90,7 +90,8 @@ class Watch:
             self._sinks = open_sinks(self)
 
     def end_epoch(self) -> None:
-        """Have written what is due at the end of an epoch."""
+        """Have written what is due at the end of an epoch, and warn if most steps were limited."""
+        self.observer.telemetry.warn_of_limits()
         self._put(lambda sink: sink.end_epoch())
 
     def tell(self, event: str, message: str) -> None:
@@ -117,6 +118,7 @@ class Watch:
             "grad_norm": float(finite.mean()) if len(finite) else float("nan"),
             "grad_norm_max": float(finite.max()) if len(finite) else float("nan"),
             "clipped": int(sum(reading.clipped.sum() for reading in self.readings)),
+            "limited": int(sum(reading.limited.sum() for reading in self.readings)),
             "skipped": int(sum(reading.skipped.sum() for reading in self.readings)),
             # An epoch may be shorter than the way from one sample to the next.
             "update_ratio": float(ratios.mean()) if len(ratios) else self._latest_ratio,

@@ -33,6 +33,12 @@ def momentum(optimizer: Any) -> float | None:
     return max(float(part.momentum) for part in found)
 
 
+def rate_and_momentum(optimizer: Any) -> tuple[float | None, float | None]:
+    """Return the rate as it is now, and the momentum of SGD; each `None` where there is none."""
+    rate = current_rate(optimizer)
+    return None if rate is None else float(keras.ops.convert_to_numpy(rate)), momentum(optimizer)
+
+
 def adjustable_parts(optimizer: Any) -> list[Any]:
     """Return every `schedules.Adjustable` in an optimizer's schedule once, the outermost first."""
     found: list[Any] = []

@@ -20,7 +20,11 @@ from gradstab.optimizers.accepted import (
 from gradstab.optimizers.accumulation import window_size
 from gradstab.optimizers.binding import variable_path
 from gradstab.optimizers.chain import Chain
-from gradstab.optimizers.learning_rate import adjustable_parts, set_learning_rate
+from gradstab.optimizers.learning_rate import (
+    adjustable_parts,
+    rate_and_momentum,
+    set_learning_rate,
+)
 from gradstab.optimizers.loss_scaling import LossScale, hand_over_to
 from gradstab.optimizers.plan import Plan
 from gradstab.transforms.base import Transform
@@ -141,7 +145,10 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         self._plan = Plan()
         self._chain = Chain(transforms)
         self._telemetry = Telemetry(
-            self._chain.causes, self._chain.limits, lambda: self.max_consecutive
+            self._chain.causes,
+            self._chain.limits,
+            lambda: self.max_consecutive,
+            lambda: rate_and_momentum(inner_optimizer),
         )
         self._step = Step(inner_optimizer, self._chain, self._telemetry, self._plan)
         # Assigning tracks them: the cut of a scheduled rate is saved with the optimizer.

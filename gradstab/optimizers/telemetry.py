@@ -22,6 +22,7 @@ from gradstab.optimizers.distribution import (
     write_row,
 )
 from gradstab.optimizers.forward_state import strategy_of
+from gradstab.optimizers.limits_told import told_of_limits
 from gradstab.optimizers.reading import CAPACITY, OVERFLOW, ROW, Reading, Recorded
 from gradstab.optimizers.sampling import Sampler
 from gradstab.transforms.measured import Measured
@@ -37,6 +38,8 @@ class Telemetry:
         limits: Names of the rules that may limit steps, in the order of their flags.
         max_consecutive: Gives the number of skips in a row beyond which training has diverged;
             `None` if nothing in the chain has such a budget.
+        rate_and_momentum: Gives the learning rate, and the momentum of SGD, for warnings; `None`
+            where there is none.
 
     Attributes:
         samplers: What looks closer at some of the steps that are traced from now on.
@@ -48,10 +51,13 @@ class Telemetry:
         causes: Sequence[str],
         limits: Sequence[str],
         max_consecutive: Callable[[], int | None],
+        rate_and_momentum: Callable[[], tuple[float | None, float | None]] = lambda: (None, None),
     ) -> None:
         self._causes = (OVERFLOW, *causes)
         self._limits = tuple(limits)
         self._max_consecutive = max_consecutive
+        self._rate_and_momentum = rate_and_momentum
+        self._told_until: int | None = 0
         self._paths: tuple[str, ...] = ()
         self._variables: dict[str, Any] = {}
         self._steps: Any = None
@@ -165,6 +171,7 @@ class Telemetry:
             row = gather_row(recent, (value_of(self._steps) - 1) % CAPACITY)
             numbers = dict(zip(ROW, ops.unstack(row), strict=True))
             noted = {name: numbers[name] for name in ("grad_norm", "clipped")}
+            noted["limited"] = ops.cast(numbers["limited"] > 0, "float32")
             noted["skipped"] = ops.cast(numbers["cause"] > 0, "float32")
         return {"grad_norm_max": noted["grad_norm"], **noted}
 
@@ -235,6 +242,7 @@ class Telemetry:
         self._variables["counts"].assign(new[:-2] + self._counted(clip, rules))
         clipped = ops.cast(clip, "float32")
         codes = [2.0**place * ops.cast(flag, "float32") for place, flag in enumerate(rules)]
+        limited_by = sum(codes, ops.zeros((), "float32"))
         row = ops.concatenate(
             [
                 ops.stack(
@@ -243,7 +251,7 @@ class Telemetry:
                         outgoing.global_norm,
                         ops.cast(np.nan if loss is None else loss, "float32"),
                         clipped,
-                        sum(codes, ops.zeros((), "float32")),
+                        limited_by,
                     ]
                 ),
                 ops.cast(new[-2:], "float32"),
@@ -252,6 +260,7 @@ class Telemetry:
         if self._noted is not None:
             self._noted["grad_norm"] = incoming.global_norm
             self._noted["clipped"] = clipped
+            self._noted["limited"] = ops.cast(limited_by > 0, "float32")
             self._noted["skipped"] = ops.cast(skip, "float32")
         write_row(self._variables["recent"], (step - 1) % CAPACITY, row)
         self._variables["norms"].assign(incoming.norms)
@@ -288,7 +297,22 @@ class Telemetry:
         if reading.divergence is not None and self._warned_at != reading.divergence.step:
             self._warned_at = reading.divergence.step
             warnings.warn(f"Training has diverged. {reading.divergence}", stacklevel=2)
+        self.warn_of_limits()
         return reading
+
+    def warn_of_limits(self) -> None:
+        """Warn, once, if more than half of the steps since the last call were limited or skipped.
+
+        To be called at the end of an epoch; gradstab's callbacks, `training.train` and `read` do.
+        """
+        if self._told_until is None or not self._variables:
+            return
+        reading = self.peek(min(self._told_until, int(self._steps)))
+        self._told_until = reading.cursor
+        told = told_of_limits(reading, *self._rate_and_momentum())
+        if told is not None:
+            self._told_until = None
+            warnings.warn(told, stacklevel=2)
 
     def peek(self, since: int | None = None, sampler: Sampler | None = None) -> Reading:
         """Return what `read` returns, without a warning: for those who act on it themselves.

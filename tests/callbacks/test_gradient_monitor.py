@@ -123,7 +123,7 @@ def test_the_logs_of_a_batch_are_those_of_its_last_step(data, optimizer, steps_p
     assert len(seen) == 16 // steps_per_execution
     for batch, logs in seen:
         assert set(logs) == {
-            "loss", "grad_norm", "grad_norm_max", "clipped", "skipped", "update_ratio",
+            "loss", "grad_norm", "grad_norm_max", "clipped", "limited", "skipped", "update_ratio",
         }  # fmt: skip
         assert logs["grad_norm"] == logs["grad_norm_max"] == reading.grad_norm[batch]
         assert (logs["clipped"], logs["skipped"]) == (reading.clipped[batch], 0)

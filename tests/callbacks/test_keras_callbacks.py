@@ -165,6 +165,6 @@ def test_csv_logger_has_the_same_columns_wherever_it_stands(data, among_ours, tm
     fit(model, data, among_ours(keras.callbacks.CSVLogger(path)), validation_data=data)
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    ours = {"grad_norm", "grad_norm_max", "clipped", "skipped", "update_ratio"}
+    ours = {"grad_norm", "grad_norm_max", "clipped", "limited", "skipped", "update_ratio"}
     assert set(rows[0]) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"} | ours
     assert all(float(row["grad_norm"]) > 0 for row in rows)

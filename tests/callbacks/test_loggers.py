@@ -146,7 +146,7 @@ def test_the_logger_stores_every_key_of_every_epoch(run_python, logger):
     results = json.loads(printed.splitlines()[-1])
     assert len(results) == 4
     for case, (history, stored) in results.items():
-        assert {"grad_norm", "grad_norm_max", "clipped", "skipped"} <= set(history), case
+        assert {"grad_norm", "grad_norm_max", "clipped", "limited", "skipped"} <= set(history), case
         assert all(math.isfinite(value) for value in history["grad_norm"]), case
         assert set(history["skipped"]) == {int(case.startswith("stabilized"))}, case
         for key, values in history.items():

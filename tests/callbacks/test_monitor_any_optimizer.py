@@ -11,7 +11,7 @@ from gradstab import callbacks, monitoring, training
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(24, 3)).astype("float32")
 Y = DRAW.normal(size=(24, 1)).astype("float32")
-KEYS = ("grad_norm", "grad_norm_max", "clipped", "skipped", "update_ratio")
+KEYS = ("grad_norm", "grad_norm_max", "clipped", "limited", "skipped", "update_ratio")
 
 
 def _model(optimizer=None, **arguments):

@@ -12,7 +12,7 @@ from gradstab.callbacks import DivergenceGuard, GradientMonitor
 L = keras.layers
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 4)).astype("float32")
-KEYS = ("grad_norm", "grad_norm_max", "clipped", "skipped", "update_ratio")
+KEYS = ("grad_norm", "grad_norm_max", "clipped", "limited", "skipped", "update_ratio")
 
 
 class Alone(keras.Model):

@@ -97,7 +97,6 @@ def another_loss(y, prediction):
         ({"optimizer": lambda: adjustable(10)}, {"optimizer": lambda: adjustable(20)}, "schedules"),
         ({}, {"optimizer": lambda: scheduled(20)}, "schedules"),
     ],
-    ids=str,
 )
 def test_another_model_is_refused(tmp_path, begun, resumed, message):
     def made(arguments):
