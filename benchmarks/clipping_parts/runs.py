@@ -145,7 +145,8 @@ class Runner:
         if self._ours is None:
             return np.zeros(2)
         reading = self._ours.telemetry.peek()
-        return np.array([reading.total_clipped, reading.total_skipped], float)
+        touched = reading.total_clipped + reading.total_limited
+        return np.array([touched, reading.total_skipped], float)
 
     def _steps_of(self, order: Any, rates: Any, inputs: Any, shift: Any, nan: Any) -> None:
         for step in tf.range(tf.shape(order)[0]):

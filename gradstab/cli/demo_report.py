@@ -103,7 +103,7 @@ class Result:
         loss: Final loss on clean training images; NaN if the weights are.
         verdict: `"trained"`, `"in part"`, `"at chance"` or `"NaN"`.
         skipped: Steps that the wrapper skipped; `None` without it.
-        clipped: Steps that it clipped; `None` without it.
+        clipped: Steps that it clipped or limited; `None` without it.
         steps: Steps of the run.
         seconds: Time of the run.
         series: `epoch`, `loss`, `grad_norm`, measured between epochs.
@@ -169,7 +169,7 @@ def results_table(results: Sequence[Result]) -> str:
         ]
         for each in results
     ]
-    header = ("setting", "way", "test accuracy", "loss", "verdict", "skipped", "clipped")
+    header = ("setting", "way", "test accuracy", "loss", "verdict", "skipped", "shortened")
     return table(header, rows, left=2)
 
 
@@ -231,7 +231,7 @@ def _ended(result: Result) -> str:
 def _interventions(result: Result) -> str:
     if result.skipped is None or result.clipped is None:
         return ""
-    return f" ({result.skipped} of {result.steps} steps skipped, {result.clipped} clipped)"
+    return f" ({result.skipped} of {result.steps} steps skipped, {result.clipped} shortened)"
 
 
 def _json(value: Any) -> Any:

@@ -84,7 +84,7 @@ def run(setting: Setting, way: Way, digits: Digits, seed: int, epochs: int) -> R
         loss=watch.loss[-1],
         verdict=verdict(accuracy, finite),
         skipped=None if reading is None else reading.total_skipped,
-        clipped=None if reading is None else reading.total_clipped,
+        clipped=None if reading is None else reading.total_clipped + reading.total_limited,
         steps=batches.steps_per_epoch * epochs,
         seconds=time.perf_counter() - started,
         series={"epoch": watch.epoch, "loss": watch.loss, "grad_norm": watch.grad_norm},

@@ -20,15 +20,15 @@ from gradstab.transforms.measured import Measured
 @final
 @register
 class LimitOvershoot(Transform):
-    """Shortens steps of SGD that overshoot, while the loss does not fall.
+    """Shortens steps of SGD while they keep overshooting.
 
     To first order, and in the end, a step is predicted to lower the loss by η·n²/(1 - β), with n
     the global norm of its gradient, η its rate and β its momentum: x = η·n²/((1 - β)·L) times over.
     On a quadratic loss with a minimum of at least 0, SGD without momentum diverges where x > 4
-    lasts. While the mean loss of late is above half of the first loss, evidence adds up ln(x/10);
-    it falls by 0.3 at most in a step. Where it exceeds 1, as after one step with x > 28 or several
-    beyond 10, a step with x > k is shortened to x = k. Evidence is at most 5, so that the limit
-    lifts once some steps are calm.
+    lasts. Evidence adds up ln(x/10), between 0 and 5, and falls by 0.3 at most in a step; none
+    begins once the mean loss of late is below a fifth of the first loss. Where it exceeds 1, as
+    after one step with x > 28 or several beyond 10, a step with x > k is shortened to x = k. So the
+    limit lifts once some steps are calm.
 
     L is the loss of the step, or 0.3 of the largest of late: a batch that is all but solved is no
     evidence. The rule acts with `keras.optimizers.SGD` alone, whose steps shorten with the
@@ -58,8 +58,9 @@ class LimitOvershoot(Transform):
     # What a step takes from the sum at most, and the largest sum.
     _LEAST: ClassVar[float] = -0.3
     _MOST: ClassVar[float] = 5.0
-    # Share of the first loss below which the mean loss has fallen.
-    _FALLEN: ClassVar[float] = 0.5
+    # Share of the first loss below which the mean loss has fallen: steps long against a small loss
+    # are usual then.
+    _FALLEN: ClassVar[float] = 0.2
     # Share of the largest loss of late that counts as the loss of a step.
     _SHARE: ClassVar[float] = 0.3
     # What mean and largest loss keep in a step.
@@ -88,8 +89,8 @@ class LimitOvershoot(Transform):
             ops.maximum(loss, self._SHARE * losses["largest_loss"]),
         )
         has_fallen = losses["mean_loss"] <= self._FALLEN * losses["first_loss"]
-        ratio = fall / self._LEVEL
-        ratio = ops.where(has_fallen, ops.minimum(ratio, 1.0), ratio)
+        is_calm = ops.logical_and(has_fallen, state["evidence"] == 0)
+        ratio = ops.where(is_calm, 0.0, fall / self._LEVEL)
         found = evidence(state["evidence"], ratio, self._LEAST, self._MOST)
         overshoots = ops.logical_and(fall > bound, found > self._ACTS)
         factor = ops.where(overshoots, bound / ops.where(overshoots, fall, 1.0), 1.0)

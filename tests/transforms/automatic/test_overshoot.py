@@ -108,13 +108,13 @@ def test_a_batch_that_is_all_but_solved_is_no_evidence():
     assert optimizer.telemetry.peek().total_limited == 0
 
 
-def test_while_the_loss_falls_nothing_is_evidence():
-    # x = 0.5·n²/L = 25 all along: the mean is below half of the first loss from the second on.
-    losses = [1000.0, *np.full(40, 1.0)]
-    norms = np.sqrt(50.0 * np.array(losses) * [0.01, *np.ones(40)])
+@pytest.mark.parametrize(("fallen_to", "limited"), [(0.01, False), (0.5, True)])
+def test_once_the_loss_has_fallen_no_evidence_begins(fallen_to, limited):
+    # x = 0.5·n²/L = 0.5 for forty steps and 25 for forty more.
+    losses = np.array([1.0] + [fallen_to] * 80)
+    norms = np.sqrt(np.where(np.arange(81) < 41, 1.0, 50.0) * losses)
     _, optimizer = take(transforms.LimitOvershoot(), norms, losses=losses)
-    limited = optimizer.telemetry.peek().limited_by["overshoot"]
-    assert not limited[8:].any()
+    assert optimizer.telemetry.peek().limited_by["overshoot"].any() == limited
 
 
 def test_a_bad_batch_that_another_rule_limits_is_not_taken_in():
