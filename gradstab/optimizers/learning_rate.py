@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from gradstab.functional._backend import value_of
 from gradstab.optimizers.inner import counter, parts
 
 
@@ -36,7 +37,7 @@ def momentum(optimizer: Any) -> float | None:
 def rate_and_momentum(optimizer: Any) -> tuple[float | None, float | None]:
     """Return the rate as it is now, and the momentum of SGD; each `None` where there is none."""
     rate = current_rate(optimizer)
-    return None if rate is None else float(keras.ops.convert_to_numpy(rate)), momentum(optimizer)
+    return None if rate is None else float(value_of(rate)), momentum(optimizer)
 
 
 def adjustable_parts(optimizer: Any) -> list[Any]:

@@ -36,8 +36,8 @@ def told_of_limits(reading: Reading, rate: float | None, momentum: float | None)
     counts |= {f"skipped: {cause}": causes.count(cause) for cause in dict.fromkeys(causes)}
     rule = max(counts, key=lambda name: counts[name])
     parts = [
-        f"{touched.sum()} of the last {steps} steps were limited or skipped, {counts[rule]} of them "
-        f"by one rule ({rule})."
+        f"{touched.sum()} of the last {steps} steps were limited or skipped, {counts[rule]} of "
+        f"them by one rule ({rule})."
     ]
     if rule not in _ARGUMENTS:
         parts.append("Nothing was learned from these. Look at the data and the loss.")
