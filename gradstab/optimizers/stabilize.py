@@ -11,7 +11,9 @@ import keras
 from gradstab._validation import check_bool, check_float
 from gradstab.optimizers.accepted import KERAS_CLIPPING, check_optimizer
 from gradstab.optimizers.stabilized import StabilizedOptimizer
-from gradstab.transforms.automatic import LimitOutliers, LimitOvershoot, LimitRateJumps
+from gradstab.transforms.automatic.outliers import LimitOutliers
+from gradstab.transforms.automatic.overshoot import LimitOvershoot
+from gradstab.transforms.automatic.rate_jumps import LimitRateJumps
 from gradstab.transforms.base import Transform
 from gradstab.transforms.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
 from gradstab.transforms.skipping import SkipNonFinite

@@ -3,7 +3,9 @@
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
 from gradstab.transforms.adaptive import AdaptiveGradientClipping, ClipByBlockRMS
-from gradstab.transforms.automatic import LimitOutliers, LimitOvershoot, LimitRateJumps
+from gradstab.transforms.automatic.outliers import LimitOutliers
+from gradstab.transforms.automatic.overshoot import LimitOvershoot
+from gradstab.transforms.automatic.rate_jumps import LimitRateJumps
 from gradstab.transforms.base import Context, SeedSpec, StateSpec, Transform, VariableRole
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.clipping import ClipByGlobalNorm, ClipByNorm, ClipByValue
