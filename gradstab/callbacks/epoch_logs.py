@@ -36,7 +36,7 @@ def feed_epoch_logs(model: Any, scalars: Scalars) -> None:
 
 def stop_feeding(model: Any, scalars: Scalars) -> None:
     """Leave the logs of an epoch to Keras again, once nobody feeds them any more."""
-    hook = vars(model).get(_LOGS_HOOK)
+    hook = None if model is None else vars(model).get(_LOGS_HOOK)
     if isinstance(hook, _Hook):
         hook.feeds = [each for each in hook.feeds if each != scalars]
         if not hook.feeds:

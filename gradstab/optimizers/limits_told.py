@@ -22,6 +22,8 @@ _LARGE_LOSS: Final = 100.0
 def told_of_limits(reading: Reading, rate: float | None, momentum: float | None) -> str | None:
     """Return what to warn of, or `None` if at most half of the steps were limited or skipped.
 
+    Where skips alone are that many, there is a budget that tells them.
+
     Args:
         reading: Of the steps of an epoch.
         rate: Learning rate at their end, `None` where there is no single one.
@@ -40,8 +42,7 @@ def told_of_limits(reading: Reading, rate: float | None, momentum: float | None)
         f"them by one rule ({rule})."
     ]
     if rule not in _ARGUMENTS:
-        parts.append("Nothing was learned from these. Look at the data and the loss.")
-        return " ".join(parts)
+        return None  # Skips have a budget, and verdicts of their own.
     flags = reading.limited_by[rule]
     parts += [_seen(rule, reading, flags, rate, momentum), _effective(reading, flags, rate)]
     loss = float(np.nanmedian(reading.loss)) if np.isfinite(reading.loss).any() else 0.0

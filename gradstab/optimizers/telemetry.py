@@ -307,7 +307,8 @@ class Telemetry:
         """
         if self._told_until is None or not self._variables:
             return
-        reading = self.peek(min(self._told_until, int(self._steps)))
+        done = int(to_host([self._steps])[0])
+        reading = self.peek(min(self._told_until, done))
         self._told_until = reading.cursor
         told = told_of_limits(reading, *self._rate_and_momentum())
         if told is not None:

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.observed import ATTRIBUTE
 from gradstab.training.applied import SkippedSteps
 from gradstab.training.feeds import Feed
@@ -100,6 +101,9 @@ class EpochRunner:
                 _raise_if_diverged(model.optimizer)
         if step == 0:
             raise ValueError(f"`train_data` must yield batches. Received: none in epoch {epoch}")
+        ours = stabilized_optimizer(model.optimizer)
+        if ours is not None:
+            ours.telemetry.warn_of_limits()
         if judge.verdict() is not None:
             # Means over no step at all: Keras' would be 0, the best loss that there is.
             epoch_logs = dict.fromkeys(epoch_logs, math.nan)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gradstab import callbacks, stabilize, training
+from gradstab import DivergenceError, callbacks, stabilize, training
 from gradstab.optimizers.binding import bind
 
 DRAW = np.random.default_rng(0)
@@ -78,8 +78,9 @@ def test_in_a_second_fit_that_brings_the_callback():
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_in_train(jit_compile):
     model = _model()
-    training.train(model, (BAD, Y), epochs=2, batch_size=8, seed=0, verbose=0,
-                   jit_compile=jit_compile)  # fmt: skip
+    with pytest.raises(DivergenceError, match="all 6 steps"):
+        training.train(model, (BAD, Y), epochs=2, batch_size=8, seed=0, verbose=0,
+                       jit_compile=jit_compile)  # fmt: skip
     assert all(np.isfinite(value).all() for value in checks.values_of(model.variables))
     # Bound by `train`, it stays bound: a skipped step moves nothing but seeds and telemetry.
     state = [*model.weights, *checks.lasting_state(model.optimizer)]

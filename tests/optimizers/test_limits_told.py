@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import gradstab
-from gradstab import callbacks, optimizers, transforms
+from gradstab import callbacks, optimizers, training, transforms
 
 
 def _model(optimizer):
@@ -105,6 +105,13 @@ def test_a_loop_of_one_s_own_is_told_when_it_reads():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.telemetry.read()
+
+
+def test_train_tells_it_without_a_callback():
+    x, y = _data(scale=30.0)
+    model = _model(gradstab.stabilize(keras.optimizers.SGD(1.0)))
+    with pytest.warns(UserWarning, match="limit_overshoot=False"):
+        training.train(model, (x, y), epochs=2, batch_size=8, seed=0, jit_compile=False)
 
 
 def test_a_healthy_run_is_told_nothing():

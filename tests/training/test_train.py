@@ -226,14 +226,14 @@ def test_early_stopping_counts_epochs_without_a_better_value(make_model, data):
     assert len(history.epoch) == 4
 
 
-def test_divergence_is_raised_with_the_variable_named(make_model, data):
+def test_divergence_is_raised_and_nothing_has_moved(make_model, data):
     x, y = data
     optimizer = gradstab.optimizers.StabilizedOptimizer(
         keras.optimizers.SGD(0.1), [gradstab.transforms.SkipNonFinite(max_consecutive=2)]
     )
     model = make_model(optimizer)
     before = [weight.numpy().copy() for weight in model.weights]
-    with pytest.raises(gradstab.DivergenceError, match="kernel"):
+    with pytest.raises(gradstab.DivergenceError, match="no gradient was finite"):
         train(model, (np.full_like(x, np.nan), y), epochs=5, verbose=0)
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
