@@ -24,9 +24,9 @@ class LimitOutliers(Transform):
 
     A step's length is s = η·n, with η its learning rate and n the global norm of its gradient.
     Beyond c = k·(1 + 8/t)·p, where p is the longest of the t steps before, g ← g·(c/s)²: the
-    farther out a step is, the less is left of it. With each outlier in a row the limit is four
-    times as wide, so that a new level of gradients is believed within some steps; outliers do not
-    enter p, which forgets 0.2 % a step.
+    farther out a step is, the less is left of it. With each outlier in a row the limit is ten
+    thousand times as wide: what keeps coming is no accident, and a limit that does not help is
+    given up. Outliers do not enter p, which forgets 0.2 % a step.
 
     Steps in line with the run are never touched. Without a single rate (`MultiOptimizer`) s = n.
     What is not finite is passed on as it came.
@@ -46,8 +46,9 @@ class LimitOutliers(Transform):
     limits: ClassVar[str] = "outlier"
     factor = Bound(partial(check_float, allow_inf=True))
 
-    # Of a level that is new for good, a thousand times the old one, five steps are shortened.
-    _GROWTH: ClassVar[float] = 4.0
+    # Of a level that is new for good, one step is shortened, or three at most. Where a net has
+    # exploded, the second moments of Adam have to see it, or its steps stay as long as they were.
+    _GROWTH: ClassVar[float] = 1e4
     # Half of a longest step is forgotten in 350 steps: after an early transient, spikes still show.
     _MEMORY: ClassVar[float] = 0.998
 
