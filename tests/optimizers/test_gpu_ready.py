@@ -36,7 +36,7 @@ needs_gpu = [
 
 # Some of these have kernels that stand for any device, and wait for the host all the same.
 CALLS_THE_HOST = re.compile(
-    r"PyFunc|Host(Compute|Send|Recv)|(To|From)Host|(In|Out)feed|^Print|Summary|File|^(Merge|Save)"
+    r"PyFunc|Host(Compute|Send|Recv)|(To|From)Host|(In|Out)feed|^Print|Summary|File|^(MergeV2|Save)"
 )
 
 # The audit --------------------------------------------------------------------------------------
