@@ -1,6 +1,7 @@
 """Healthy trainings of all kinds: `stabilize` against plain Keras, whose runs it is to leave alone.
 
     python benchmarks/healthy_runs.py [--quick] [--output FILE] [--resume] [--rows ...]
+    python benchmarks/healthy_runs.py --cases FOLDER [--output FILE] [--resume] [--rows ...]
     python benchmarks/healthy_runs.py --table FILE [--page docs/healthy_runs.md]
 
 Small nets with usual rates, that plain Keras trains well: by `fit` (`healthy_parts/nets.py`), and
@@ -12,6 +13,9 @@ come from the first eight hex digits of the commit that the campaign begins with
 A point is one percentage point of accuracy, or 1 % of an error. The floor: the 95 % interval of the
 paired difference holds 0, or no part of it is more than a point below; at most 1 % of the steps
 limited or clipped in any row, and none skipped. It exits with 1 if a row misses it.
+
+`--cases` takes the rows from case files in their stead (`healthy_parts/cases.py`): the healthy twin
+of each faulty model, and healthy nets that look odd.
 
 `--quick` trains each row for a moment with one seed, to see that everything works; its numbers mean
 nothing.
@@ -32,9 +36,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import numpy as np
 from harness import campaign
+from harness.intervals import median_interval
 from harness.origin import has_uncommitted_changes, machine
 from harness.tables import markdown, write_between_marks
-from healthy_parts import loops, nets
+from healthy_parts import cases, loops, nets
 from healthy_parts.rows import Row
 
 import gradstab
@@ -45,14 +50,18 @@ MOST_TOUCHED = 0.01
 SECONDS = 60.0  # of a row, on one core
 QUICK_ROWS = ("MLP, SGD", "GAN, two optimizers, Adam", "a quadratic alone, SGD")
 
-ROWS: dict[str, Row] = {
-    f"{row.name}, {type(row.optimizer()).__name__}": row for row in [*nets.ROWS, *loops.ROWS]
-}
+
+def rows_of(folder: str | None) -> dict[str, Row]:
+    """Return the rows by name: those of this benchmark, or those of a folder of cases."""
+    if folder is None:
+        rows = [*nets.ROWS, *loops.ROWS]
+        return {f"{row.name}, {type(row.optimizer()).__name__}": row for row in rows}
+    return {row.name: row for row in cases.rows(Path(folder))}
 
 
-def measure(name: str, seeds: list[int], quick: bool) -> dict[str, Any]:
+def measure(folder: str | None, name: str, seeds: list[int], quick: bool) -> dict[str, Any]:
     """Return the scores of a row, plain and stabilized, and what telemetry counted, by seed."""
-    row = ROWS[name]
+    row = rows_of(folder)[name]
     runs = []
     for seed in seeds:
         scores, wrapped = [], []
@@ -82,23 +91,15 @@ def measure(name: str, seeds: list[int], quick: bool) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def interval(differences: list[float], draw: np.random.Generator) -> tuple[float, float, float]:
-    """Return the median of paired differences within its 95 % interval, by bootstrap."""
-    numbers = np.array(differences)
-    medians = np.median(numbers[draw.integers(0, len(numbers), (4000, len(numbers)))], axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(low), float(np.median(numbers)), float(high)
-
-
 def table(content: dict[str, Any]) -> str:
-    """Return the results of all rows that were measured, in the order of the rows."""
+    """Return the results of all rows that were measured."""
     draw = np.random.default_rng(int(content["commit"][:8], 16))
     lines = []
-    for name in ROWS:
-        if name not in content["results"]:
-            continue
-        runs = content["results"][name]["runs"]
-        low, middle, high = interval([run["stabilized"] - run["plain"] for run in runs], draw)
+    for name, result in sorted(content["results"].items()):
+        runs = result["runs"]
+        low, middle, high = median_interval(
+            [run["stabilized"] - run["plain"] for run in runs], draw
+        )
         touched = [run["limited"] / run["steps"] for run in runs]
         skipped = sum(run["skipped"] for run in runs)
         fine = low >= -NOISE or low <= 0 <= high
@@ -129,9 +130,9 @@ def main() -> int:
         if arguments.page:
             write_between_marks(arguments.page, text)
         return 0
-    quick = arguments.quick
+    quick, folder = arguments.quick, arguments.cases
     head = {
-        "benchmark": "healthy_runs",
+        "benchmark": "healthy_cases" if folder else "healthy_runs",
         "quick": quick,
         "rounds": 1 if quick else SEEDS,
         **machine(),
@@ -140,12 +141,15 @@ def main() -> int:
     content = campaign.begin(head, arguments.output, arguments.resume)
     first = int(content["commit"][:8], 16)
     seeds = [(first + place) % 2**32 for place in range(content["rounds"])]
-    names = arguments.rows or (QUICK_ROWS if quick else ROWS)
+    known = rows_of(folder)
+    names = arguments.rows or (QUICK_ROWS if quick and not folder else known)
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"--rows: there is no row {unknown[0]!r}. There are: {'; '.join(known)}")
 
     def take(name: str) -> dict[str, Any] | None:
         if quick:
-            return measure(name, seeds, quick)
-        return campaign.in_fresh_process(__file__, (name, seeds, quick), threads=1)
+            return measure(folder, name, seeds, quick)
+        return campaign.in_fresh_process(__file__, (folder, name, seeds, quick), threads=1)
 
     def show(result: dict[str, Any]) -> str:
         return "  " + " ".join(f"{run['plain']}/{run['stabilized']}" for run in result["runs"])
@@ -164,7 +168,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="three rows, for a moment")
     parser.add_argument("--output", type=Path, help="write results as JSON to this file")
     parser.add_argument("--resume", action="store_true", help="go on with FILE as it began")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, help="default: all")
+    parser.add_argument("--rows", nargs="+", help="default: all")
+    parser.add_argument("--cases", metavar="FOLDER", help="take the rows from the cases there")
     parser.add_argument("--table", type=Path, help="print the table of a result file, and no more")
     parser.add_argument(
         "--page", type=Path, help="with --table, write it between the marks of a page too"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from harness.intervals import median_interval
 from harness.tables import markdown
 
 from clipping_parts.candidates import AUTO, OPTIMIZERS, PLAIN, names
@@ -75,7 +76,7 @@ def healthy_table(groups: Groups, draw: np.random.Generator) -> str:
                 row.append("-")
                 continue
             runs = group[candidate]["rates"][best]
-            low, middle, high = _interval(_differences(runs, plain["rates"][best]), draw)
+            low, middle, high = median_interval(_differences(runs, plain["rates"][best]), draw)
             row.append(f"{middle:+.1f} ({low:+.1f} .. {high:+.1f}), {_touched(runs):.1%}")
         rows.append(row)
     return markdown(header, rows)
@@ -147,7 +148,7 @@ def verdicts(groups: Groups, draw: np.random.Generator) -> list[str]:
         best = str(plain["exponent"])
         clean = plain["rates"][best]
         name = f"{_marked(model)}, {optimizer}"
-        low, middle, high = _interval(_differences(auto["rates"][best], clean), draw)
+        low, middle, high = median_interval(_differences(auto["rates"][best], clean), draw)
         touched = _touched(auto["rates"][best])
         within = low <= 0 <= high or (low >= -NOISE and high <= NOISE)
         fine = within or low > 0
@@ -199,14 +200,6 @@ def _score(run: Mapping[str, Any]) -> float:
 
 def _touched(runs: Sequence[Mapping[str, Any]]) -> float:
     return statistics.median(run["clipped"] + run["skipped"] for run in runs)
-
-
-def _interval(values: Sequence[float], draw: np.random.Generator) -> tuple[float, float, float]:
-    """Return a median within its 95 % interval, by bootstrap over the seeds."""
-    numbers = np.array(values)
-    medians = np.median(numbers[draw.integers(0, len(numbers), (4000, len(numbers)))], axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(low), float(np.median(numbers)), float(high)
 
 
 def _band(result: Mapping[str, Any]) -> tuple[int, int]:

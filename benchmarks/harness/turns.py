@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from harness.intervals import median_interval
+
 
 class Turnstile(keras.callbacks.Callback):
     """Lets its run through one epoch at a time, and times each from one gate to the next."""
@@ -122,6 +124,5 @@ def ratio(above: list[float], below: list[float], generator: np.random.Generator
     """
     common = min(len(above), len(below))
     pairs = np.array(above[:common]) / np.array(below[:common])
-    draws = generator.integers(0, len(pairs), size=(4000, len(pairs)))
-    low, high = np.percentile(np.median(pairs[draws], axis=1), [2.5, 97.5])
-    return [float(np.median(pairs)), float(low), float(high)]
+    low, middle, high = median_interval(pairs, generator)
+    return [middle, low, high]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from harness.intervals import median_interval
 from harness.tables import markdown
 
 from schedule_parts.runs import BARE, DEFAULT_RATE, RECIPE, USABLE
@@ -135,7 +136,6 @@ def _highest(rates: Mapping[str, Mapping[str, Any]], goal: float) -> float:
 
 def _interval(values: Sequence[float], draw: np.random.Generator) -> list[float]:
     """Return the median and its 95 % interval, by bootstrap over the seeds."""
-    numbers = np.array(values)
-    medians = np.median(numbers[draw.integers(0, len(numbers), (4000, len(numbers)))], axis=1)
-    found = [float(np.median(numbers)), *map(float, np.percentile(medians, [2.5, 97.5]))]
+    low, middle, high = median_interval(values, draw)
+    found = [middle, low, high]
     return [number if math.isfinite(number) else -1e9 for number in found]
