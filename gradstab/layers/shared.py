@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from gradstab._replicas import sum_over_replicas
 from gradstab._serialization import register
 from gradstab._validation import check_int
 from gradstab.functional.norms import norms, widen
-from gradstab.layers._backward import RawValues, sum_over_replicas
+from gradstab.layers._backward import RawValues
 from gradstab.layers._inside import build_inside
 
 

@@ -18,7 +18,7 @@ from typing import Any, final
 import keras
 from keras import ops
 
-from gradstab._coefficients import Adjustable, Coefficient
+from gradstab._coefficients import Coefficient, HasCoefficients
 from gradstab._serialization import register
 from gradstab._validation import check_choice, check_int
 from gradstab.functional.spectra import (
@@ -34,7 +34,7 @@ _MODES = ("soft", "double", "mutual_coherence", "srip")
 
 @final
 @register
-class Orthogonal(Adjustable, keras.regularizers.Regularizer):
+class Orthogonal(HasCoefficients, keras.regularizers.Regularizer):
     r"""Penalizes how far a kernel is from orthogonal.
 
     Use it in deep nets, so that the kernels stay what an orthogonal initializer made them. With the
@@ -115,7 +115,7 @@ class Orthogonal(Adjustable, keras.regularizers.Regularizer):
 
 @final
 @register
-class SpectralNorm(Adjustable, keras.regularizers.Regularizer):
+class SpectralNorm(HasCoefficients, keras.regularizers.Regularizer):
     r"""Penalizes the square of a kernel's largest singular value.
 
     $$\text{penalty} = c\, \sigma_{\max}(W)^2

@@ -12,6 +12,7 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_float, check_int
+from gradstab._variables import held_number
 from gradstab.schedules.rates import (
     Rate,
     Schedule,
@@ -168,9 +169,7 @@ class Adjustable(Schedule):
     @property
     def factor(self) -> float:
         """What the schedule's rate is multiplied by."""
-        held = ops.convert_to_numpy(self.factor_variable)
-        # The number as it was given, 0.1 and not 0.10000000149, unless a checkpoint changed it.
-        return self._factor if held == np.float32(self._factor) else float(held)
+        return held_number(self.factor_variable, self._factor)
 
     @factor.setter
     def factor(self, factor: float) -> None:

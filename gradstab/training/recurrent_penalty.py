@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from gradstab._layers import layers_in_order
 from gradstab._serialization import register
-from gradstab._substitute import replaced_method, replaced_untracked
+from gradstab.keras_hooks.substitute import replaced_method, replaced_untracked
 from gradstab.training.penalty import ForwardPass, Penalty, lengths
 
 # Below e⁻⁶⁰ of what comes in later, an error of earlier steps is nothing.
