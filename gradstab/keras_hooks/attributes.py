@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-# TensorFlow's own begin with the one, Keras' of an `AutoTrackable` with the other.
+# So begin the attributes by which TensorFlow tracks the others.
 _PREFIXES: Final = ("_self_", "_obj_")
 
 

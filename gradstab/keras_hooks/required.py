@@ -160,9 +160,9 @@ REQUIRED: Final = (
         without="callbacks before the monitor's miss its scalars",
     ),
     Required(
-        "_self_", "tf.Module", ("attributes",),
+        "_self_", "keras.Layer", ("attributes",),
         why="the prefix of attributes that TensorFlow's tracking adds to objects",
-        without="an optimizer is found twice in a model, under a second name",
+        without="the optimizers that a model holds are looked for in its bookkeeping too",
     ),
     Required(
         "_set_attr", "tf.Operation", ("conditions",),

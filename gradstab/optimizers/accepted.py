@@ -132,3 +132,21 @@ def check_transforms(transforms: Any) -> tuple[Transform, ...]:
             f"Received: transforms={list(transforms)!r}"
         )
     return tuple(transforms)
+
+
+def no_clipping(name: str) -> property:
+    """A clipping argument of Keras', of which there is a transform of the same meaning."""
+
+    def read(self: Any) -> None:
+        return None
+
+    def write(self: Any, value: Any) -> None:
+        if value is not None:  # Keras' own `__init__` sets it.
+            transform = KERAS_CLIPPING[name]
+            raise ValueError(
+                f"`{name}` can't be set on a StabilizedOptimizer, which clips by its transforms. "
+                f"Received: {name}={value!r}. List gradstab.transforms.{transform}({value!r}) when "
+                "it is made, or set the bound of such a transform in `optimizer.transforms`"
+            )
+
+    return property(read, write, doc=f"`{name}`: always `None`.")

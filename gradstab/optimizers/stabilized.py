@@ -14,13 +14,12 @@ from gradstab.keras_hooks.loss_scale import hand_over_to
 from gradstab.keras_hooks.optimizer_state import counter
 from gradstab.keras_hooks.wrapper import Wrapper
 from gradstab.optimizers.accepted import (
-    KERAS_CLIPPING,
     check_inner_optimizer,
     check_strategy,
     check_transforms,
+    no_clipping,
 )
 from gradstab.optimizers.compiled.branches import as_written
-from gradstab.optimizers.model.damage import MOMENT, STATISTIC, WEIGHT, Part, first_damage
 from gradstab.optimizers.model.plan import Plan
 from gradstab.optimizers.step.accumulation import window_size
 from gradstab.optimizers.step.chain import Chain
@@ -38,46 +37,27 @@ from gradstab.transforms.selection import innermost
 from gradstab.transforms.skipping import SkipNonFinite
 
 
-def _no_clipping(name: str) -> property:
-    """A clipping argument of Keras', of which there is a transform of the same meaning."""
-
-    def read(self: StabilizedOptimizer) -> None:
-        return None
-
-    def write(self: StabilizedOptimizer, value: Any) -> None:
-        if value is not None:  # Keras' own `__init__` sets it.
-            transform = KERAS_CLIPPING[name]
-            raise ValueError(
-                f"`{name}` can't be set on a StabilizedOptimizer, which clips by its transforms. "
-                f"Received: {name}={value!r}. List gradstab.transforms.{transform}({value!r}) when "
-                "it is made, or set the bound of such a transform in `optimizer.transforms`"
-            )
-
-    return property(read, write, doc=f"`{name}`: always `None`.")
-
-
 @final
 @register
 class StabilizedOptimizer(Wrapper):
     """Runs transforms round any Keras optimizer, and applies each step whole or not at all.
 
-    Within one step: unscale, sum over the replicas, accumulate, sum duplicate sparse rows, measure
-    in float32, run the gradient transforms in the order of the list, judge; then apply the inner
-    optimizer once, run the update transforms, average and constrain, or leave everything as it was;
-    record. A skipped step moves neither weights nor slots, iterations, weight decay, averages, the
-    state of transforms or, once `bind` has shown it the model, BatchNorm's moving statistics; only
-    telemetry, a loss scale and random seeds.
+    One step: unscale, sum over the replicas, accumulate, sum duplicate sparse rows, measure in
+    float32, run the transforms on the gradients, judge; then apply the inner optimizer once, run
+    the transforms on the updates, average and constrain, or leave everything as it was; record.
 
-    - Under a `tf.distribute` strategy every replica passes its share of the gradient, as it does to
-      Keras' optimizers, and the sum is what is measured and clipped.
-    - With `gradient_accumulation_steps` of the inner optimizer the mean over the window is, and the
-      window counts as one step: one micro-batch that is not finite has the whole window skipped.
-      Iterations, schedules and averages advance with every micro-batch, as in Keras.
+    - A skipped step moves no weight, slot, iteration, average or state of a transform; nor
+      BatchNorm's moving statistics, once `bind` has shown it the model. Telemetry, a loss scale and
+      random seeds go on.
+    - Under a `tf.distribute` strategy each replica passes its share of the gradient, and the sum is
+      measured and clipped.
+    - Under `gradient_accumulation_steps` of the inner optimizer the window is the step: its mean is
+      measured and clipped, and one bad micro-batch has the whole window skipped.
     - A `LossScaleOptimizer` round it (`mixed_float16`) leaves the step to it: an overflow on any
       replica is skipped on all and counted, and the scale stays within [1, 2^24].
 
-    This constructor is strict. `gradstab.stabilize` and the `clip_by_*` functions take optimizers
-    as they come: names, configs, wrapped ones, and those with clipping of their own.
+    This constructor is strict; `gradstab.stabilize` and the `clip_by_*` functions take optimizers
+    as they come.
 
     Args:
         inner_optimizer: A `keras.optimizers.Optimizer` without clipping of its own.
@@ -99,9 +79,9 @@ class StabilizedOptimizer(Wrapper):
     <StabilizedOptimizer: SkipNonFinite(max_consecutive=10) -> ClipByNorm(max_norm=1.0) -> SGD>
     """
 
-    clipnorm = _no_clipping("clipnorm")
-    clipvalue = _no_clipping("clipvalue")
-    global_clipnorm = _no_clipping("global_clipnorm")
+    clipnorm = no_clipping("clipnorm")
+    clipvalue = no_clipping("clipvalue")
+    global_clipnorm = no_clipping("global_clipnorm")
 
     def __init__(
         self,
@@ -190,11 +170,7 @@ class StabilizedOptimizer(Wrapper):
         return self._plan.bind(model)
 
     def share(self, other: StabilizedOptimizer) -> bool:
-        """Take in what `bind` told another optimizer of the same model; `find.bind` calls it.
-
-        Returns:
-            As `bind`.
-        """
+        """Take in what `bind` told another optimizer of the same model; return as `bind` does."""
         return self._plan.share(other._plan)
 
     @property
@@ -278,13 +254,7 @@ class StabilizedOptimizer(Wrapper):
         """
         divergence = self.telemetry.peek().divergence
         if divergence is not None:
-            weights, statistics = self._plan.variables, self._plan.forward_state.of_layers
-            kinds = (
-                (WEIGHT, weights),
-                (STATISTIC, statistics),
-                (MOMENT, self.inner_optimizer.variables),
-            )
-            damage = first_damage(Part(each, kind) for kind, some in kinds for each in some)
+            damage = self._plan.first_damage(self.inner_optimizer.variables)
             told = divergence.told(None if damage is None else str(damage))
             raise DivergenceError(f"Training has diverged. {told}")
 
@@ -298,12 +268,7 @@ class StabilizedOptimizer(Wrapper):
         return min(budgets, default=None)
 
     def __repr__(self) -> str:
-        by_stage = {
-            stage: [repr(t) for t in self.transforms if t.stage == stage]
-            for stage in ("rate", "gradient", "update")
-        }
-        inner = type(self.inner_optimizer).__name__
-        chain = [*by_stage["rate"], *by_stage["gradient"], inner, *by_stage["update"]]
+        chain = self._chain.described(type(self.inner_optimizer).__name__)
         return f"<{type(self).__name__}: {' -> '.join(chain)}>"
 
     # Saving ---------------------------------------------------------------------------------------

@@ -10,6 +10,14 @@ from gradstab._replicas import replica_index
 from gradstab._variables import resource, variable_path
 from gradstab.optimizers.compiled.values import usable_here
 from gradstab.optimizers.model import binding
+from gradstab.optimizers.model.damage import (
+    MOMENT,
+    STATISTIC,
+    WEIGHT,
+    Damage,
+    Part,
+    first_damage,
+)
 from gradstab.optimizers.model.forward_state import ForwardState
 from gradstab.transforms.base import VariableRole
 
@@ -89,3 +97,12 @@ class Plan:
     def take_loss(self) -> Any | None:
         """Return that loss, if it belongs to this step, and forget it."""
         return usable_here(self.losses.pop(replica_index(), None))
+
+    def first_damage(self, moments: Sequence[Any]) -> Damage | None:
+        """Return what is not finite among weights, moving statistics and moments, or `None`."""
+        kinds = (
+            (WEIGHT, self.variables),
+            (STATISTIC, self.forward_state.of_layers),
+            (MOMENT, moments),
+        )
+        return first_damage(Part(each, kind) for kind, some in kinds for each in some)

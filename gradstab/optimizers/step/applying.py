@@ -32,7 +32,7 @@ from gradstab.optimizers.step.accumulation import Accumulators
 from gradstab.optimizers.step.chain import Chain, NewStates
 from gradstab.optimizers.step.gating import can_gate, gated
 from gradstab.optimizers.step.inner import Afterwards, bound_updates, take_step
-from gradstab.optimizers.telemetry.sampling import is_due, may_sample, run_sampled
+from gradstab.optimizers.telemetry.due import is_due, may_sample, run_sampled
 from gradstab.optimizers.telemetry.telemetry import Telemetry
 from gradstab.transforms.base import Context
 from gradstab.transforms.measured import Measured

@@ -62,6 +62,13 @@ class Chain:
         entries = [entry for state in self._states for entry in state.values()]
         return [e for e in entries if not isinstance(e, keras.random.SeedGenerator)]
 
+    def described(self, inner: str) -> list[str]:
+        """Return the transforms as they are printed, round the name of the inner optimizer."""
+        by_stage: dict[str, list[str]] = {"rate": [], "gradient": [], "update": []}
+        for transform in self.transforms:
+            by_stage[transform.stage].append(repr(transform))
+        return [*by_stage["rate"], *by_stage["gradient"], inner, *by_stage["update"]]
+
     def acts_on(self, stage: str) -> bool:
         """Whether a transform acts in a stage."""
         return any(transform.stage == stage for transform in self.transforms)

@@ -14,6 +14,7 @@ from typing import Any
 from keras import ops
 
 from gradstab._variables import is_overwritten, value_of
+from gradstab.functional.finite import any_of
 from gradstab.optimizers.compiled.branches import either
 from gradstab.optimizers.compiled.sparse import map_values, split_sparse
 from gradstab.optimizers.model.plan import Plan
@@ -24,7 +25,7 @@ from gradstab.optimizers.step.chain import Chain
 from gradstab.optimizers.step.inner import Afterwards
 from gradstab.optimizers.step.learning_rate import current_rate, momentum
 from gradstab.optimizers.step.loss_scale import LossScale
-from gradstab.optimizers.telemetry.telemetry import Telemetry, any_of
+from gradstab.optimizers.telemetry.telemetry import Telemetry
 from gradstab.transforms.base import Context
 from gradstab.transforms.measured import Measured
 

@@ -1,4 +1,4 @@
-"""What is counted of the steps, as one integer vector, and how an unusual step moves it."""
+"""Step counters in one integer vector, and how an unusual step moves them."""
 
 from __future__ import annotations
 

@@ -13,12 +13,11 @@ from keras import ops
 from gradstab._replicas import num_replicas, strategy_of
 from gradstab._validation import check_int
 from gradstab._variables import value_of
-from gradstab.functional._backend import choose
-from gradstab.functional.finite import first_false
 from gradstab.optimizers.compiled.values import gather_row, to_host, usable_here, write_row
-from gradstab.optimizers.telemetry.counters import COUNTS, counted
+from gradstab.optimizers.telemetry.counters import COUNTS
 from gradstab.optimizers.telemetry.limits_told import told_of_limits
 from gradstab.optimizers.telemetry.reading import CAPACITY, OVERFLOW, ROW, Reading, Recorded
+from gradstab.optimizers.telemetry.recording import Outcome, recorded
 from gradstab.optimizers.telemetry.sampling import Sampler
 from gradstab.transforms.measured import Measured
 
@@ -159,16 +158,19 @@ class Telemetry:
 
     def latest(self) -> dict[str, Any]:
         """Return what the last recorded step was like, as tensors of the compiled step."""
-        noted = {name: usable_here(value) for name, value in (self._noted or {}).items()}
+        row: dict[str, Any] = {n: usable_here(value) for n, value in (self._noted or {}).items()}
         # What was recorded in a branch of a condition can't be used outside of it.
-        if not noted or any(value is None for value in noted.values()):
+        if not row or any(value is None for value in row.values()):
             recent = self._variables["recent"]
-            row = gather_row(recent, (value_of(self._steps) - 1) % CAPACITY)
-            numbers = dict(zip(ROW, ops.unstack(row), strict=True))
-            noted = {name: numbers[name] for name in ("grad_norm", "clipped")}
-            noted["limited"] = ops.cast(numbers["limited"] > 0, "float32")
-            noted["skipped"] = ops.cast(numbers["cause"] > 0, "float32")
-        return {"grad_norm_max": noted["grad_norm"], **noted}
+            values = gather_row(recent, (value_of(self._steps) - 1) % CAPACITY)
+            row = dict(zip(ROW, ops.unstack(values), strict=True))
+        return {
+            "grad_norm_max": row["grad_norm"],
+            "grad_norm": row["grad_norm"],
+            "clipped": row["clipped"],
+            "limited": ops.cast(row["limited"] > 0, "float32"),
+            "skipped": ops.cast(row["cause"] > 0, "float32"),
+        }
 
     @property
     def consecutive_skips(self) -> Any:
@@ -192,83 +194,19 @@ class Telemetry:
     ) -> None:
         """Write one step, inside the compiled step, whether it was applied or skipped.
 
-        Args:
-            incoming: Gradients as they came.
-            outgoing: Gradients after all transforms.
-            loss: Loss of the step, a scalar tensor, or `None`.
-            vetoes: Boolean scalar tensors, one per cause.
-            limited: Boolean scalar tensors, one per rule that may limit steps.
-            overflow: Whether a dynamic loss scale was too large, or `None` where there is none.
-            at_floor: Whether that scale can't be halved. Until then it is expected to overflow, and
-                no such skip counts towards the budget.
+        `Outcome` explains the arguments.
         """
         self.is_used = True
-        counts = value_of(self._variables["counts"])
-        flags = [False if overflow is None else overflow, *vetoes]
-        skip = any_of([flag for flag in flags if flag is not False])
-        applied = ops.logical_not(skip)
-        clip = ops.cast(ops.logical_and(outgoing.clipped, applied), counts.dtype)
-        rules = [ops.cast(ops.logical_and(flag, applied), counts.dtype) for flag in limited]
+        counts = self._variables["counts"]
+        step = ops.cast(self._steps, counts.dtype) + 1
+        outcome = Outcome(incoming, outgoing, loss, vetoes, limited, overflow, at_floor)
+        new, row = recorded(value_of(counts), step, outcome)
         self._steps.assign_add(1)
-        step = ops.cast(self._steps, counts.dtype)
-        # Not finite where a norm is not.
-        bad = ops.logical_not(ops.isfinite(incoming.global_norm))
-        in_a_row = counts[COUNTS.index("consecutive_skips")] > 0
-        unusual = ops.logical_or(ops.logical_or(skip, bad), in_a_row)
-
-        def count_more() -> Any:
-            # Of booleans, for TensorFlow has no kernel for integers on GPUs.
-            first = ops.cast(ops.argmax(ops.stack(flags)), counts.dtype)
-            bad = ops.cast(first_false(ops.isfinite(incoming.norms)), counts.dtype)
-            skipped = ops.cast(skip, counts.dtype)
-            # 1 unless the scale is still being found.
-            spends = ops.cast(1, counts.dtype)
-            if overflow is not None:
-                expected = ops.logical_and(overflow, ops.logical_not(at_floor))
-                spends = 1 - ops.cast(expected, counts.dtype)
-            new = counted(counts, step, skipped, first, bad, spends)
-            return ops.concatenate([new, ops.stack([(first + 1) * skipped, bad])])
-
-        def count_nothing() -> Any:
-            return ops.concatenate([counts, ops.convert_to_tensor([0, -1], counts.dtype)])
-
-        # Most steps are healthy, and then there is nothing to do but what follows.
-        new = choose(unusual, count_more, count_nothing)
-        self._variables["counts"].assign(new[:-2] + self._counted(clip, rules))
-        clipped = ops.cast(clip, "float32")
-        codes = [2.0**place * ops.cast(flag, "float32") for place, flag in enumerate(rules)]
-        limited_by = sum(codes, ops.zeros((), "float32"))
-        row = ops.concatenate(
-            [
-                ops.stack(
-                    [
-                        incoming.global_norm,
-                        outgoing.global_norm,
-                        ops.cast(np.nan if loss is None else loss, "float32"),
-                        clipped,
-                        limited_by,
-                    ]
-                ),
-                ops.cast(new[-2:], "float32"),
-            ]
-        )
-        if self._noted is not None:
-            self._noted["grad_norm"] = incoming.global_norm
-            self._noted["clipped"] = clipped
-            self._noted["limited"] = ops.cast(limited_by > 0, "float32")
-            self._noted["skipped"] = ops.cast(skip, "float32")
+        counts.assign(new)
         write_row(self._variables["recent"], (step - 1) % CAPACITY, row)
         self._variables["norms"].assign(incoming.norms)
-
-    def _counted(self, clip: Any, rules: Sequence[Any]) -> Any:
-        """Return what a step adds to the counts of steps that were clipped or limited."""
-        total = len(COUNTS) + len(self._causes) + len(self._limits)
-        flags = {COUNTS.index("clipped"): clip}
-        if rules:
-            flags[COUNTS.index("limited")] = ops.max(ops.stack(list(rules)))
-        flags |= {total - len(rules) + place: flag for place, flag in enumerate(rules)}
-        nothing = ops.zeros((), clip.dtype)
-        return ops.stack([flags.get(place, nothing) for place in range(total)])
+        if self._noted is not None:
+            self._noted |= dict(zip(ROW, ops.unstack(row), strict=True))
 
     def read(self, since: int | None = None) -> Reading:
         """Return what happened since a cursor, in one transfer from the device.
@@ -348,13 +286,6 @@ class Telemetry:
             self._paths, self._causes, self._limits, int(steps), counts.tolist(), recent, norms
         )
         return recorded, samples
-
-
-def any_of(flags: Sequence[Any]) -> Any:
-    """Return whether any of some boolean scalar tensors is true."""
-    # Never a flag itself: the graph optimizer takes the negation of `x > y` for `x <= y`, which NaN
-    # is not.
-    return ops.any(ops.stack(flags)) if flags else ops.convert_to_tensor(False)
 
 
 def _distinct(paths: Sequence[str]) -> list[str]:

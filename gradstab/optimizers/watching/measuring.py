@@ -18,7 +18,7 @@ from gradstab.optimizers.compiled.branches import as_written, either
 from gradstab.optimizers.compiled.sparse import split_sparse
 from gradstab.optimizers.model.plan import Plan
 from gradstab.optimizers.step import reducing
-from gradstab.optimizers.telemetry.sampling import is_due, run_sampled
+from gradstab.optimizers.telemetry.due import is_due, run_sampled
 from gradstab.optimizers.telemetry.telemetry import Telemetry
 from gradstab.transforms.measured import Measured
 
