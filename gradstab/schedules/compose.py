@@ -108,16 +108,12 @@ class Join(Schedule):
 class Adjustable(Schedule):
     r"""Makes a scheduled rate adjustable while training runs, by callbacks or by hand.
 
-    Keras refuses to set the learning rate of an optimizer that has a schedule, so
-    `ReduceLROnPlateau` and `LearningRateScheduler` raise a `TypeError` there. `Adjustable` puts
-    a factor before the schedule,
-
-    $$\text{rate}(s) = \text{factor} \cdot \text{schedule}(s),$$
-
-    and keeps it in a variable, which a compiled training step reads each time. Setting the rate of
-    a `StabilizedOptimizer` whose schedule is `Adjustable` sets the factor, through `set_rate`, so
-    that the rate of this very step becomes what was asked for; from there on the schedule goes its
-    way, scaled. A plain Keras optimizer still refuses; there, set `schedule.factor = 0.1`.
+    Keras refuses to set the learning rate of an optimizer that has a schedule, so that
+    `ReduceLROnPlateau` and `LearningRateScheduler` raise a `TypeError` there. `Adjustable`
+    multiplies the schedule by a factor in a variable, which a compiled step reads each time.
+    Setting the rate of a `StabilizedOptimizer` sets the factor so that the rate of this very step
+    becomes what was asked for; from there on the schedule goes its way, scaled. A plain Keras
+    optimizer still refuses; there, set `schedule.factor = 0.1`.
 
     Put it outermost, round the whole schedule: an `Adjustable` within another schedule works by
     its own `factor`, but an optimizer's `learning_rate` can't be set through it.

@@ -41,15 +41,10 @@ class ClippyAdagrad(keras.optimizers.Adagrad):
         accumulator_relative_threshold: λ_acc, a float of at least 0.
         absolute_threshold: λ_abs, in units of a weight; a float of at least 0.
         epsilon: ε, a float of at least 0.
-        weight_decay: As in Keras, and so are all that follow. It is not bounded.
-        clipnorm: See Keras.
-        clipvalue: See Keras.
-        global_clipnorm: See Keras.
-        use_ema: See Keras.
-        ema_momentum: See Keras.
-        ema_overwrite_frequency: See Keras.
-        loss_scale_factor: See Keras.
-        gradient_accumulation_steps: See Keras.
+        weight_decay: As in Keras; it is not bounded.
+        clipnorm, clipvalue, global_clipnorm: As in Keras.
+        use_ema, ema_momentum, ema_overwrite_frequency: As in Keras.
+        loss_scale_factor, gradient_accumulation_steps: As in Keras.
         name: Name of the optimizer.
 
     Raises:

@@ -26,17 +26,14 @@ class SPAM(keras.optimizers.Adam):
     - After each reset the rate rises again along a cosine, over N steps: it is multiplied by
       1 − 0.99·½·(1 + cos(π·k/N)) in the k-th step after it, k = 0 … N − 1.
 
-    It is for long runs with Adam, such as language models, in which gradients spike now and then.
-    Resetting costs some progress at each interval: short runs never reach one.
+    For long runs with Adam in which gradients spike now and then, such as language models.
 
     - Where v is zero nothing is cut: there is no past. v is not corrected for its bias, so the
       bound is strict in the first steps and in those after a reset.
-    - Deviation: Adam's bias correction counts the steps since the last reset, where the paper's
-      code counts all steps and so takes steps of up to 3 times the rate once the warm-up is over.
-      And the check acts in every step, where that code lets 20 steps pass after a reset.
+    - Deviations from the paper's code: Adam's bias correction counts the steps since the last
+      reset, and the check acts in every step (docs/transforms.md says why).
     - Weight decay goes by the whole rate at all times, as in the paper's code.
-    - Sparse gradients are made dense, as all that Keras' Adam does with them is: an absent row has
-      gradient 0. The sparse momentum of the paper is left out.
+    - Sparse gradients are made dense, as in Keras' Adam; the paper's sparse momentum is left out.
 
     Args:
         learning_rate: A float, a schedule or a callable.
@@ -46,15 +43,10 @@ class SPAM(keras.optimizers.Adam):
         threshold: θ, a positive float; may be infinite.
         reset_steps: ΔT, a positive integer.
         warmup_steps: N, an integer of at least 0, at most ΔT.
-        weight_decay: As in Keras, and so are all that follow.
-        clipnorm: See Keras.
-        clipvalue: See Keras.
-        global_clipnorm: See Keras.
-        use_ema: See Keras.
-        ema_momentum: See Keras.
-        ema_overwrite_frequency: See Keras.
-        loss_scale_factor: See Keras.
-        gradient_accumulation_steps: See Keras. Steps are windows then.
+        weight_decay: As in Keras.
+        clipnorm, clipvalue, global_clipnorm: As in Keras.
+        use_ema, ema_momentum, ema_overwrite_frequency: As in Keras.
+        loss_scale_factor, gradient_accumulation_steps: As in Keras. Steps are windows then.
         name: Name of the optimizer.
 
     Raises:

@@ -45,14 +45,9 @@ class StableAdamW(keras.optimizers.AdamW):
         beta_2: β₂, decay of the second moment, at least 0 and below 1.
         epsilon: ε, a positive float.
         amsgrad: Whether to divide by the largest second moment so far; the RMS then uses it too.
-        clipnorm: As in Keras, and so are all that follow.
-        clipvalue: See Keras.
-        global_clipnorm: See Keras.
-        use_ema: See Keras.
-        ema_momentum: See Keras.
-        ema_overwrite_frequency: See Keras.
-        loss_scale_factor: See Keras.
-        gradient_accumulation_steps: See Keras.
+        clipnorm, clipvalue, global_clipnorm: As in Keras.
+        use_ema, ema_momentum, ema_overwrite_frequency: As in Keras.
+        loss_scale_factor, gradient_accumulation_steps: As in Keras.
         name: Name of the optimizer.
 
     Raises:
