@@ -178,10 +178,19 @@ def test_other_optimizers_are_left_to_keras(monkeypatch):
     assert asked == [keras.optimizers.Adam]
 
 
-def test_the_hook_is_in_keras_class():
-    """If Keras renames `apply` or `scale_loss`, gradstab would not see overflows any more."""
-    for name in ("apply", "scale_loss"):
-        assert hasattr(getattr(LossScaleOptimizer, name), "__wrapped__")
+def test_keras_class_is_changed_when_the_first_wrapper_is_made_and_once(run_python):
+    code = """
+import gradstab, keras
+kind = keras.optimizers.LossScaleOptimizer
+before = kind.apply, kind.scale_loss
+gradstab.optimizers.StableAdamW()
+untouched = (kind.apply, kind.scale_loss) == before
+gradstab.stabilize("sgd")
+first = kind.apply, kind.scale_loss
+gradstab.stabilize("adam")
+print(untouched, all(f.__wrapped__ is b for f, b in zip(first, before)), kind.apply is first[0])
+"""
+    assert run_python(code) == "True True True"
     assert loss_scale.FLOOR == 1.0
 
 
