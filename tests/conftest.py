@@ -1,5 +1,6 @@
 """What every test begins with: the same seeds, Keras' defaults, and plots that need no screen."""
 
+import collections
 import gc
 import os
 import subprocess
@@ -24,6 +25,19 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)  # the other process needs some of it
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses
+def pytest_collection_modifyitems(items):
+    """Mark the cases of a test beyond its first ones as slow, where `quick_cases` says so."""
+    seen = collections.Counter()
+    for item in items:
+        marker = item.get_closest_marker("quick_cases")
+        if marker is not None:
+            name = item.nodeid.partition("[")[0]
+            seen[name] += 1
+            if seen[name] > marker.args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

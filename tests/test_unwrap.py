@@ -151,6 +151,7 @@ def test_an_adjustable_number_becomes_the_number_cut():
     model.optimizer.learning_rate = 0.25  # a plain number again
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("schedule", "name"),
     [

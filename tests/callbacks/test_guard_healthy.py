@@ -63,6 +63,7 @@ RUNS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("name", RUNS)
 def test_a_healthy_run_never_trips(name, ours):

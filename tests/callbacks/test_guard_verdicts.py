@@ -75,6 +75,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("name", DAMAGE)
@@ -132,6 +133,7 @@ def test_units_that_died_are_told(optimizer):
     assert np.mean((model.predict(X, verbose=0) - Y) ** 2) < 0.9
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("form", [False, "loop"])
 def test_units_that_died_are_told_in_train(form):
     class Kill(keras.callbacks.Callback):
@@ -186,6 +188,7 @@ def test_a_cross_entropy_far_below_zero_is_told(ours):
     assert "It can't be below zero where labels lie between 0 and 1" in verdict
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("steps", [1, 5, 16])
 @pytest.mark.parametrize("per_call", [1, 100])
 def test_a_run_of_which_all_was_skipped_gets_its_verdict(steps, per_call):

@@ -53,6 +53,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("optimizer", "arguments"), CASES, ids=str)
 def test_what_is_measured_and_that_nothing_changes(optimizer, arguments, tmp_path):
     watched, plain = (_model(OPTIMIZERS[optimizer](), **arguments) for _ in range(2))
@@ -160,6 +161,7 @@ def test_under_a_strategy():
     checks.close(model.variables, alone.variables)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("form", [False, "step", "loop"])
 def test_in_train(form):
     model, plain = _model(), _model()

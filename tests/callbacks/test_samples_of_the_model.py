@@ -39,6 +39,7 @@ def _model(optimizer, loss="mse", **arguments):
     return model
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("ours", "form"),
     [(True, GRAPH), (True, EAGER), (False, GRAPH), (False, XLA), (False, EAGER)],
@@ -123,6 +124,7 @@ def _loss(model, x, y):
     return float(tf.reduce_mean((model(x) - y) ** 2))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("ours", "form"), [(True, GRAPH), (True, XLA), (False, GRAPH), (False, EAGER)], ids=str
 )
@@ -146,6 +148,7 @@ def test_linearity_with_a_probe_is_that_of_a_step_by_hand(ours, form, tmp_path):
     assert set(history.history) >= {"loss"}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("rate", "is_linear"), [(1e-4, True), (3.0, False)])
 def test_small_steps_are_linear_and_large_ones_are_not(rate, is_linear, tmp_path):
     model = _model(keras.optimizers.SGD(rate))
@@ -158,6 +161,7 @@ def test_small_steps_are_linear_and_large_ones_are_not(rate, is_linear, tmp_path
     assert (abs(ratio - 1) < 0.05) == is_linear
 
 
+@pytest.mark.slow
 def test_a_probe_leaves_the_run_as_it_is():
     """Metrics, BatchNorm, losses by output and the weights: all as in a run without one."""
 
@@ -228,6 +232,7 @@ def test_without_tensorboard_the_extra_is_named_before_training(monkeypatch, tmp
         np.testing.assert_array_equal(now, then)
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_of_500_variables(tmp_path):
     """At the default cadence: under 20 MB, and read in under two seconds."""
     import time

@@ -72,6 +72,7 @@ def _fit(model, *callbacks, x=X, **arguments):
     return model.fit(x, callbacks=list(callbacks), **arguments).history
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("compiled", [None, "rmsprop"])
 @pytest.mark.filterwarnings("ignore:The model 'alone' holds optimizers that took no step")
 def test_an_optimizer_as_an_attribute_is_watched_and_guarded(compiled):
@@ -97,6 +98,7 @@ def test_an_optimizer_that_took_no_step_is_told_and_has_no_columns():
     assert np.isfinite(logs["grad_norm"]).all()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("arguments", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}])
 def test_two_optimizers_have_columns_and_records_by_name(ours, arguments, tmp_path):

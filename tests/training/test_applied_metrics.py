@@ -37,6 +37,7 @@ def means(model):
     return np.mean(errors**2), np.mean(np.abs(errors))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "arguments",
     [{"jit_compile": False}, {"jit_compile": "step"}, {"jit_compile": "loop"}, {"eagerly": True}],

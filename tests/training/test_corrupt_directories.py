@@ -150,6 +150,7 @@ def test_broken_files_are_refused_by_name(whole, tmp_path, file, damage):
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("content", list(CONTENTS))
 def test_what_a_run_only_writes_does_not_matter(whole, tmp_path, content):
     directory, (weights, history) = whole

@@ -226,6 +226,7 @@ def test_another_pass_leaves_nothing_behind():
     )
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("with_respect_to", ["inputs", "weights"])
 def test_recurrent_models_are_differentiated_twice(with_respect_to, jit_compile):

@@ -19,6 +19,7 @@ def pipeline(data):
     return tf.data.Dataset.from_tensor_slices(data).shuffle(70, seed=3).batch(32)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("xla_is_always_tried")
 @pytest.mark.parametrize("form", ["arrays", "pipeline"])
 def test_leaves_no_trace(make_model, data, monkeypatch, same_state, form):

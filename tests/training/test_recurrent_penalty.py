@@ -95,6 +95,7 @@ def measured(model, x, y, penalty=None, mode="eager"):
     return float(value), gradients[names.index("recurrent_kernel")].numpy()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("mode", checks.MODES)
 @pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize("activation", ["tanh", pytest.param("sigmoid", marks=pytest.mark.slow)])

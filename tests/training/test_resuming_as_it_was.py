@@ -54,6 +54,7 @@ def test_undisturbed_where_the_first_step_after_resuming_is_skipped(tmp_path, sa
     assert again.history == history.history
 
 
+@pytest.mark.slow
 def test_undisturbed_under_a_backup_of_keras(tmp_path):
     """It loads weights when training begins, after the optimizer came to know the model."""
     x = X.copy()
@@ -82,6 +83,7 @@ def another_loss(y, prediction):
     return keras.ops.mean(keras.ops.abs(y - prediction), axis=-1)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("begun", "resumed", "message"),
     [
@@ -111,6 +113,7 @@ def test_another_model_is_refused(tmp_path, begun, resumed, message):
     assert len(history.history["loss"]) == 2
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("begun", "resumed", "message"),
     [
@@ -134,6 +137,7 @@ def datasets(seed):
     return from_arrays(X, (Y[:, 0] > 0).astype(int), batch_size=8, seed=seed).train
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("begun", "resumed"),
     [
@@ -152,6 +156,7 @@ def test_other_data_are_refused(tmp_path, begun, resumed):
     train(make(), begun(), epochs=2, run_dir=tmp_path, resume=True, **ARGUMENTS)
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_draws_at_random_is_not_taken_for_another(tmp_path):
     def noisy(epoch):
         batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)

@@ -66,6 +66,7 @@ def undisturbed(make_model, data, tmp_path_factory):
 
 # The renamings of a run: the model as it begins, config.json, and in each epoch the best model, the
 # last weights, state.json, history.json.
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kill_at", [2, 4, 5, 6])
 def test_resumed_is_uninterrupted_wherever_the_kill_falls(
     make_model, data, tmp_path, monkeypatch, same_state, undisturbed, kill_at
