@@ -203,15 +203,13 @@ class CriticalNormal(_Critical):
     Together with biases of variance σ_b² (`bias_initializer()`) a wide layer takes pre-activations
     of variance q* to such of variance q*, and hands gradients back at the size at which they came.
     Use it for deep plain nets, above all of saturating activations; for relu it is `HeNormal`
-    without the cut tails. In a net of finite width the variance wanders from layer to layer, the
-    more the deeper it is for its width; where φ·φ'' is positive in the mean (silu, gelu, elu) it is
+    without the cut tails. Where φ·φ'' is positive in the mean (silu, gelu, elu) the variance is
     driven away from q*, so that depth has an end there.
 
     Args:
         activation: Activation of the layers, as in `gain`: a name, a function, a layer, or `None`.
         fixed_point: q*, the variance that pre-activations are to keep, a positive float. Small
-            values keep a saturating activation in its linear part, which is gentler over very many
-            layers.
+            values keep a saturating activation in its linear part.
         seed: An integer, a `keras.random.SeedGenerator`, or `None`. As with Keras' initializers,
             one instance gives the same values each time unless its seed is a `SeedGenerator`: make
             one for each layer.

@@ -110,7 +110,7 @@ def with_rate(optimizer: Any, rate: Any) -> contextlib.AbstractContextManager[No
     """Have an optimizer take this tensor for its rate.
 
     Raises:
-        KeyError: If this version of Keras keeps it elsewhere.
+        AttributeError: If this version of Keras keeps it elsewhere.
     """
     return replaced_untracked(optimizer, "_learning_rate", functools.partial(_same, rate))
 

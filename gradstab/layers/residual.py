@@ -42,8 +42,7 @@ class ScaledResidual(keras.layers.Layer):
 
     Raises:
         TypeError: If `branch` or `projection` is no layer, or `num_branches` no integer.
-        ValueError: If `method` is unknown, shapes do not fit, or Fixup lacks `num_branches` or a
-            layer with a kernel.
+        ValueError: If `method` is unknown, shapes do not fit, or Fixup lacks what it needs.
 
     Example:
         >>> import keras

@@ -40,8 +40,7 @@ class RecurrentGradientNorm(Penalty):
     step costs one more pass forward and backward, and one backwards in time.
 
     Steps where no error arrives, and those that a mask leaves out with the step after them, count
-    nothing. The gradients of LSTM and GRU travel by gates for which Ω is not
-    made: models with such layers are refused unless `layers` names others.
+    nothing. LSTM and GRU, for whose gates Ω is not made, are refused unless `layers` names others.
 
     Args:
         coefficient: Non-negative and finite. The reference takes 2 to 4; .5 trained faster in

@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from gradstab.keras_hooks.log_numbers import LogNumber
+
 
 def can_pack(value: Any) -> bool:
     """Whether a log is a float32 scalar tensor of a compiled step, which packing leaves exact."""
@@ -50,20 +52,8 @@ class StepLogs(dict[str, Any]):
 
     def items(self) -> Any:
         """Return all logs with their names."""
-        numbers = map(_Number, self._fetched.numbers())
+        numbers = map(LogNumber, self._fetched.numbers())
         return {**self, **dict(zip(self._names, numbers, strict=True))}.items()
-
-
-# TensorFlow has no public base class of what it takes for tensors; without it logs are but slower.
-_TensorType: Any = getattr(getattr(tf.__internal__, "types", None), "Tensor", object)
-
-
-class _Number(float, _TensorType):
-    """A number that counts as a tensor.
-
-    Keras asks of every log of every step whether it is one, and TensorFlow needs 0.1 microseconds
-    to say yes and 7 to say no, in Python, while the next step waits for the interpreter.
-    """
 
 
 class Entry:
