@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradstab import (
         callbacks,
         data,
+        diagnosis,
         functional,
         initializers,
         layers,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         transforms,
     )
     from gradstab._errors import DivergenceError, WorkerLostError
+    from gradstab.diagnosis.diagnose import diagnose
     from gradstab.optimizers import stabilize
     from gradstab.unwrap import unwrap
 
@@ -46,6 +48,7 @@ __version__ = "0.1.0"
 _SUBPACKAGES = (
     "callbacks",
     "data",
+    "diagnosis",
     "functional",
     "initializers",
     "layers",
@@ -62,6 +65,7 @@ _SUBPACKAGES = (
 _NAMES = {
     "DivergenceError": "gradstab._errors",
     "WorkerLostError": "gradstab._errors",
+    "diagnose": "gradstab.diagnosis.diagnose",
     "stabilize": "gradstab.optimizers",
     "unwrap": "gradstab.unwrap",
 }
@@ -72,6 +76,8 @@ __all__ = [
     "__version__",
     "callbacks",
     "data",
+    "diagnose",
+    "diagnosis",
     "functional",
     "initializers",
     "layers",

@@ -1,0 +1,140 @@
+"""The look at the trial: short trainings on a copy of the state, each with one thing changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Final
+
+# Merit from which on a plan counts as learning: what rests on signals alone is then let go.
+LEARNS: Final = 0.45
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """How a training stood after some steps.
+
+    Attributes:
+        step: Steps done.
+        explained: Share of the best constant output's loss that is gone, on rows kept aside.
+        skill: What is right beyond guessing: of accuracy beyond the majority class, or R².
+    """
+
+    step: int
+    explained: float
+    skill: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One short training.
+
+    Attributes:
+        change: What was changed, such as `"rate*10"`; `"plan"` for nothing.
+        steps: Steps done.
+        points: How it stood on the way, and at the end.
+        first_loss: Loss of the first step.
+        last_loss: Mean loss of the last fifth.
+        worst_loss: Largest loss of a step.
+        finite: Whether losses and weights stayed finite.
+        losses: The loss over the steps, thinned out.
+        update_ratio: Change of the weights in the first steps, per step, in units of the weights.
+        output_variation: Deviation of the outputs from row to row at the end, in units of the
+            targets'.
+    """
+
+    change: str
+    steps: int
+    points: tuple[Point, ...]
+    first_loss: float = math.nan
+    last_loss: float = math.nan
+    worst_loss: float = math.nan
+    finite: bool = True
+    losses: tuple[float, ...] = ()
+    update_ratio: float = math.nan
+    output_variation: float = math.nan
+
+    @property
+    def end(self) -> Point:
+        """How it stood at the end."""
+        return self.points[-1] if self.points else Point(self.steps, -math.inf, -math.inf)
+
+    @property
+    def merit(self) -> float:
+        """The better of both measures at the end, at least -1; -1 where it is not finite."""
+        return self.merit_at(self.steps)
+
+    def merit_at(self, step: int) -> float:
+        """Return the merit at the last point up to a step."""
+        if not self.finite:
+            return -1.0
+        points = [each for each in self.points if each.step <= step] or list(self.points[:1])
+        return merit(points[-1]) if points else -1.0
+
+
+def merit(point: Point) -> float:
+    """Return one number for a point: the share explained, and the skill where that is known.
+
+    The loss alone would call a classifier bad that is right but too sure; the skill alone would
+    not see a loss that is a thousand times too high.
+    """
+    values = [value for value in (point.explained, point.skill) if math.isfinite(value)]
+    return max(-1.0, sum(values) / len(values)) if values else -1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialLook:
+    """What short trainings on a copy of the state showed.
+
+    Attributes:
+        runs: The trainings; the first is the plan itself.
+        planned_steps: Steps of the whole plan, where it was told.
+        batch_size: Rows of a step.
+        constant_loss: Loss of the best constant output on the rows kept aside.
+        penalty_share: Penalties in units of that loss, at the start.
+        error: What kept the trial from being run, or `""`.
+        skipped: Why no trial was run, or `""`.
+    """
+
+    runs: tuple[Run, ...] = ()
+    planned_steps: int | None = None
+    batch_size: int = 0
+    constant_loss: float | None = None
+    penalty_share: float = 0.0
+    error: str = ""
+    skipped: str = ""
+
+    @property
+    def plan(self) -> Run | None:
+        """The training as planned."""
+        return self.run("plan")
+
+    def run(self, change: str) -> Run | None:
+        """Return the training with that change."""
+        return next((each for each in self.runs if each.change == change), None)
+
+
+def learned(trial: TrialLook) -> bool:
+    """Whether the plan's own training learned well enough to be left alone."""
+    return projected(trial) >= LEARNS
+
+
+def projected(trial: TrialLook) -> float:
+    """Return the merit at the end of the plan, as far as it can be told.
+
+    Ten times the rate goes ten times as far in a step, as long as it is stable: where the trial is
+    shorter than the plan, that run shows where the plan will be.
+    """
+    plan = trial.plan
+    if plan is None:
+        return -1.0
+    merits = [plan.merit]
+    planned = trial.planned_steps or math.inf
+    if planned > plan.steps and plan.finite:
+        for factor in (10, 100):
+            run = trial.run(f"rate*{factor}")
+            if run is not None and run.finite and (
+                planned / factor <= 1.2 * run.steps or math.isinf(planned)
+            ):
+                merits.append(run.merit_at(run.steps if math.isinf(planned) else max(10, int(planned // factor))))
+    return max(merits)

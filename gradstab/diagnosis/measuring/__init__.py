@@ -1,0 +1,1 @@
+"""Fills the looks: everything in the diagnosis that needs Keras."""

@@ -1,0 +1,343 @@
+"""Fills the look at the trial: the plan's own start, and the same with one thing changed.
+
+Which changes are tried follows from what was seen before: a direction of the rate is followed while
+it helps, inputs are scaled where they are not, and copies of the model with other activations are
+made only where nothing cheaper helped. A plan that learns well is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from typing import Any, Final
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gradstab.diagnosis.looks.data import DataLook
+from gradstab.diagnosis.looks.signal import SignalLook
+from gradstab.diagnosis.looks.structure import StructureLook
+from gradstab.diagnosis.looks.trial import LEARNS, Run, TrialLook, learned
+from gradstab.diagnosis.measuring import variants
+from gradstab.diagnosis.measuring.laboratory import CHUNK, Clock, Laboratory
+from gradstab.diagnosis.measuring.sample import Sample, tensors
+
+# A change that gets so far ends the search.
+_WELL: Final = 0.8
+# Ratio of kernels to Glorot's draw beyond which other first weights are tried.
+_OFF: Final = 3.0
+# Width of a hidden layer up to which a wider copy is tried, and dropout from which on none is.
+_NARROW: Final = 16
+_DROPPED: Final = 0.3
+# What counts as better while a direction is followed.
+_BETTER: Final = 0.03
+# Seconds of one training, and steps that it has at least and at most.
+_SECONDS: Final = 1.0
+_LEAST: Final = 30
+_MOST: Final = 1500
+# Steps of a trial where the plan's epochs were not told.
+_UNTOLD: Final = 300
+# Rows that are judged on, and the fewest of which some are kept aside.
+_KEPT: Final = 512
+_ENOUGH: Final = 100
+# Deviations beyond which scaled inputs are cut off.
+_FAR: Final = 10.0
+# Rows of a step at most: larger batches only cost time in so short a trial.
+_BATCH: Final = 128
+
+
+@dataclasses.dataclass
+class _Search:
+    """What is tried, one after the other."""
+
+    laboratory: Laboratory
+    steps: int
+    clock: Clock
+    planned: int | None = None
+    runs: dict[str, Run] = dataclasses.field(default_factory=dict)
+
+    def try_(self, change: str, steps: int | None = None, **changes: Any) -> Run | None:
+        """Run a trial unless the time is over or it was run already."""
+        if change in self.runs:
+            return self.runs[change]
+        wanted = steps or self.steps
+        if self.clock.left() < 0.7 * wanted * self.laboratory.step_seconds and change != "plan":
+            return None
+        self.runs[change] = self.laboratory.run(change, wanted, **changes)
+        return self.runs[change]
+
+    def has_learned(self) -> bool:
+        """Whether the plan, as far as its end can be told, learned well enough."""
+        return learned(TrialLook(tuple(self.runs.values()), self.planned))
+
+    @property
+    def best(self) -> float:
+        """Merit of the best run."""
+        return max(run.merit for run in self.runs.values())
+
+
+def look_at_trial(
+    model: Any,
+    sample: Sample,
+    data: DataLook,
+    structure: StructureLook,
+    signal: SignalLook,
+    probe_steps: int | None,
+    seed: int,
+    clock: Clock,
+) -> TrialLook:
+    """Train for a short while in several ways. Whoever calls puts the model's state back."""
+    try:
+        optimizer = variants.copy_of_optimizer(model.optimizer)
+        train, kept = _split(sample, seed)
+        batch = min(sample.batch_size, _BATCH)
+        kinds = [each.kind for each in data.targets]
+        laboratory = Laboratory(model, optimizer, train, kept, batch, seed, kinds)
+        laboratory.run("warm-up", 3 * CHUNK)
+        steps = probe_steps or _steps(data.total_steps, laboratory.step_seconds)
+        search = _Search(laboratory, steps, clock, data.total_steps)
+        search.try_("plan")
+    except Exception as error:  # the pass before went well, so what a person's code raises is told
+        return TrialLook(error=f"{type(error).__name__}: {str(error).strip()[:300]}")
+    constant = laboratory.constant(kept)
+    share = signal.penalty / constant if constant else 0.0
+    try:
+        _follow(search, model, data, structure, share, seed)
+    except tf.errors.ResourceExhaustedError:
+        pass  # what was run stands
+    return TrialLook(
+        runs=tuple(search.runs.values()),
+        planned_steps=data.total_steps,
+        batch_size=batch,
+        constant_loss=constant,
+        penalty_share=share,
+    )
+
+
+def _steps(planned: int | None, seconds: float) -> int:
+    affordable = int(_SECONDS / max(seconds, 1e-5))
+    wanted = planned or _UNTOLD
+    steps = min(wanted, max(_LEAST, affordable), _MOST)
+    return math.ceil(steps / CHUNK) * CHUNK
+
+
+def _follow(
+    search: _Search,
+    model: Any,
+    data: DataLook,
+    structure: StructureLook,
+    penalty_share: float,
+    seed: int,
+) -> None:
+    plan = search.runs["plan"]
+    if search.has_learned():
+        return
+    laboratory = search.laboratory
+    if plan.finite:
+        search.try_("rate*10", rate=10.0)
+        if search.has_learned():
+            return
+    scaled = _scaled_inputs(laboratory, data)
+    if scaled is not None:
+        search.try_("inputs", data=scaled)
+    _follow_rate(search, plan, "rate", {})
+    targets = _scaled_targets(laboratory, data, structure)
+    if targets is not None:
+        search.try_("targets", data=targets)
+    if scaled is not None and search.best < _WELL:
+        _follow_rate(search, search.runs.get("inputs") or plan, "inputs, rate", {"data": scaled})
+        if targets is not None:
+            search.try_("inputs, targets", data=_both(scaled, targets))
+    if penalty_share > 0.03:
+        search.try_("penalty", penalty=0.0)
+    if structure.iterations == 0 and _begins_off(structure):
+        start = variants.first_weights(model, seed, structure)
+        fresh = search.try_("start", start=start)
+        if fresh is not None and fresh.merit > plan.merit + 0.1 and search.best < _WELL:
+            _follow_rate(search, fresh, "start, rate", {"start": start})
+    steps = data.total_steps
+    if steps is not None and search.steps >= steps:
+        seconds = 3 * search.steps * laboratory.step_seconds
+        if seconds < max(3 * _SECONDS, 0.3 * search.clock.left()):
+            search.try_("longer", steps=3 * search.steps)
+    if search.best < _WELL:
+        _try_copies(search, model, structure, seed)
+
+
+def _begins_off(structure: StructureLook) -> bool:
+    """Whether a kernel is of another size than Glorot's and He's draws, or has units alike."""
+    for each in structure.layers:
+        if not each.kernel_scale or not each.fan_in or not each.trainable:
+            if each.kernel_alike and each.trainable:
+                return True
+            continue
+        glorot = math.sqrt(2 / (each.fan_in + (each.fan_out or each.fan_in)))
+        ratio = each.kernel_scale / glorot
+        if not 1 / _OFF < ratio < _OFF or each.kernel_alike:
+            return True
+    return False
+
+
+def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any]) -> None:
+    """Try ten times and a tenth of the rate, and go on where it helps."""
+    before = base.merit
+    up = search.try_(f"{name}*10", rate=10.0, **changes) if base.finite else None
+    down = search.try_(f"{name}/10", rate=0.1, **changes)
+    tried = [(run, sign) for run, sign in ((up, 1), (down, -1)) if run is not None]
+    for run, sign in tried:
+        latest, merit_before = run, before
+        for power in (2, 3):
+            if latest.finite and latest.merit < merit_before + _BETTER:
+                break
+            if not latest.finite and sign > 0:
+                break
+            merit_before = latest.merit
+            sign_text = "*" if sign > 0 else "/"
+            further = search.try_(
+                f"{name}{sign_text}{10**power}", rate=10.0 ** (sign * power), **changes
+            )
+            if further is None:
+                break
+            latest = further
+
+
+def _split(sample: Sample, seed: int) -> tuple[Any, Any]:
+    rows = sample.rows
+    order = np.random.default_rng(seed + 1).permutation(rows)
+    count = min(_KEPT, rows // 5) if rows >= _ENOUGH else 0
+    kept, rest = np.sort(order[:count]), np.sort(order[count:])
+    few = kept if count else rest[:_KEPT]
+    train, aside = sample.take(rest), sample.take(few)
+    return tensors(train), tensors(aside)
+
+
+def is_unscaled(largest: float, smallest: float, offset: float) -> bool:
+    """Whether features are so far from mean 0 and deviation 1 that scaling is worth a trial."""
+    return largest > 2.5 or largest < 0.1 or offset > 3 or smallest < 0.02
+
+
+def _scaled_inputs(laboratory: Laboratory, data: DataLook) -> tuple[Any, Any] | None:
+    wanted = [
+        look.kind == "float" and is_unscaled(
+            look.largest_scale, look.smallest_scale, look.largest_offset
+        )
+        for look in data.inputs
+    ]
+    if not any(wanted):
+        return None
+    flat = keras.tree.flatten(laboratory.train[0])
+    scales = [_moments(each) if want else None for each, want in zip(flat, wanted, strict=True)]
+
+    def scaled(part: Any) -> Any:
+        new = [
+            each if scale is None else _standard(each, scale)
+            for each, scale in zip(keras.tree.flatten(part), scales, strict=True)
+        ]
+        return keras.tree.pack_sequence_as(part, new)
+
+    train, kept = laboratory.train, laboratory.kept
+    if any(e.dtype.is_integer for e, w in zip(flat, wanted, strict=True) if w):
+        def floats(part: Any) -> Any:
+            new = [
+                tf.cast(each, tf.float32) if want else each
+                for each, want in zip(keras.tree.flatten(part), wanted, strict=True)
+            ]
+            return keras.tree.pack_sequence_as(part, new)
+        train, kept = (floats(train[0]), *train[1:]), (floats(kept[0]), *kept[1:])
+    return (scaled(train[0]), *train[1:]), (scaled(kept[0]), *kept[1:])
+
+
+def _standard(values: Any, scale: tuple[Any, Any]) -> Any:
+    """Return values at mean 0 and deviation 1, without those of rare features that lie far out."""
+    numbers = (tf.cast(values, tf.float32) - scale[0]) / scale[1]
+    return tf.clip_by_value(numbers, -_FAR, _FAR)
+
+
+def _moments(values: Any) -> tuple[Any, Any]:
+    numbers = tf.cast(values, tf.float32)
+    axes = list(range(max(len(numbers.shape) - 1, 1)))
+    mean, variance = tf.nn.moments(numbers, axes)
+    deviation = tf.sqrt(variance)
+    # Of images one pixel may never change; features that never change stay as they are.
+    return mean, tf.where(deviation > 1e-6 * (1 + tf.abs(mean)), deviation, 1.0)
+
+
+def _scaled_targets(
+    laboratory: Laboratory, data: DataLook, structure: StructureLook
+) -> tuple[Any, Any] | None:
+    fits = [
+        look.kind == "continuous"
+        and head.activation in ("linear", None)
+        and is_unscaled(
+            math.hypot(look.mean, look.deviation), look.deviation,
+            abs(look.mean) / max(look.deviation, 1e-30),
+        )
+        for look, head in zip(data.targets, structure.heads, strict=False)
+    ]
+    if not any(fits):
+        return None
+    flat = keras.tree.flatten(laboratory.train[1])
+    scales = [_moments(each) if fit else None for each, fit in zip(flat, fits, strict=True)]
+
+    def scaled(part: Any) -> Any:
+        new = [
+            each if scale is None else (tf.cast(each, tf.float32) - scale[0]) / scale[1]
+            for each, scale in zip(keras.tree.flatten(part), scales, strict=True)
+        ]
+        return keras.tree.pack_sequence_as(part, new)
+
+    train, kept = laboratory.train, laboratory.kept
+    return (train[0], scaled(train[1]), train[2]), (kept[0], scaled(kept[1]), kept[2])
+
+
+def _both(inputs: Any, targets: Any) -> Any:
+    return tuple(
+        (of_x[0], of_y[1], of_x[2]) for of_x, of_y in zip(inputs, targets, strict=True)
+    )
+
+
+def _try_copies(search: _Search, model: Any, structure: StructureLook, seed: int) -> None:
+    """Try copies of the model: other activations, nothing dropped, wider; and another optimizer."""
+    laboratory = search.laboratory
+    heads = {head.layer for head in structure.heads}
+    laboratory.restart()
+    changes = {"relu": variants.rectified(heads, structure)}
+    if max((each.rate for each in structure.layers), default=0.0) >= _DROPPED:
+        changes["dropout"] = variants.without_dropout()
+    dense = [e.units or 0 for e in structure.layers if e.kind == "Dense" and e.name not in heads]
+    if min(dense, default=_NARROW + 1) <= _NARROW:
+        changes["wider"] = variants.wider(heads)
+    for name, change in changes.items():
+        if search.clock.left() < 2 * _SECONDS:
+            return
+        copied = variants.varied(model, change, seed)
+        if copied is not None:
+            _try_elsewhere(search, name, copied, model, model.optimizer)
+    is_plain = structure.optimizer not in ("Adam", "AdamW", "Nadam", "Adamax", "RMSprop")
+    if is_plain and search.clock.left() > 2 * _SECONDS and search.best < LEARNS:
+        _try_elsewhere(search, "adam", model, model, keras.optimizers.Adam(1e-3))
+
+
+def _try_elsewhere(search: _Search, name: str, copied: Any, model: Any, optimizer: Any) -> None:
+    laboratory = search.laboratory
+    with contextlib.suppress(Exception):  # what can't be copied whole is not tried
+        if copied is not model:
+            copied.compile(optimizer="sgd", loss=model.loss, loss_weights=_loss_weights(model))
+        other = Laboratory(
+            copied,
+            variants.copy_of_optimizer(optimizer),
+            laboratory.train,
+            laboratory.kept,
+            laboratory.batch_size,
+            laboratory.seed,
+            laboratory.kinds,
+        )
+        search.runs[name] = other.run(name, search.steps, seconds=3 * _SECONDS)
+    laboratory.restart()
+
+
+def _loss_weights(model: Any) -> Any:
+    config = model.get_compile_config() or {}
+    return config.get("loss_weights") if isinstance(config, dict) else None
