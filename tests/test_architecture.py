@@ -19,7 +19,7 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 # A room imports from its own and from these. The spine runs one way:
 SPINE = (
     "functional", "transforms", "optimizers", "monitoring", "recovery", "callbacks", "training",
-    "cli",
+    "repairs", "cli",
 )  # fmt: skip
 MAY_IMPORT = {room: set(SPINE[:place]) for place, room in enumerate(SPINE)}
 MAY_IMPORT |= {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ class Draft:
 
     def __post_init__(self) -> None:
         self.loss = self.model.loss
-        self.loss_weights = self.model.get_compile_config().get("loss_weights")
+        self.loss_weights = compile_arguments(self.model).get("loss_weights")
         self.optimizer = functools.partial(copied, self.model.optimizer)
         self.fit_arguments = dataclasses.asdict(self.plan)
 
@@ -166,6 +167,13 @@ class Draft:
         copy = clone.cloned(self.model, input_shape=_shape_of(self.x))
         outputs = keras.tree.flatten(copy(rows))
         return [tuple(output.shape) for output in outputs][:count]
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """Return what a model was compiled with, as its config holds it."""
+    with warnings.catch_warnings():  # Of a loss that is a lambda, which nobody loads here.
+        warnings.simplefilter("ignore", UserWarning)
+        return model.get_compile_config() or {}
 
 
 def copied(optimizer: Any, inner: Any = None) -> Any:

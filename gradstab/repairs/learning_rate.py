@@ -10,7 +10,7 @@ import numpy as np
 
 from gradstab._validation import check_float, check_int
 from gradstab.repairs import clone
-from gradstab.repairs.draft import copied, with_rate
+from gradstab.repairs.draft import compile_arguments, copied, with_rate
 
 # Half decades.
 _RATES: Final = tuple(float(f"{10.0 ** (place / 2):.1g}") for place in range(-10, 3))
@@ -123,7 +123,7 @@ def find_learning_rate(
     if copy.built and model.built:
         copy.set_weights(model.get_weights())
     copy.compile(with_rate(copied(model.optimizer), rates[0]), model.loss,
-                 loss_weights=model.get_compile_config().get("loss_weights"),
+                 loss_weights=compile_arguments(model).get("loss_weights"),
                  jit_compile=False)  # fmt: skip
     trained, scored = _rows(x, y, batch_size * num_steps, seed)
     start, losses = _losses(copy, rates, trained, scored, batch_size)

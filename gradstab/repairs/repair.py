@@ -10,7 +10,8 @@ from typing import Any, Final
 import keras
 
 from gradstab._validation import check_float, check_int
-from gradstab.repairs.draft import Draft, Plan
+from gradstab.diagnosis.diagnose import diagnose
+from gradstab.repairs.draft import Draft, Plan, compile_arguments
 from gradstab.repairs.prescriptions.base import Change
 from gradstab.repairs.search import (
     Evidence,
@@ -254,7 +255,7 @@ def _fresh(model: Any, trial: Trial, seed: int) -> Any:
     """Return the repaired model with fresh weights, and with the person's metrics."""
     with seeded(seed):
         fresh = trial.draft.built()
-    config = model.get_compile_config()
+    config = compile_arguments(model)
     metrics = {}
     for name in ("metrics", "weighted_metrics"):
         try:
@@ -270,8 +271,6 @@ def _fresh(model: Any, trial: Trial, seed: int) -> Any:
 
 
 def _diagnosed(model: Any, x: Any, y: Any, epochs: int, batch_size: int, seed: int) -> Any:
-    from gradstab.diagnosis import diagnose
-
     return diagnose(model, x, y, epochs=epochs, batch_size=batch_size, seed=seed)
 
 
