@@ -26,7 +26,10 @@ PUBLISHED = (
     ("DeepFD", "diagnoses 27 of 52 faulty programs; replicated: recall .33 at 278 s a fault"),
     ("DeepDiagnosis, NeuraLint, UMLAUT", "replicated: recall .15, .19, .19 at 33, 7, 46 s"),
     ("GPT-4", "22 faults: recall .84, precision .39"),
-    ("DeepDiagnosis, DeepLocalize, UMLAUT", "healthy runs flagged: 68 of 188, 133 of 186, 49 of 49"),
+    (
+        "DeepDiagnosis, DeepLocalize, UMLAUT",
+        "healthy runs flagged: 68 of 188, 133 of 186, 49 of 49",
+    ),
 )
 
 

@@ -64,11 +64,14 @@ def _of_record(arguments: argparse.Namespace) -> int:
     if arguments.format == "json":
         text = json.dumps([each.to_dict() for each in findings], indent=1)
     else:
-        text = "\n\n".join(
-            f"[{each.severity}] {each.code}{f' in {each.layer}' if each.layer else ''}\n"
-            f"  {each.cause}\n    {each.remedy}"
-            for each in findings
-        ) or "The record shows nothing wrong."
+        text = (
+            "\n\n".join(
+                f"[{each.severity}] {each.code}{f' in {each.layer}' if each.layer else ''}\n"
+                f"  {each.cause}\n    {each.remedy}"
+                for each in findings
+            )
+            or "The record shows nothing wrong."
+        )
     _give(text, arguments.output)
     return int(any(each.severity == "error" for each in findings))
 

@@ -124,9 +124,7 @@ def look(
 
 def _check(model: Any, mute: Sequence[str]) -> None:
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a `keras.Model`. Received: model={type(model).__name__}"
-        )
+        raise TypeError(f"`model` must be a `keras.Model`. Received: model={type(model).__name__}")
     if not getattr(model, "compiled", False) or model.optimizer is None:
         raise ValueError(
             "`model` must be compiled with an optimizer, for a diagnosis judges the loss and the "

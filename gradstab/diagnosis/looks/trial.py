@@ -133,8 +133,14 @@ def projected(trial: TrialLook) -> float:
     if planned > plan.steps and plan.finite:
         for factor in (10, 100):
             run = trial.run(f"rate*{factor}")
-            if run is not None and run.finite and (
-                planned / factor <= 1.2 * run.steps or math.isinf(planned)
+            if (
+                run is not None
+                and run.finite
+                and (planned / factor <= 1.2 * run.steps or math.isinf(planned))
             ):
-                merits.append(run.merit_at(run.steps if math.isinf(planned) else max(10, int(planned // factor))))
+                merits.append(
+                    run.merit_at(
+                        run.steps if math.isinf(planned) else max(10, int(planned // factor))
+                    )
+                )
     return max(merits)

@@ -10,7 +10,6 @@ from typing import Any, Final
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from gradstab.diagnosis.looks.trial import Point, Run
 from gradstab.diagnosis.measuring.losses import constant_loss, data_loss
@@ -32,9 +31,7 @@ class Clock:
 
     def seconds(self) -> float:
         """Return the seconds of work since the beginning."""
-        return min(
-            time.perf_counter() - self._wall, time.process_time() - self._processor
-        )
+        return min(time.perf_counter() - self._wall, time.process_time() - self._processor)
 
     def left(self) -> float:
         """Return the seconds that are left."""
@@ -201,8 +198,10 @@ class Laboratory:
             rows = order[step]
 
             def cut(part: Any, rows: Any = rows) -> Any:
-                return None if part is None else keras.tree.map_structure(
-                    lambda each: tf.gather(each, rows), part
+                return (
+                    None
+                    if part is None
+                    else keras.tree.map_structure(lambda each: tf.gather(each, rows), part)
                 )
 
             losses = losses.write(step, self._step(cut(x), cut(y), cut(weights)))
@@ -221,8 +220,11 @@ class Laboratory:
             self.optimizer.apply(
                 [gradient for gradient, _ in pairs], [variable for _, variable in pairs]
             ) if len(pairs) == len(variables) else self.optimizer.apply(
-                [tf.zeros_like(v.value) if g is None else g
-                 for g, v in zip(gradients, variables, strict=True)], variables
+                [
+                    tf.zeros_like(v.value) if g is None else g
+                    for g, v in zip(gradients, variables, strict=True)
+                ],
+                variables,
             )
         return loss
 
@@ -288,7 +290,10 @@ class Laboratory:
 
     def _moved(self, before: list[Any]) -> float:
         now = [each.value for each in self.model.trainable_variables]
-        moved = sum(float(tf.reduce_sum(tf.square(tf.cast(a - b, tf.float32)))) for a, b in zip(now, before, strict=True))
+        moved = sum(
+            float(tf.reduce_sum(tf.square(tf.cast(a - b, tf.float32))))
+            for a, b in zip(now, before, strict=True)
+        )
         size = sum(float(tf.reduce_sum(tf.square(tf.cast(b, tf.float32)))) for b in before)
         return math.sqrt(moved / size) if size > 0 and math.isfinite(moved) else math.inf
 

@@ -220,9 +220,8 @@ def is_unscaled(largest: float, smallest: float, offset: float) -> bool:
 
 def _scaled_inputs(laboratory: Laboratory, data: DataLook) -> tuple[Any, Any] | None:
     wanted = [
-        look.kind == "float" and is_unscaled(
-            look.largest_scale, look.smallest_scale, look.largest_offset
-        )
+        look.kind == "float"
+        and is_unscaled(look.largest_scale, look.smallest_scale, look.largest_offset)
         for look in data.inputs
     ]
     if not any(wanted):
@@ -239,12 +238,14 @@ def _scaled_inputs(laboratory: Laboratory, data: DataLook) -> tuple[Any, Any] | 
 
     train, kept = laboratory.train, laboratory.kept
     if any(e.dtype.is_integer for e, w in zip(flat, wanted, strict=True) if w):
+
         def floats(part: Any) -> Any:
             new = [
                 tf.cast(each, tf.float32) if want else each
                 for each, want in zip(keras.tree.flatten(part), wanted, strict=True)
             ]
             return keras.tree.pack_sequence_as(part, new)
+
         train, kept = (floats(train[0]), *train[1:]), (floats(kept[0]), *kept[1:])
     return (scaled(train[0]), *train[1:]), (scaled(kept[0]), *kept[1:])
 
@@ -271,7 +272,8 @@ def _scaled_targets(
         look.kind == "continuous"
         and head.activation in ("linear", None)
         and is_unscaled(
-            math.hypot(look.mean, look.deviation), look.deviation,
+            math.hypot(look.mean, look.deviation),
+            look.deviation,
             abs(look.mean) / max(look.deviation, 1e-30),
         )
         for look, head in zip(data.targets, structure.heads, strict=False)
@@ -293,9 +295,7 @@ def _scaled_targets(
 
 
 def _both(inputs: Any, targets: Any) -> Any:
-    return tuple(
-        (of_x[0], of_y[1], of_x[2]) for of_x, of_y in zip(inputs, targets, strict=True)
-    )
+    return tuple((of_x[0], of_y[1], of_x[2]) for of_x, of_y in zip(inputs, targets, strict=True))
 
 
 def _try_copies(search: _Search, model: Any, structure: StructureLook, seed: int) -> None:

@@ -65,7 +65,9 @@ def diagnose_record(record: Record) -> list[Finding]:
     ]  # fmt: skip
     if run.learned:
         findings = [
-            dataclasses.replace(each, severity="info") if each.code != "nonfinite-gradients" else each
+            dataclasses.replace(each, severity="info")
+            if each.code != "nonfinite-gradients"
+            else each
             for each in findings
         ]
     return explained(findings)

@@ -85,9 +85,7 @@ def too_few_epochs(looks: Looks) -> Iterator[Finding]:
     gain = max(each.gain for each in (longer, rate) if each is not None)
     # A usual rate over few steps is short of steps, not of rate.
     gain = gain + 0.02 if is_short and longer is not None else (longer or rate).gain - 0.02  # type: ignore[union-attr]
-    more = (
-        f"; three times as many learn {longer.run.merit:.0%}" if longer is not None else ""
-    )
+    more = f"; three times as many learn {longer.run.merit:.0%}" if longer is not None else ""
     yield Finding(
         "too-few-epochs",
         "warning",
@@ -212,7 +210,7 @@ def float16(looks: Looks) -> Iterator[Finding]:
             over.name,
             f"`{over.name}` goes beyond 65,504, the largest number of float16.",
             {"input_maximum": over.input_maximum},
-            "Scale its inputs, or give the layer `dtype=\"float32\"`.",
+            'Scale its inputs, or give the layer `dtype="float32"`.',
         )
     elif first is not None and not learns(looks.trial):
         yield Finding(
