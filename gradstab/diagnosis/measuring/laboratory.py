@@ -23,10 +23,15 @@ _KEPT: Final = 40
 
 
 class Clock:
-    """Seconds of work: of the wall, or of the processor where others hold it up."""
+    """Seconds of work: of the wall, or of the processor where other programs hold it up.
 
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
+    Args:
+        limit: Seconds of work.
+        wall: Seconds that may pass at most, however held up.
+    """
+
+    def __init__(self, limit: float, wall: float = math.inf) -> None:
+        self._limit, self._most = limit, wall
         self._wall, self._processor = time.perf_counter(), time.process_time()
 
     def seconds(self) -> float:
@@ -35,7 +40,8 @@ class Clock:
 
     def left(self) -> float:
         """Return the seconds that are left."""
-        return self._limit - self.seconds()
+        passed = time.perf_counter() - self._wall
+        return min(self._limit - self.seconds(), self._most - passed)
 
 
 class _Scaled(keras.optimizers.schedules.LearningRateSchedule):
@@ -88,7 +94,7 @@ class Laboratory:
         self._first_moments = [tf.identity(each.value) for each in optimizer.variables]
         self._function = tf.function(self._steps, reduce_retracing=True)
         self._judge = tf.function(self._evaluate, reduce_retracing=True)
-        self.step_seconds = math.nan
+        self.step_seconds = 0.0
         self._constant: dict[int, float | None] = {}
 
     def _build(self) -> None:
@@ -102,6 +108,15 @@ class Laboratory:
             self._rate = float(plain.learning_rate)
         self._plain = plain
         self.optimizer.build(self.model.trainable_variables)
+
+    def warm_up(self) -> None:
+        """Trace the step, and time it."""
+        self._reset(1.0, 1.0, None)
+        rows = tf.constant(np.resize(self._order, (CHUNK, self._order.shape[1])))
+        self._function(*self.train, rows)
+        clock = Clock(math.inf)
+        self._function(*self.train, rows).numpy()
+        self.step_seconds = clock.seconds() / CHUNK
 
     def run(
         self,
@@ -133,7 +148,6 @@ class Laboratory:
         done, ratio = 0, math.nan
         marks = sorted({math.ceil(steps * part / CHUNK) * CHUNK for part in (0.1, 0.33, 0.66)})
         clock, finite = Clock(seconds), True
-        second = 0.0
         while done < steps:
             place = done % len(self._order)
             rows = self._order[place : place + CHUNK]
@@ -146,11 +160,6 @@ class Laboratory:
             if not np.isfinite(losses[-1]).all():
                 finite = False
                 break
-            # The first call traces; the next are timed.
-            if done == CHUNK:
-                second = clock.seconds()
-            elif done == 3 * CHUNK and math.isnan(self.step_seconds):
-                self.step_seconds = (clock.seconds() - second) / (2 * CHUNK)
             if clock.left() < 0:
                 break
             if done in marks and done < steps:

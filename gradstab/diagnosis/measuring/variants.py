@@ -96,10 +96,8 @@ def rectified(heads: set[str | None], structure: StructureLook) -> Callable[...,
         seen = structure.layer(layer.name)
         if seen is None or layer.name in heads or "activation" not in config:
             return False
-        if (
-            isinstance(layer, keras.layers.RNN)
-            or (kernel_of(layer) is None
-            and not config["activation"])
+        if isinstance(layer, keras.layers.RNN) or (
+            kernel_of(layer) is None and not config["activation"]
         ):
             return False
         if seen.activation in _SQUASHING or seen.activation == "linear":

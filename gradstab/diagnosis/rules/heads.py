@@ -79,8 +79,7 @@ def logits_without_from_logits(looks: Looks) -> Iterator[Finding]:
         if (
             not _takes_probabilities(head)
             or _is_beyond(head, target)
-            or (head.units == 1
-            and (head.loss in (*CATEGORICAL, *SPARSE)))
+            or (head.units == 1 and (head.loss in (*CATEGORICAL, *SPARSE)))
         ):
             continue
         if head.activation == "linear" or (head.activation is None and _leaves_unit(head)):
@@ -213,10 +212,8 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
             head.loss in OF_NUMBERS
             and target.kind in ("one-hot", "binary")
             and (
-                (head.activation in ("softmax", "sigmoid")
-                and head.units != 1)
-                or (head.units == 1
-                and head.activation == "sigmoid")
+                (head.activation in ("softmax", "sigmoid") and head.units != 1)
+                or (head.units == 1 and head.activation == "sigmoid")
             )
         ):
             right = "categorical" if head.activation == "softmax" else "binary"

@@ -9,6 +9,8 @@ from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
 from gradstab.diagnosis.rules.comparison import healings
 
+# Features up to which each has a name of its own; beyond, some are always empty.
+_TABLE: Final = 50
 # Rows that a class would hold if all were equally frequent, from which on an absent class is odd,
 # and the most classes for which that is looked at: vocabularies have words that never occur.
 _EXPECTED_ROWS: Final = 20
@@ -63,7 +65,12 @@ def constant_data(looks: Looks) -> Iterator[Finding]:
                 {"rows": each.rows},
                 "Look at how the input is loaded: print two rows of it.",
             )
-        elif each.constant_features and len(each.shape) == 1 and each.kind == "float":
+        elif (
+            each.constant_features
+            and each.kind == "float"
+            and len(each.shape) == 1
+            and (each.features <= _TABLE)
+        ):
             yield Finding(
                 "constant-data",
                 "info",
