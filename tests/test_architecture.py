@@ -18,8 +18,8 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 
 # A room imports from its own and from these. The spine runs one way:
 SPINE = (
-    "functional", "transforms", "optimizers", "monitoring", "recovery", "callbacks", "training",
-    "repairs", "cli",
+    "functional", "transforms", "optimizers", "monitoring", "diagnosis", "recovery", "callbacks",
+    "training", "repairs", "cli",
 )  # fmt: skip
 MAY_IMPORT = {room: set(SPINE[:place]) for place, room in enumerate(SPINE)}
 MAY_IMPORT |= {
@@ -51,6 +51,8 @@ KERAS_FREE = [
     if name in {"gradstab", "gradstab._lazy", "gradstab.cli", "gradstab.cli.main"}
     or name in {"gradstab.monitoring", "gradstab.monitoring.record", "gradstab.monitoring.writer"}
     or name.startswith("gradstab.reports")
+    or name in {"gradstab.diagnosis", "gradstab.diagnosis.finding", "gradstab.diagnosis.diagnosis"}
+    or name.startswith(("gradstab.diagnosis.looks", "gradstab.diagnosis.rules"))
 ]
 
 

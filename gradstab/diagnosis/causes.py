@@ -49,6 +49,7 @@ EXPLAINS: Final[dict[str, tuple[str, ...]]] = {
     "vanishing-gradients": ("collapsed-output",),
     "exploding-signal": ("exploding-gradients", "loss-spikes", "nonfinite-gradients"),
     "bottleneck": ("collapsed-output",),
+    "no-nonlinearity": ("collapsed-output",),
 }
 
 
@@ -84,4 +85,5 @@ def roots(findings: list[Finding]) -> list[Finding]:
 
 def _order(finding: Finding) -> tuple[float, ...]:
     gain = finding.evidence.get("gain")
-    return (finding.rank, 0.0 if gain is None else 1.0, -(gain or 0.0))
+    is_symptom = finding.code in _DISTURBED and not gain
+    return (finding.rank, float(is_symptom), 0.0 if gain is None else 1.0, -(gain or 0.0))

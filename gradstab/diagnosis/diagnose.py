@@ -14,6 +14,7 @@ from gradstab.diagnosis.causes import explained
 from gradstab.diagnosis.diagnosis import Diagnosis
 from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
+from gradstab.diagnosis.looks.data import DataLook
 from gradstab.diagnosis.looks.structure import StructureLook
 from gradstab.diagnosis.looks.trial import TrialLook
 from gradstab.diagnosis.measuring.data import look_at_data
@@ -24,9 +25,12 @@ from gradstab.diagnosis.measuring.state import preserved
 from gradstab.diagnosis.measuring.structure import look_at_structure
 from gradstab.diagnosis.measuring.trial import look_at_trial
 from gradstab.diagnosis.rules.catalogue import CODES, RULES, STATIC, apply
+from gradstab.diagnosis.rules.heads import OF_NUMBERS
 
 # Seconds of work after which no further trial begins.
 _SECONDS: Final = 7.0
+# Seconds after which none begins on a machine that others keep busy too.
+_WALL: Final = 10.0
 # Rows of the batch that is looked at layer by layer.
 _ROWS: Final = 64
 _FEWEST_ROWS: Final = 16
@@ -103,7 +107,7 @@ def look(
     seed: int,
 ) -> Looks:
     """Measure what rules judge by, and put everything back."""
-    clock = Clock(_SECONDS)
+    clock = Clock(_SECONDS, _WALL)
     sample = take_sample(x, y, sample_weight, batch_size, seed)
     with preserved(model):
         _build(model, sample)
@@ -113,6 +117,7 @@ def look(
         signal, outputs = look_at_signal(model, batch, other)
         shapes = [each.shape[1:] for each in outputs] or _shapes(model)
         structure = _with_outputs(look_at_structure(model, shapes), outputs)
+        data = _as_the_loss_reads(data, structure)
     looks = Looks(data, structure, signal)
     skipped = _why_no_trial(model, sample, looks)
     if skipped:
@@ -124,9 +129,7 @@ def look(
 
 def _check(model: Any, mute: Sequence[str]) -> None:
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a `keras.Model`. Received: model={type(model).__name__}"
-        )
+        raise TypeError(f"`model` must be a `keras.Model`. Received: model={type(model).__name__}")
     if not getattr(model, "compiled", False) or model.optimizer is None:
         raise ValueError(
             "`model` must be compiled with an optimizer, for a diagnosis judges the loss and the "
@@ -170,6 +173,17 @@ def _with_outputs(structure: StructureLook, outputs: list[Any]) -> StructureLook
         sums = is_shared and bool((abs(values.sum(-1) - 1) < 1e-2).all())
         heads.append(dataclasses.replace(head, minimum=low, maximum=high, sums_to_one=sums))
     return dataclasses.replace(structure, heads=tuple(heads) or structure.heads)
+
+
+def _as_the_loss_reads(data: DataLook, structure: StructureLook) -> DataLook:
+    """Return the data with whole numbers as quantities where the loss takes them for such."""
+    targets = [
+        dataclasses.replace(target, kind="continuous", neighbours_agree=None)
+        if target.kind == "classes" and head.units == 1 and head.loss in (*OF_NUMBERS, "custom")
+        else target
+        for head, target in zip(structure.heads, data.targets, strict=False)
+    ]
+    return dataclasses.replace(data, targets=(*targets, *data.targets[len(targets) :]))
 
 
 def _why_no_trial(model: Any, sample: Sample, looks: Looks) -> str:

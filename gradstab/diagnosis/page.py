@@ -30,9 +30,7 @@ def to_html(diagnosis: Diagnosis, *, whole: bool = True) -> str:
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
         for row in cells(diagnosis)
     )
-    sections = "".join(
-        _section(root, diagnosis.explained_by(root)) for root in diagnosis.roots
-    )
+    sections = "".join(_section(root, diagnosis.explained_by(root)) for root in diagnosis.roots)
     table = f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
     body = (
         f"<style>{_STYLE}</style><div class='gradstab'><p><strong>"

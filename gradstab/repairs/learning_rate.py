@@ -1,4 +1,4 @@
-"""A learning rate for a net, found by trying some on copies of it."""
+"""A learning rate for a net, found by trying some from the same start."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import keras
 import numpy as np
 
 from gradstab._validation import check_float, check_int
-from gradstab.repairs import clone
-from gradstab.repairs.draft import compile_arguments, copied, with_rate
+from gradstab.diagnosis.measuring.laboratory import Laboratory
+from gradstab.diagnosis.measuring.sample import take_sample, tensors
+from gradstab.diagnosis.measuring.state import preserved
+from gradstab.repairs.draft import copied, with_rate
 
 # Half decades.
 _RATES: Final = tuple(float(f"{10.0 ** (place / 2):.1g}") for place in range(-10, 3))
@@ -70,16 +72,16 @@ def find_learning_rate(
     max_rate: float = _RATES[-1],
     seed: int = 0,
 ) -> LearningRateSearch:
-    """Find a learning rate: train a copy for some steps at each of a range of rates.
+    """Find a learning rate: train for some steps at each of a range of rates.
 
     Each rate begins at the same weights and sees the same batches, and its loss is taken over the
-    same examples, so that the noise of single batches does not decide. The suggestion is the
+    same rows, so that the noise of single batches does not decide. The suggestion is the
     smallest rate that lowers the loss nine tenths as far as the best one does; if the next rate
     above it fails, half a decade less, where that still comes three quarters of the way. The model
-    is not changed.
+    and the random generators are afterwards what they were.
 
     Args:
-        model: A compiled model whose layers can be made from their configs.
+        model: A compiled model.
         x: Inputs: an array, or a list or dict of arrays.
         y: Targets, likewise.
         batch_size: Examples of a step.
@@ -92,7 +94,7 @@ def find_learning_rate(
         The rates, the losses, the suggestion with its reason, and a plot.
 
     Raises:
-        ValueError: If the model is not compiled or can't be copied, or no rate lies in the range.
+        ValueError: If the model is not compiled, or no rate lies in the range.
 
     Example:
     >>> import keras, numpy as np, gradstab
@@ -119,51 +121,42 @@ def find_learning_rate(
             f"No half decade lies between `min_rate` and `max_rate`. Received: "
             f"min_rate={min_rate}, max_rate={max_rate}"
         )
-    copy = clone.cloned(model, input_shape=np.shape(x)[1:] if hasattr(x, "shape") else None)
-    if copy.built and model.built:
-        copy.set_weights(model.get_weights())
-    copy.compile(with_rate(copied(model.optimizer), rates[0]), model.loss,
-                 loss_weights=compile_arguments(model).get("loss_weights"),
-                 jit_compile=False)  # fmt: skip
-    trained, scored = _rows(x, y, batch_size * num_steps, seed)
-    start, losses = _losses(copy, rates, trained, scored, batch_size)
+    with preserved(model):
+        trained, scored = _rows(x, y, batch_size * num_steps, seed)
+        if not model.built:
+            model(keras.tree.map_structure(lambda each: each[:2], trained[0]))
+        start, losses = _losses(model, rates, trained, scored, batch_size, num_steps, seed)
     suggestion, reason = _suggested(rates, losses, start)
     return LearningRateSearch(rates, tuple(losses), start, suggestion, reason)
 
 
 def _rows(x: Any, y: Any, count: int, seed: int) -> tuple[Any, Any]:
-    """Return examples to train on, and those to score on."""
-    total = len(keras.tree.flatten(x)[0])
-    draw = np.random.default_rng(seed)
-    order = np.concatenate([draw.permutation(total) for _ in range(-(-count // total))])[:count]
-
-    def taken(rows: Any) -> Any:
-        return keras.tree.map_structure(lambda each: np.asarray(each)[rows], (x, y))
-
-    return taken(order), taken(draw.permutation(total)[:_SCORED])
+    """Return rows to train on and rows to score on, as tensors; few data are trained on twice."""
+    sample = take_sample(x, y, None, 1, seed)
+    order = np.random.default_rng(seed).permutation(sample.rows)
+    return tensors(sample.take(order[:count])), tensors(sample.take(order[-_SCORED:]))
 
 
 def _losses(
-    model: Any, rates: tuple[float, ...], trained: Any, scored: Any, batch_size: int
+    model: Any,
+    rates: tuple[float, ...],
+    trained: Any,
+    scored: Any,
+    batch_size: int,
+    num_steps: int,
+    seed: int,
 ) -> tuple[float, list[float]]:
-    def loss() -> float:
-        return float(
-            model.evaluate(*scored, batch_size=_SCORED, verbose=0, return_dict=True)["loss"]
-        )
-
-    start = loss()
-    model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    losses = []
-    for rate in rates:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        model.optimizer.learning_rate = rate
-        model.fit(*trained, batch_size=batch_size, shuffle=False, verbose=0)
-        after = loss()
-        losses.append(after if np.isfinite(after) else float("nan"))
-    return start, losses
+    optimizer = with_rate(copied(model.optimizer), 1.0)  # Times the factor of each run.
+    laboratory = Laboratory(model, optimizer, trained, scored, batch_size, seed, [])
+    runs = [
+        laboratory.run("plan" if rate == rates[0] else f"{rate:g}", num_steps, rate=rate)
+        for rate in rates
+    ]
+    constant = laboratory.constant(scored)
+    if not constant:  # A loss of which nobody knows what it judges: as it was in training.
+        return runs[0].first_loss, [run.last_loss if run.finite else np.nan for run in runs]
+    start = constant * (1 - runs[0].points[0].explained)
+    return start, [constant * (1 - run.end.explained) if run.finite else np.nan for run in runs]
 
 
 def _suggested(

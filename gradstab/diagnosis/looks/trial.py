@@ -64,12 +64,17 @@ class Run:
         """The better of both measures at the end, at least -1; -1 where it is not finite."""
         return self.merit_at(self.steps)
 
-    def merit_at(self, step: int) -> float:
-        """Return the merit at the last point up to a step."""
-        if not self.finite:
+    def merit_at(self, step: float) -> float:
+        """Return the merit after some steps, between points in proportion."""
+        if not self.finite or not self.points:
             return -1.0
-        points = [each for each in self.points if each.step <= step] or list(self.points[:1])
-        return merit(points[-1]) if points else -1.0
+        before = self.points[0]
+        for point in self.points:
+            if point.step >= step:
+                part = max((step - before.step) / max(point.step - before.step, 1), 0.0)
+                return (1 - part) * merit(before) + part * merit(point)
+            before = point
+        return merit(before)
 
 
 def merit(point: Point) -> float:
@@ -78,7 +83,9 @@ def merit(point: Point) -> float:
     The loss alone would call a classifier bad that is right but too sure; the skill alone would
     not see a loss that is a thousand times too high.
     """
-    values = [value for value in (point.explained, point.skill) if math.isfinite(value)]
+    # Below guessing an accuracy says nothing more, least of all on few rows.
+    skill = max(point.skill, 0.0) if math.isfinite(point.skill) else math.nan
+    values = [value for value in (point.explained, skill) if math.isfinite(value)]
     return max(-1.0, sum(values) / len(values)) if values else -1.0
 
 
@@ -133,8 +140,10 @@ def projected(trial: TrialLook) -> float:
     if planned > plan.steps and plan.finite:
         for factor in (10, 100):
             run = trial.run(f"rate*{factor}")
-            if run is not None and run.finite and (
-                planned / factor <= 1.2 * run.steps or math.isinf(planned)
+            if (
+                run is not None
+                and run.finite
+                and (planned / factor <= 1.2 * run.steps or math.isinf(planned))
             ):
-                merits.append(run.merit_at(run.steps if math.isinf(planned) else max(10, int(planned // factor))))
+                merits.append(run.merit_at(run.steps if math.isinf(planned) else planned / factor))
     return max(merits)

@@ -88,5 +88,3 @@ def _points(sample: Sample) -> Any:
     if joined.shape[1] > 100 or any(each.ndim > 2 for each in arrays):
         return joined / max(float(joined.std()), 1e-9)  # pixels and the like share one scale
     return (joined - joined.mean(0)) / np.maximum(joined.std(0), 1e-6)
-
-

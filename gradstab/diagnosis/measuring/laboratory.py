@@ -10,7 +10,6 @@ from typing import Any, Final
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from gradstab.diagnosis.looks.trial import Point, Run
 from gradstab.diagnosis.measuring.losses import constant_loss, data_loss
@@ -24,21 +23,25 @@ _KEPT: Final = 40
 
 
 class Clock:
-    """Seconds of work: of the wall, or of the processor where others hold it up."""
+    """Seconds of work: of the wall, or of the processor where other programs hold it up.
 
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
+    Args:
+        limit: Seconds of work.
+        wall: Seconds that may pass at most, however held up.
+    """
+
+    def __init__(self, limit: float, wall: float = math.inf) -> None:
+        self._limit, self._most = limit, wall
         self._wall, self._processor = time.perf_counter(), time.process_time()
 
     def seconds(self) -> float:
         """Return the seconds of work since the beginning."""
-        return min(
-            time.perf_counter() - self._wall, time.process_time() - self._processor
-        )
+        return min(time.perf_counter() - self._wall, time.process_time() - self._processor)
 
     def left(self) -> float:
         """Return the seconds that are left."""
-        return self._limit - self.seconds()
+        passed = time.perf_counter() - self._wall
+        return min(self._limit - self.seconds(), self._most - passed)
 
 
 class _Scaled(keras.optimizers.schedules.LearningRateSchedule):
@@ -91,7 +94,7 @@ class Laboratory:
         self._first_moments = [tf.identity(each.value) for each in optimizer.variables]
         self._function = tf.function(self._steps, reduce_retracing=True)
         self._judge = tf.function(self._evaluate, reduce_retracing=True)
-        self.step_seconds = math.nan
+        self.step_seconds = 0.0
         self._constant: dict[int, float | None] = {}
 
     def _build(self) -> None:
@@ -105,6 +108,15 @@ class Laboratory:
             self._rate = float(plain.learning_rate)
         self._plain = plain
         self.optimizer.build(self.model.trainable_variables)
+
+    def warm_up(self) -> None:
+        """Trace the step, and time it."""
+        self._reset(1.0, 1.0, None)
+        rows = tf.constant(np.resize(self._order, (CHUNK, self._order.shape[1])))
+        self._function(*self.train, rows)
+        clock = Clock(math.inf)
+        self._function(*self.train, rows).numpy()
+        self.step_seconds = clock.seconds() / CHUNK
 
     def run(
         self,
@@ -136,7 +148,6 @@ class Laboratory:
         done, ratio = 0, math.nan
         marks = sorted({math.ceil(steps * part / CHUNK) * CHUNK for part in (0.1, 0.33, 0.66)})
         clock, finite = Clock(seconds), True
-        second = 0.0
         while done < steps:
             place = done % len(self._order)
             rows = self._order[place : place + CHUNK]
@@ -149,11 +160,6 @@ class Laboratory:
             if not np.isfinite(losses[-1]).all():
                 finite = False
                 break
-            # The first call traces; the next are timed.
-            if done == CHUNK:
-                second = clock.seconds()
-            elif done == 3 * CHUNK and math.isnan(self.step_seconds):
-                self.step_seconds = (clock.seconds() - second) / (2 * CHUNK)
             if clock.left() < 0:
                 break
             if done in marks and done < steps:
@@ -201,8 +207,10 @@ class Laboratory:
             rows = order[step]
 
             def cut(part: Any, rows: Any = rows) -> Any:
-                return None if part is None else keras.tree.map_structure(
-                    lambda each: tf.gather(each, rows), part
+                return (
+                    None
+                    if part is None
+                    else keras.tree.map_structure(lambda each: tf.gather(each, rows), part)
                 )
 
             losses = losses.write(step, self._step(cut(x), cut(y), cut(weights)))
@@ -221,8 +229,11 @@ class Laboratory:
             self.optimizer.apply(
                 [gradient for gradient, _ in pairs], [variable for _, variable in pairs]
             ) if len(pairs) == len(variables) else self.optimizer.apply(
-                [tf.zeros_like(v.value) if g is None else g
-                 for g, v in zip(gradients, variables, strict=True)], variables
+                [
+                    tf.zeros_like(v.value) if g is None else g
+                    for g, v in zip(gradients, variables, strict=True)
+                ],
+                variables,
             )
         return loss
 
@@ -288,7 +299,10 @@ class Laboratory:
 
     def _moved(self, before: list[Any]) -> float:
         now = [each.value for each in self.model.trainable_variables]
-        moved = sum(float(tf.reduce_sum(tf.square(tf.cast(a - b, tf.float32)))) for a, b in zip(now, before, strict=True))
+        moved = sum(
+            float(tf.reduce_sum(tf.square(tf.cast(a - b, tf.float32))))
+            for a, b in zip(now, before, strict=True)
+        )
         size = sum(float(tf.reduce_sum(tf.square(tf.cast(b, tf.float32)))) for b in before)
         return math.sqrt(moved / size) if size > 0 and math.isfinite(moved) else math.inf
 

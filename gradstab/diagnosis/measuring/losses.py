@@ -106,9 +106,11 @@ def data_loss(model: Any, x: Any, y: Any, outputs: Any, weights: Any, training: 
     extra = {"training": training} if "training" in parameters else {}
     total = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights, **extra)
     penalties = model.losses
-    penalty = ops.sum(ops.stack([ops.sum(ops.cast(p, total.dtype)) for p in penalties])) if (
-        penalties
-    ) else ops.zeros((), total.dtype)
+    penalty = (
+        ops.sum(ops.stack([ops.sum(ops.cast(p, total.dtype)) for p in penalties]))
+        if (penalties)
+        else ops.zeros((), total.dtype)
+    )
     return ops.cast(total, "float32") - ops.cast(penalty, "float32"), ops.cast(penalty, "float32")
 
 

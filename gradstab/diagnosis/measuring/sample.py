@@ -136,8 +136,15 @@ def _of_batches(x: Any) -> Sample:
         parts = keras.utils.unpack_x_y_sample_weight(batch)
         taken.append([_map(_as_array, part) for part in parts])
         count = len(keras.tree.flatten(taken[-1][0])[0])
-        rows, size = rows + count, size + sum(
-            each.nbytes for part in taken[-1] for each in keras.tree.flatten(part) if each is not None
+        rows, size = (
+            rows + count,
+            size
+            + sum(
+                each.nbytes
+                for part in taken[-1]
+                for each in keras.tree.flatten(part)
+                if each is not None
+            ),
         )
         if rows >= _ROWS or size >= _BYTES:
             break

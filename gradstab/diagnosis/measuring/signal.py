@@ -65,9 +65,9 @@ class Notes:
         return call_and_note
 
 
-def look_at_signal(model: Any, batch: tuple[Any, Any, Any], other: tuple[Any, Any, Any]) -> (
-    tuple[SignalLook, list[Any]]
-):
+def look_at_signal(
+    model: Any, batch: tuple[Any, Any, Any], other: tuple[Any, Any, Any]
+) -> tuple[SignalLook, list[Any]]:
     """Run a batch forward and backward.
 
     Args:
@@ -196,7 +196,9 @@ def _gradients(
         if gradient is None:
             continue
         known = True
-        values = np.asarray(ops.convert_to_numpy(ops.cast(tf.convert_to_tensor(gradient), "float32")))
+        values = np.asarray(
+            ops.convert_to_numpy(ops.cast(tf.convert_to_tensor(gradient), "float32"))
+        )
         finite = finite and bool(np.isfinite(values).all())
         squares += float((values.astype("float64") ** 2).sum())
         weights += float((np.asarray(variable, "float64") ** 2).sum())

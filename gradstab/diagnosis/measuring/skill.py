@@ -43,9 +43,7 @@ def _skill(target: Any, output: Any, kind: str) -> float:
     if kind in ("classes", "binary") and width > 1 and target.size * width == output.size:
         return _accuracy(output.reshape(-1, width).argmax(-1), target.reshape(-1).astype(int))
     if kind == "one-hot" and target.shape == output.shape:
-        return _accuracy(
-            output.reshape(-1, width).argmax(-1), target.reshape(-1, width).argmax(-1)
-        )
+        return _accuracy(output.reshape(-1, width).argmax(-1), target.reshape(-1, width).argmax(-1))
     if target.size != output.size:
         return math.nan
     numbers, values = target.reshape(len(target), -1), output.reshape(len(output), -1)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gradstab.diagnosis.looks.data import DataLook
+from gradstab.diagnosis.looks.data import DataLook, InputLook
 from gradstab.diagnosis.looks.signal import SignalLook
 from gradstab.diagnosis.looks.structure import StructureLook
 from gradstab.diagnosis.looks.trial import LEARNS, Run, TrialLook, learned
@@ -33,6 +33,8 @@ _NARROW: Final = 16
 _DROPPED: Final = 0.3
 # What counts as better while a direction is followed.
 _BETTER: Final = 0.03
+# Merit of a net that is still where it began.
+_STILL: Final = 0.05
 # Seconds of one training, and steps that it has at least and at most.
 _SECONDS: Final = 1.0
 _LEAST: Final = 30
@@ -42,6 +44,12 @@ _UNTOLD: Final = 300
 # Rows that are judged on, and the fewest of which some are kept aside.
 _KEPT: Final = 512
 _ENOUGH: Final = 100
+# Size of features, and their mean in deviations, from which on they count as not scaled; features up
+# to which that is asked of each.
+_LARGE: Final = 2.5
+_SMALL: Final = 0.1
+_OFFSET: Final = 3.0
+_TABLE: Final = 50
 # Deviations beyond which scaled inputs are cut off.
 _FAR: Final = 10.0
 # Rows of a step at most: larger batches only cost time in so short a trial.
@@ -95,7 +103,7 @@ def look_at_trial(
         batch = min(sample.batch_size, _BATCH)
         kinds = [each.kind for each in data.targets]
         laboratory = Laboratory(model, optimizer, train, kept, batch, seed, kinds)
-        laboratory.run("warm-up", 3 * CHUNK)
+        laboratory.warm_up()
         steps = probe_steps or _steps(data.total_steps, laboratory.step_seconds)
         search = _Search(laboratory, steps, clock, data.total_steps)
         search.try_("plan")
@@ -144,21 +152,21 @@ def _follow(
         search.try_("inputs", data=scaled)
     _follow_rate(search, plan, "rate", {})
     targets = _scaled_targets(laboratory, data, structure)
-    if targets is not None:
+    if targets is not None and search.best < _WELL:
         search.try_("targets", data=targets)
     if scaled is not None and search.best < _WELL:
         _follow_rate(search, search.runs.get("inputs") or plan, "inputs, rate", {"data": scaled})
         if targets is not None:
             search.try_("inputs, targets", data=_both(scaled, targets))
-    if penalty_share > 0.03:
+    if penalty_share > 0.03 and search.best < _WELL:
         search.try_("penalty", penalty=0.0)
-    if structure.iterations == 0 and _begins_off(structure):
+    if structure.iterations == 0 and _begins_off(structure) and search.best < _WELL:
         start = variants.first_weights(model, seed, structure)
         fresh = search.try_("start", start=start)
         if fresh is not None and fresh.merit > plan.merit + 0.1 and search.best < _WELL:
             _follow_rate(search, fresh, "start, rate", {"start": start})
     steps = data.total_steps
-    if steps is not None and search.steps >= steps:
+    if steps is not None and search.steps >= steps and plan.finite:
         seconds = 3 * search.steps * laboratory.step_seconds
         if seconds < max(3 * _SECONDS, 0.3 * search.clock.left()):
             search.try_("longer", steps=3 * search.steps)
@@ -181,26 +189,21 @@ def _begins_off(structure: StructureLook) -> bool:
 
 
 def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any]) -> None:
-    """Try ten times and a tenth of the rate, and go on where it helps."""
-    before = base.merit
-    up = search.try_(f"{name}*10", rate=10.0, **changes) if base.finite else None
-    down = search.try_(f"{name}/10", rate=0.1, **changes)
-    tried = [(run, sign) for run, sign in ((up, 1), (down, -1)) if run is not None]
-    for run, sign in tried:
-        latest, merit_before = run, before
-        for power in (2, 3):
-            if latest.finite and latest.merit < merit_before + _BETTER:
+    """Try ten times and a tenth of the rate, and go on where it helps.
+
+    A net that has not moved at all may need more than ten times its rate before anything shows.
+    """
+    for sign in (1, -1) if base.finite else (-1,):
+        before, latest = base.merit, base
+        for power in (1, 2, 3):
+            word = f"{name}{'*' if sign > 0 else '/'}{10**power}"
+            run = search.try_(word, rate=10.0 ** (sign * power), **changes)
+            if run is None or (sign > 0 and not run.finite):
                 break
-            if not latest.finite and sign > 0:
+            has_not_moved = sign > 0 and abs(run.merit) < _STILL and abs(before) < _STILL
+            if run.finite and run.merit < latest.merit + _BETTER and not has_not_moved:
                 break
-            merit_before = latest.merit
-            sign_text = "*" if sign > 0 else "/"
-            further = search.try_(
-                f"{name}{sign_text}{10**power}", rate=10.0 ** (sign * power), **changes
-            )
-            if further is None:
-                break
-            latest = further
+            latest = run if run.finite else latest
 
 
 def _split(sample: Sample, seed: int) -> tuple[Any, Any]:
@@ -213,18 +216,17 @@ def _split(sample: Sample, seed: int) -> tuple[Any, Any]:
     return tensors(train), tensors(aside)
 
 
-def is_unscaled(largest: float, smallest: float, offset: float) -> bool:
+def _is_unscaled(look: InputLook) -> bool:
     """Whether features are so far from mean 0 and deviation 1 that scaling is worth a trial."""
-    return largest > 2.5 or largest < 0.1 or offset > 3 or smallest < 0.02
+    if look.largest_scale > _LARGE or look.largest_scale < _SMALL:
+        return True
+    # Of many features, as pixels are, some hardly ever change.
+    uneven = look.largest_offset > _OFFSET or look.smallest_scale < _SMALL / 5
+    return look.features <= _TABLE and uneven
 
 
 def _scaled_inputs(laboratory: Laboratory, data: DataLook) -> tuple[Any, Any] | None:
-    wanted = [
-        look.kind == "float" and is_unscaled(
-            look.largest_scale, look.smallest_scale, look.largest_offset
-        )
-        for look in data.inputs
-    ]
+    wanted = [look.kind == "float" and _is_unscaled(look) for look in data.inputs]
     if not any(wanted):
         return None
     flat = keras.tree.flatten(laboratory.train[0])
@@ -239,12 +241,14 @@ def _scaled_inputs(laboratory: Laboratory, data: DataLook) -> tuple[Any, Any] | 
 
     train, kept = laboratory.train, laboratory.kept
     if any(e.dtype.is_integer for e, w in zip(flat, wanted, strict=True) if w):
+
         def floats(part: Any) -> Any:
             new = [
                 tf.cast(each, tf.float32) if want else each
                 for each, want in zip(keras.tree.flatten(part), wanted, strict=True)
             ]
             return keras.tree.pack_sequence_as(part, new)
+
         train, kept = (floats(train[0]), *train[1:]), (floats(kept[0]), *kept[1:])
     return (scaled(train[0]), *train[1:]), (scaled(kept[0]), *kept[1:])
 
@@ -270,10 +274,7 @@ def _scaled_targets(
     fits = [
         look.kind == "continuous"
         and head.activation in ("linear", None)
-        and is_unscaled(
-            math.hypot(look.mean, look.deviation), look.deviation,
-            abs(look.mean) / max(look.deviation, 1e-30),
-        )
+        and not (_SMALL < look.deviation < _LARGE and abs(look.mean) < _OFFSET * look.deviation)
         for look, head in zip(data.targets, structure.heads, strict=False)
     ]
     if not any(fits):
@@ -293,9 +294,7 @@ def _scaled_targets(
 
 
 def _both(inputs: Any, targets: Any) -> Any:
-    return tuple(
-        (of_x[0], of_y[1], of_x[2]) for of_x, of_y in zip(inputs, targets, strict=True)
-    )
+    return tuple((of_x[0], of_y[1], of_x[2]) for of_x, of_y in zip(inputs, targets, strict=True))
 
 
 def _try_copies(search: _Search, model: Any, structure: StructureLook, seed: int) -> None:

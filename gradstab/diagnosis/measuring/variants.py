@@ -27,9 +27,9 @@ def copy_of_optimizer(optimizer: Any) -> Any:
     """
     try:
         config = keras.optimizers.serialize(optimizer)
-        return keras.optimizers.deserialize(copy.deepcopy(config), custom_objects={
-            type(optimizer).__name__: type(optimizer)
-        })
+        return keras.optimizers.deserialize(
+            copy.deepcopy(config), custom_objects={type(optimizer).__name__: type(optimizer)}
+        )
     except Exception as error:  # an own class may lack a config, or need what is not in it
         raise ValueError(f"{type(optimizer).__name__} can't be copied from its config") from error
 
@@ -96,7 +96,9 @@ def rectified(heads: set[str | None], structure: StructureLook) -> Callable[...,
         seen = structure.layer(layer.name)
         if seen is None or layer.name in heads or "activation" not in config:
             return False
-        if isinstance(layer, keras.layers.RNN) or kernel_of(layer) is None and not config["activation"]:
+        if isinstance(layer, keras.layers.RNN) or (
+            kernel_of(layer) is None and not config["activation"]
+        ):
             return False
         if seen.activation in _SQUASHING or seen.activation == "linear":
             config["activation"] = "relu"

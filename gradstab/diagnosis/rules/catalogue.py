@@ -35,7 +35,7 @@ STATIC: Final[tuple[Rule, ...]] = (
 LEARNED: Final[tuple[Rule, ...]] = (
     values.class_imbalance,
     values.too_little_data,
-    values.contradicting_labels,
+    values.unrelated_labels,
     scales.unscaled_input,
     scales.unscaled_target,
     passing.kernels_off_scale,

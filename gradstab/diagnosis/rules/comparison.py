@@ -17,6 +17,7 @@ _LITTLE: Final = 0.1
 _BEGINNING: Final = 0.06
 # How many times smaller the part not learned must be for a change of a plan that learned some.
 _REST: Final = 1.6
+_MENDING: Final = ("inputs", "start", "relu")
 # Share of the gain of the best change that others need to be named beside it.
 _BESIDE: Final = 0.5
 # Merit by which two changes together must beat either.
@@ -83,6 +84,11 @@ def healings(looks: Looks) -> list[Healing]:
             gain=together.gain + (-0.01 if is_first else 0.01),
         )
         found = {together.cause: together, rest.cause: rest}
+    # Where the plan's own rate works once something else is changed, the rate is not at fault.
+    rate, others = found.get("rate"), [e for e in found.values() if e.cause in _MENDING]
+    if rate is not None and rate.partner is None and plan.finite and base < _NOTHING:
+        if any(each.gain >= 0.9 * rate.gain and each.partner is None for each in others):
+            del found["rate"]
     return sorted(found.values(), key=lambda each: -each.gain)
 
 

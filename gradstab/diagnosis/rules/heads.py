@@ -44,7 +44,7 @@ def single_unit_softmax(looks: Looks) -> Iterator[Finding]:
                 "The output is a softmax over one unit, which is 1 for whatever goes in, so the "
                 "model can't answer anything else.",
                 {"units": 1, "minimum": head.minimum, "maximum": head.maximum},
-                f"- Dense(1, activation=\"softmax\")\n+ Dense(1, activation={fix})",
+                f'- Dense(1, activation="softmax")\n+ Dense(1, activation={fix})',
             )
 
 
@@ -76,8 +76,10 @@ def double_softmax(looks: Looks) -> Iterator[Finding]:
 def logits_without_from_logits(looks: Looks) -> Iterator[Finding]:
     """Find a linear output under a loss that expects probabilities."""
     for head, target in looks.heads_with_targets():
-        if not _takes_probabilities(head) or _is_beyond(head, target) or head.units == 1 and (
-            head.loss in (*CATEGORICAL, *SPARSE)
+        if (
+            not _takes_probabilities(head)
+            or _is_beyond(head, target)
+            or (head.units == 1 and (head.loss in (*CATEGORICAL, *SPARSE)))
         ):
             continue
         if head.activation == "linear" or (head.activation is None and _leaves_unit(head)):
@@ -88,8 +90,7 @@ def logits_without_from_logits(looks: Looks) -> Iterator[Finding]:
                 f"The output is not squashed, from {head.minimum or 0:.3g} to "
                 f"{head.maximum or 0:.3g}, and {head.loss} takes it for probabilities.",
                 {"minimum": head.minimum, "maximum": head.maximum},
-                f"- loss=\"{_snake(head.loss)}\"\n"
-                f"+ loss=keras.losses.{head.loss}(from_logits=True)",
+                f'- loss="{_snake(head.loss)}"\n+ loss=keras.losses.{head.loss}(from_logits=True)',
             )
     signal = looks.signal
     custom = [head for head in looks.structure.heads if head.loss == "custom"]
@@ -133,7 +134,7 @@ def _of_loss(head: HeadLook, target: TargetLook) -> Finding | None:
             f"{head.loss} expects probabilities, and `{name}` gives none: its outputs are not "
             "between 0 and 1, or do not depend on each other.",
             {"minimum": head.minimum, "maximum": head.maximum, "units": units},
-            f"- activation=\"{name}\"\n+ activation=\"{right}\"",
+            f'- activation="{name}"\n+ activation="{right}"',
         )
     if name == "sigmoid" and units > 1 and head.loss in (*CATEGORICAL, *SPARSE):
         return Finding(
@@ -143,7 +144,7 @@ def _of_loss(head: HeadLook, target: TargetLook) -> Finding | None:
             "Sigmoids under a loss for one class out of several: Keras divides them by their sum, "
             "which trains, but they are no probabilities when you read them.",
             {"units": units},
-            "- activation=\"sigmoid\"\n+ activation=\"softmax\"",
+            '- activation="sigmoid"\n+ activation="softmax"',
         )
     return None
 
@@ -174,7 +175,7 @@ def _of_range(head: HeadLook, target: TargetLook) -> Finding | None:
         f"{beyond:.0%} of the targets lie {bound}, where `{name}` never gets: the model can't "
         "answer them.",
         {"share": beyond, "minimum": target.minimum, "maximum": target.maximum},
-        f"- activation=\"{name}\"\n+ activation={right}",
+        f'- activation="{name}"\n+ activation={right}',
     )
 
 
@@ -189,7 +190,7 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 f"{head.loss} over one unit: after its division by the sum the one probability is "
                 "always 1, so the loss is 0 or constant and nothing is learned.",
                 {"units": 1},
-                f"- loss=\"{_snake(head.loss)}\"\n+ loss=\"binary_crossentropy\"",
+                f'- loss="{_snake(head.loss)}"\n+ loss="binary_crossentropy"',
             )
         elif head.loss in OF_PROBABILITIES and _is_beyond(head, target):
             is_few = target.kind == "classes"
@@ -201,15 +202,19 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 f"to {target.maximum:.3g}.",
                 {"minimum": target.minimum, "maximum": target.maximum},
                 (
-                    f"- loss=\"{_snake(head.loss)}\"\n+ loss=\"sparse_categorical_crossentropy\"  "
-                    f"# with Dense({int(target.maximum) + 1}, activation=\"softmax\")"
+                    f'- loss="{_snake(head.loss)}"\n+ loss="sparse_categorical_crossentropy"  '
+                    f'# with Dense({int(target.maximum) + 1}, activation="softmax")'
                     if is_few
-                    else f"- loss=\"{_snake(head.loss)}\"\n+ loss=\"mean_squared_error\""
+                    else f'- loss="{_snake(head.loss)}"\n+ loss="mean_squared_error"'
                 ),
             )
-        elif head.loss in OF_NUMBERS and target.kind in ("one-hot", "binary") and (
-            head.activation in ("softmax", "sigmoid") and head.units != 1 or head.units == 1
-            and head.activation == "sigmoid"
+        elif (
+            head.loss in OF_NUMBERS
+            and target.kind in ("one-hot", "binary")
+            and (
+                (head.activation in ("softmax", "sigmoid") and head.units != 1)
+                or (head.units == 1 and head.activation == "sigmoid")
+            )
         ):
             right = "categorical" if head.activation == "softmax" else "binary"
             yield Finding(
@@ -219,7 +224,7 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 f"{head.loss} on probabilities: where the model is sure and wrong its gradient is "
                 "near 0, so it learns more slowly than with cross-entropy.",
                 {},
-                f"- loss=\"{_snake(head.loss)}\"\n+ loss=\"{right}_crossentropy\"",
+                f'- loss="{_snake(head.loss)}"\n+ loss="{right}_crossentropy"',
             )
         elif head.loss in BINARY and head.activation == "softmax" and (head.units or 0) > 1:
             if target.kind == "one-hot":
@@ -230,7 +235,7 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                     "BinaryCrossentropy looks at every class by itself, while softmax shares one "
                     "probability among them.",
                     {"units": head.units},
-                    f"- loss=\"{_snake(head.loss)}\"\n+ loss=\"categorical_crossentropy\"",
+                    f'- loss="{_snake(head.loss)}"\n+ loss="categorical_crossentropy"',
                 )
 
 
@@ -261,9 +266,9 @@ def label_range(looks: Looks) -> Iterator[Finding]:
                 f"The labels run from {target.minimum:.0f} to {target.maximum:.0f}, and one "
                 "sigmoid unit answers between 0 and 1.",
                 {"minimum": target.minimum, "maximum": target.maximum},
-                "Use 0 and 1: `y = (y > y.min()).astype(\"float32\")`."
+                'Use 0 and 1: `y = (y > y.min()).astype("float32")`.'
                 if few
-                else f"Use Dense({int(target.maximum) + 1}, activation=\"softmax\") with "
+                else f'Use Dense({int(target.maximum) + 1}, activation="softmax") with '
                 "sparse_categorical_crossentropy.",
             )
         if head.loss in ("Poisson", "MeanSquaredLogarithmicError") and target.below_zero > 0:
@@ -301,7 +306,7 @@ def _encoding(head: HeadLook, given: str, expected: str, loss: str) -> Finding:
         head.layer,
         f"The labels are {given}, and {head.loss} over {head.units} units reads {expected}.",
         {"units": head.units},
-        f"- loss=\"{_snake(head.loss)}\"\n+ loss=\"{loss}\"",
+        f'- loss="{_snake(head.loss)}"\n+ loss="{loss}"',
     )
 
 
@@ -317,7 +322,7 @@ def metric_mismatch(looks: Looks) -> Iterator[Finding]:
                 f"`{wrong[0]}` counts exact hits, and the targets are numbers: it stays near 0 "
                 "however good the model is.",
                 {"metrics": ", ".join(wrong)},
-                f"- metrics=[\"{wrong[0]}\"]\n+ metrics=[\"mean_absolute_error\"]",
+                f'- metrics=["{wrong[0]}"]\n+ metrics=["mean_absolute_error"]',
             )
 
 

@@ -37,7 +37,7 @@ def saturated_units(looks: Looks) -> Iterator[Finding]:
             f"`{worst.activation}` in `{worst.name}` lets little of the signal and of the gradient "
             f"through: with relu instead the same training learns {healed.run.merit:.0%}.",
             {"gain": healed.gain, **_numbers(looks.signal.layer(worst.name))},
-            f"- activation=\"{worst.activation}\"\n+ activation=\"relu\"",
+            f'- activation="{worst.activation}"\n+ activation="relu"',
         )
         return
     for each, signal in _hidden(looks):
@@ -69,8 +69,8 @@ def dead_units(looks: Looks) -> Iterator[Finding]:
                 f"{signal.dead:.0%} of the units of `{each.name}` are zero for every row of a "
                 "batch: no gradient passes them.",
                 _numbers(signal),
-                "- activation=\"relu\", kernel_initializer=...\n"
-                "+ activation=\"leaky_relu\", kernel_initializer=\"he_normal\"",
+                '- activation="relu", kernel_initializer=...\n'
+                '+ activation="leaky_relu", kernel_initializer="he_normal"',
             )
             return
 
@@ -99,7 +99,7 @@ def _linear(layer: LayerStructure, severity: str, gain: float, merit: float | No
         f"Nothing stands between `{layer.name}` and the next layer, so the two are one linear "
         f"map{shown}.",
         {"gain": gain},
-        "- Dense(units)\n+ Dense(units, activation=\"relu\")",
+        '- Dense(units)\n+ Dense(units, activation="relu")',
     )
 
 
@@ -130,8 +130,10 @@ def kernels_off_scale(looks: Looks) -> Iterator[Finding]:
         begins = plan is None or not plan.points or plan.points[0].explained < -0.5
         if healed is None and not begins:
             continue
-        shown = "" if healed is None else (
-            f"; from Glorot's size the same training learns {healed.run.merit:.0%}"
+        shown = (
+            ""
+            if healed is None
+            else (f"; from Glorot's size the same training learns {healed.run.merit:.0%}")
         )
         yield Finding(
             code,
@@ -161,7 +163,7 @@ def exploding_signal(looks: Looks) -> Iterator[Finding]:
             f"The signal grows {growth:.1f}-fold from layer to layer, to {scales[-1][1]:.3g} at "
             "the output.",
             {"growth": growth, "last": scales[-1][1], "layers": len(scales)},
-            "+ kernel_initializer=\"he_normal\", or a normalization after each layer",
+            '+ kernel_initializer="he_normal", or a normalization after each layer',
         )
 
 
@@ -185,7 +187,7 @@ def vanishing_signal(looks: Looks) -> Iterator[Finding]:
             f"What tells rows apart fades: after `{seen[-2][0].name}` it is {last.variation:.1g} "
             f"of the signal, after the first layer {first.variation:.1g}.",
             {"first": first.variation, "last": last.variation, "layers": len(seen)},
-            "+ activation=\"relu\", kernel_initializer=\"he_normal\", or BatchNormalization between",
+            '+ activation="relu", kernel_initializer="he_normal", or BatchNormalization between',
         )
 
 
@@ -206,7 +208,7 @@ def vanishing_gradients(looks: Looks) -> Iterator[Finding]:
             f"The gradient that reaches `{seen[0][0].name}` is {relative[0]:.1g} of its weights, "
             f"{best / max(relative[0], 1e-30):.0e} times less than in later layers.",
             {"first": relative[0], "best": best, "layers": len(seen)},
-            "+ activation=\"relu\", kernel_initializer=\"he_normal\"; beyond some ten layers "
+            '+ activation="relu", kernel_initializer="he_normal"; beyond some ten layers '
             "residual connections or normalization",
         )
 
@@ -275,8 +277,10 @@ def _is_followed_by_kernel(looks: Looks, layer: LayerStructure) -> bool:
     for each in layers[layers.index(layer) + 1 :]:
         if each.units is not None:
             return True
-        if each.activation not in (None, "linear") or "Normalization" in each.kind or (
-            "Max" in each.kind
+        if (
+            each.activation not in (None, "linear")
+            or "Normalization" in each.kind
+            or ("Max" in each.kind)
         ):
             return False
     return False

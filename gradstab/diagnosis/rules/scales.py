@@ -85,7 +85,9 @@ def unscaled_target(looks: Looks) -> Iterator[Finding]:
             continue
         size = max(abs(target.minimum), abs(target.maximum))
         numbers = {"mean": target.mean, "deviation": target.deviation}
-        remedy = "- model.fit(x, y)\n+ model.fit(x, (y - y.mean(0)) / y.std(0))  # and undo it in use"
+        remedy = (
+            "- model.fit(x, y)\n+ model.fit(x, (y - y.mean(0)) / y.std(0))  # and undo it in use"
+        )
         if healed is not None:
             yield Finding(
                 "unscaled-target",

@@ -120,5 +120,3 @@ def _first_dense_over_positions(looks: Looks) -> str | None:
 
 def _shown(shape: tuple[int | None, ...]) -> str:
     return f"({', '.join('?' if each is None else str(each) for each in shape)})"
-
-

@@ -8,7 +8,7 @@ from typing import Final
 
 from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
-from gradstab.diagnosis.rules.comparison import Healing, healing, learns
+from gradstab.diagnosis.rules.comparison import CLEAR, Healing, healing, healings, learns
 
 # Rates that people use as they are.
 _USUAL: Final = {
@@ -18,6 +18,8 @@ _USUAL: Final = {
 }  # fmt: skip
 # Steps below which hardly any net has learned, whatever the rate.
 _FEW_STEPS: Final = 150
+# What a longer training is taken to gain where there was no time to try it.
+_RISING: Final = 0.1
 # Steps of an epoch below which larger batches are paid with steps.
 _FEW_PER_EPOCH: Final = 12
 _LARGE_BATCH: Final = 128
@@ -74,26 +76,29 @@ def learning_rate_too_low(looks: Looks) -> Iterator[Finding]:
 
 def too_few_epochs(looks: Looks) -> Iterator[Finding]:
     """Find a plan that ends while the loss still falls."""
-    trial, steps = looks.trial, looks.data.total_steps
-    longer, rate = healing(looks, "longer"), healing(looks, "rate")
-    plan = trial.plan
-    if plan is None or steps is None:
+    trial, steps, plan = looks.trial, looks.data.total_steps, looks.trial.plan
+    if plan is None or steps is None or plan.steps < steps or learns(trial) or not plan.finite:
         return
-    is_short = rate is not None and rate.factor > 1 and steps < _FEW_STEPS and _is_usual(looks)
-    if longer is None and not is_short:
+    others = [each for each in healings(looks) if each.cause in ("inputs", "start", "relu")]
+    longer, rate = trial.run("longer"), healing(looks, "rate")
+    more = longer.merit - plan.merit if longer is not None and longer.finite else 0.0
+    is_short = steps < _FEW_STEPS and _is_usual(looks) and not others
+    wants_rate = rate is not None and rate.factor > 1
+    is_rising = plan.merit > 0.02 and plan.merit - plan.merit_at(0.6 * plan.steps) > 0.01
+    if more > CLEAR:
+        # A usual rate over few steps is short of steps, not of rate.
+        gain = max(more, rate.gain + 0.02 if is_short and rate is not None else 0.0)
+        shown = f"; three times as many learn {longer.merit:.0%}" if longer is not None else ""
+    elif is_short and (wants_rate or (is_rising and not healings(looks))):
+        gain, shown = (rate.gain - 0.02 if rate is not None else _RISING), ""
+    else:
         return
-    gain = max(each.gain for each in (longer, rate) if each is not None)
-    # A usual rate over few steps is short of steps, not of rate.
-    gain = gain + 0.02 if is_short and longer is not None else (longer or rate).gain - 0.02  # type: ignore[union-attr]
-    more = (
-        f"; three times as many learn {longer.run.merit:.0%}" if longer is not None else ""
-    )
     yield Finding(
         "too-few-epochs",
         "warning",
         None,
         f"{looks.data.epochs} epochs are {steps} steps in all, at the end of which the model has "
-        f"learned {max(plan.merit, 0):.0%} and still improves{more}.",
+        f"learned {max(plan.merit, 0):.0%} and still improves{shown}.",
         {"steps": steps, "epochs": looks.data.epochs, "gain": gain, "plan": plan.merit},
         f"- model.fit(x, y, epochs={looks.data.epochs})\n"
         f"+ model.fit(x, y, epochs={(looks.data.epochs or 1) * 10}, "
@@ -212,7 +217,7 @@ def float16(looks: Looks) -> Iterator[Finding]:
             over.name,
             f"`{over.name}` goes beyond 65,504, the largest number of float16.",
             {"input_maximum": over.input_maximum},
-            "Scale its inputs, or give the layer `dtype=\"float32\"`.",
+            'Scale its inputs, or give the layer `dtype="float32"`.',
         )
     elif first is not None and not learns(looks.trial):
         yield Finding(

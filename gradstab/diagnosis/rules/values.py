@@ -7,13 +7,18 @@ from typing import Final
 
 from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
+from gradstab.diagnosis.rules.comparison import healings
 
+# Features up to which each has a name of its own; beyond, some are always empty.
+_TABLE: Final = 50
 # Rows that a class would hold if all were equally frequent, from which on an absent class is odd,
 # and the most classes for which that is looked at: vocabularies have words that never occur.
 _EXPECTED_ROWS: Final = 20
 _FEW_CLASSES: Final = 100
 # Share of the most frequent class from which on accuracy alone deceives.
 _ONE_SIDED: Final = 0.9
+# Agreement beyond chance, of neighbours and of answers, below which labels are noise.
+_UNRELATED: Final = 0.08
 # Rows below which a net has next to nothing to learn from, and weights per row that go with it.
 _FEW_ROWS: Final = 50
 _WEIGHTS_PER_ROW: Final = 100
@@ -60,7 +65,12 @@ def constant_data(looks: Looks) -> Iterator[Finding]:
                 {"rows": each.rows},
                 "Look at how the input is loaded: print two rows of it.",
             )
-        elif each.constant_features and len(each.shape) == 1 and each.kind == "float":
+        elif (
+            each.constant_features
+            and each.kind == "float"
+            and len(each.shape) == 1
+            and (each.features <= _TABLE)
+        ):
             yield Finding(
                 "constant-data",
                 "info",
@@ -148,11 +158,27 @@ def too_little_data(looks: Looks) -> Iterator[Finding]:
         )
 
 
-def contradicting_labels(looks: Looks) -> Iterator[Finding]:
-    """Find rows that occur again with another target, and labels that do not go with the inputs."""
+def unrelated_labels(looks: Looks) -> Iterator[Finding]:
+    """Find labels that do not go with the inputs: shuffled apart, or read from another file."""
+    for target in looks.data.targets:
+        agree, plan = target.neighbours_agree, looks.trial.plan
+        if agree is None or plan is None or target.majority >= _ONE_SIDED:
+            continue
+        best = max((run.end.skill for run in looks.trial.runs if run.finite), default=0.0)
+        if agree < _UNRELATED and best < _UNRELATED and not healings(looks):
+            yield Finding(
+                "label-encoding",
+                "warning",
+                None,
+                "The labels seem to have nothing to do with the inputs: rows that lie closest "
+                f"together share their label {max(agree, 0):.0%} more often than by chance, and no "
+                "training that was tried did better than guessing on rows kept aside.",
+                {"neighbours_agree": agree, "best_skill": best},
+                "Look at some rows with their labels. Shuffle inputs and labels together: "
+                "`order = np.random.permutation(len(x)); x, y = x[order], y[order]`.",
+            )
     if looks.data.contradictions > 0.5 and looks.data.targets:
-        kind = looks.data.targets[0].kind
-        if kind in ("classes", "binary", "one-hot"):
+        if looks.data.targets[0].kind in ("classes", "binary", "one-hot"):
             yield Finding(
                 "label-encoding",
                 "info",

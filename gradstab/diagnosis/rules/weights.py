@@ -14,7 +14,7 @@ def constant_initialization(looks: Looks) -> Iterator[Finding]:
     for each in looks.hidden:
         signal = looks.signal.layer(each.name)
         unknown = signal is None or signal.gradient is None
-        if each.kernel_alike and each.trainable and (unknown or signal and signal.gradient_alike):
+        if each.kernel_alike and each.trainable and (unknown or (signal and signal.gradient_alike)):
             value = each.kernel_offset or 0.0
             yield Finding(
                 "constant-initialization",
@@ -26,7 +26,7 @@ def constant_initialization(looks: Looks) -> Iterator[Finding]:
                 else f"All weights of `{each.name}` begin at 0: nothing passes, and no gradient "
                 "tells its units apart.",
                 {"value": value, "units": each.units},
-                "- kernel_initializer=...\n+ kernel_initializer=\"he_normal\"",
+                '- kernel_initializer=...\n+ kernel_initializer="he_normal"',
             )
             return
 
@@ -71,7 +71,7 @@ def frozen_model(looks: Looks) -> Iterator[Finding]:
             f"The last layer, `{layers[-1].name}`, is frozen: what is trained before it can't "
             "change how it answers.",
             {"frozen": len(frozen)},
-            f"`model.get_layer(\"{layers[-1].name}\").trainable = True`, then compile again.",
+            f'`model.get_layer("{layers[-1].name}").trainable = True`, then compile again.',
         )
     elif len(frozen) * 2 > len(layers) and not looks.structure.iterations:
         yield Finding(
