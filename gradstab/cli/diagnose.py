@@ -120,6 +120,17 @@ def _load(data: str, batch_size: int, seed: int) -> tuple[Any, Any]:
     return load_data(data, batch_size, None, seed).train, None
 
 
+def load_arrays(data: str, batch_size: int, seed: int) -> tuple[Any, Any]:
+    """Return inputs and targets of a data set, a folder of images or two files, as arrays."""
+    import numpy as np
+
+    x, y = _load(data, batch_size, seed)
+    if y is not None:
+        return x, y
+    parts = [(np.asarray(batch[0]), np.asarray(batch[1])) for batch in x]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
 def _give(text: str, output: Path | None) -> None:
     if output is None:
         say(text)

@@ -16,10 +16,10 @@ from typing import NoReturn
 
 from gradstab import __version__
 from gradstab._errors import DivergenceError
-from gradstab.cli import demo, diagnose, evaluate, report, train
+from gradstab.cli import demo, diagnose, evaluate, repair, report, train
 from gradstab.cli.console import InputError, RunFailedError, one_line
 
-_COMMANDS = (demo, train, evaluate, report, diagnose)
+_COMMANDS = (demo, train, evaluate, report, diagnose, repair)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,8 +78,9 @@ class Search:
                     break
         tried.sort(key=lambda trial: (-trial.score, len(trial.actions)))
         finished: list[Trial] = []
+        plain = self._plain.scores.get(_FIRST, self._plain.score)
         for trial in tried[:2]:
-            if finished and (self._is_over(_FOR_LONG) or trial.score <= self._plain.score):
+            if finished and (self._is_over(_FOR_LONG) or trial.score <= plain):
                 break
             self._train(trial, _FULL)
             finished.append(trial)

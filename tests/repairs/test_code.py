@@ -27,7 +27,9 @@ def test_code(thing, expected):
 
 def test_what_it_says_makes_the_same_again():
     layer = keras.layers.Dense(3, activation="tanh", kernel_initializer="he_normal", use_bias=False)
-    again = eval(code_of(layer).replace("kernel_initializer=HeNormal()", "kernel_initializer='he_normal'"))
+    again = eval(
+        code_of(layer).replace("kernel_initializer=HeNormal()", "kernel_initializer='he_normal'")
+    )
     for name in ("units", "activation", "use_bias"):
         assert again.get_config()[name] == layer.get_config()[name]
 
