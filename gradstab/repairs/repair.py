@@ -27,8 +27,8 @@ REPAIRED: Final = "repaired"
 IMPROVED: Final = "improved"
 NOT_REPAIRABLE: Final = "not repairable"
 
-# A score is no more than a constant answer's below this, and good from there on.
-_CHANCE, _GOOD = 0.05, 0.5
+# A score is hardly better than a constant answer's up to the first, and good from the second on.
+_CHANCE, _GOOD = 0.15, 0.5
 # The share of what was missing to a perfect score that a repair has to bring.
 _SHARE: Final = 0.5
 

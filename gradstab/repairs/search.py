@@ -161,7 +161,7 @@ def recipes_for(codes: Sequence[str], allowed: Sequence[Prescription]) -> list[R
     rest = [each for each in dict.fromkeys([*others, *usual]) if each not in firsts]
     firsts = (firsts + rest)[: max(1, len(firsts))]
     together = tuple(firsts[:_MOST_ACTIONS])
-    recipes: list[Recipe] = [tuple(firsts[:1]), together]
+    recipes: list[Recipe] = [together, tuple(firsts[:1])]
     recipes += [(firsts[0], each) for each in rest[:2]]
     recipes.append(tuple(usual[:_MOST_ACTIONS]))
     recipes += [(each,) for each in [*firsts[1:3], *rest]]

@@ -21,7 +21,6 @@ from gradstab.repairs.prescriptions.training import (
     SetLearningRate,
     TrainLonger,
     UseAdam,
-    WeighClasses,
 )
 from gradstab.repairs.prescriptions.units import Reinitialize, ReviveUnits, SwapActivations
 
@@ -29,7 +28,7 @@ from gradstab.repairs.prescriptions.units import Reinitialize, ReviveUnits, Swap
 # the training, and last what makes another net or a longer run of it.
 CATALOGUE: Final[tuple[Prescription, ...]] = (
     DropNonFinite(), MatchValueRange(), ScaleInputs(), ScaleTargets(), FitHead(), InsertFlatten(),
-    Reinitialize(), SetLearningRate(), ClipGradients(), UseAdam(), WeighClasses(),
+    Reinitialize(), SetLearningRate(), ClipGradients(), UseAdam(),
     SwapActivations(), ReviveUnits(), LightenRegularization(), InsertNormalization(),
     WidenLayers(), SetBatchSize(), TrainLonger(),
 )  # fmt: skip
@@ -38,7 +37,7 @@ CATALOGUE: Final[tuple[Prescription, ...]] = (
 WRITING: Final[tuple[type[Prescription], ...]] = (
     DropNonFinite, MatchValueRange, ScaleInputs, InsertFlatten, FitHead, ScaleTargets,
     SwapActivations, ReviveUnits, Reinitialize, LightenRegularization, WidenLayers, SetBatchSize,
-    InsertNormalization, WeighClasses, UseAdam, ClipGradients, SetLearningRate, TrainLonger,
+    InsertNormalization, UseAdam, ClipGradients, SetLearningRate, TrainLonger,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""How the net is trained: optimizer, rate, clipping, batches, length, weights of classes."""
+"""How the net is trained: rows, optimizer, rate, clipping, batches, length."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from gradstab.repairs.code import code_of
 from gradstab.repairs.draft import Draft, clipped, copied, with_rate
 from gradstab.repairs.learning_rate import find_learning_rate
 from gradstab.repairs.prescriptions.base import Change, Prescription
-from gradstab.repairs.task import Kind
 
 _ADAM_RATE = 1e-3
 _BATCH, _SMALLEST_BATCH, _LARGEST_BATCH = 32, 8, 128
-_FEWEST_STEPS = 400
+_FEWEST_STEPS = 200
 _LONGER = 4
 
 
@@ -71,7 +70,7 @@ class UseAdam(Prescription):
         """Replace the optimizer, unless it is Adam at that rate already."""
         now = _innermost(draft.optimizer())
         is_adam = type(now) in (keras.optimizers.Adam, keras.optimizers.AdamW)
-        if is_adam and now.get_config()["learning_rate"] == _ADAM_RATE:
+        if is_adam and np.isclose(now.get_config()["learning_rate"], _ADAM_RATE):
             return []
         new = keras.optimizers.Adam(_ADAM_RATE)
         if hasattr(draft.model.optimizer, "inner_optimizer"):
@@ -140,34 +139,6 @@ class TrainLonger(Prescription):
         now = draft.fit_arguments["epochs"]
         draft.fit_arguments["epochs"] = now * _LONGER
         return [Change(f"epochs={now}", f"epochs={now * _LONGER}")]
-
-
-@final
-class WeighClasses(Prescription):
-    """Weights that let each class count alike."""
-
-    name = "weigh the classes"
-    heals = ("class-imbalance",)
-    reshapes = False
-
-    def write(self, draft: Draft) -> list[Change]:
-        """Give `fit` the weights, inverse to the frequency of the labels."""
-        if len(draft.tasks) != 1 or not draft.tasks[0].is_classification:
-            return []
-        task, y = draft.tasks[0], np.asarray(draft.y)
-        if task.kind is Kind.MULTI_LABEL or np.ndim(y) > 2:
-            return []
-        _, y = draft.prepared(draft.x, y)
-        index = y.argmax(-1) if task.kind is Kind.ONE_HOT else np.asarray(y, int).reshape(-1)
-        counts = np.bincount(index)
-        weights: dict[int, Any] = {
-            place: round(float(len(index) / (np.count_nonzero(counts) * count)), 4)
-            for place, count in enumerate(counts) if count
-        }  # fmt: skip
-        if max(weights.values()) < 1.5:
-            return []
-        draft.fit_arguments["class_weight"] = weights
-        return [Change("model.fit(...)", f"model.fit(..., class_weight={weights})")]
 
 
 @final
