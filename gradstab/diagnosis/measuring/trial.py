@@ -41,6 +41,8 @@ _LEAST: Final = 30
 _MOST: Final = 1500
 # Steps of a trial where the plan's epochs were not told.
 _UNTOLD: Final = 300
+# Share of the time left that the whole plan may take.
+_WHOLE: Final = 0.8
 # Rows that are judged on, and the fewest of which some are kept aside.
 _KEPT: Final = 512
 _ENOUGH: Final = 100
@@ -172,6 +174,10 @@ def _follow(
             search.try_("longer", steps=3 * search.steps)
     if search.best < _WELL:
         _try_copies(search, model, structure, seed)
+    if steps is not None and search.steps < steps and search.best > plan.merit + _BETTER:
+        # Before a plan is found fault with, it is given all of its steps where there is time.
+        if steps * laboratory.step_seconds < _WHOLE * search.clock.left():
+            search.try_("whole", steps=steps)
 
 
 def _begins_off(structure: StructureLook) -> bool:

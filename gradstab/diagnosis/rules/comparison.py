@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Final
 
@@ -11,6 +12,8 @@ from gradstab.diagnosis.looks.trial import Run, TrialLook, learned, projected
 
 # Merit by which a change must be better than the plan to be called a remedy.
 CLEAR: Final = 0.2
+# Merit of a plan cut short from which on it may get there by itself.
+_UNDECIDED: Final = 0.2
 # Merit of a plan that learned nothing, and of one that learned little; what counts as a beginning.
 _NOTHING: Final = 0.03
 _LITTLE: Final = 0.1
@@ -56,9 +59,13 @@ def healings(looks: Looks) -> list[Healing]:
     if plan is None or learns(trial):
         return []
     base = max(plan.merit, projected(trial))
+    if (trial.run("whole") or plan).steps < (trial.planned_steps or math.inf) and base > _UNDECIDED:
+        return []  # it learned some in a part of its steps, and who knows how far it gets
     single: dict[str, Healing] = {}
     pairs: list[Healing] = []
     for run in trial.runs[1:]:
+        if run.change == "whole":
+            continue
         causes, factor = _parts(run.change)
         if not _is_clear(run, plan, base, causes):
             continue
