@@ -17,8 +17,8 @@ from gradstab.diagnosis.looks.bundle import Looks
 from gradstab.diagnosis.looks.data import DataLook
 from gradstab.diagnosis.looks.structure import StructureLook
 from gradstab.diagnosis.looks.trial import TrialLook
+from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.data import look_at_data
-from gradstab.diagnosis.measuring.laboratory import Clock
 from gradstab.diagnosis.measuring.sample import Sample, take_sample, tensors
 from gradstab.diagnosis.measuring.signal import look_at_signal
 from gradstab.diagnosis.measuring.state import preserved

@@ -71,9 +71,7 @@ def healthy():
 
 def with_head(targets=None, **changes):
     looks = healthy()
-    structure = dataclasses.replace(
-        looks.structure, heads=(dataclasses.replace(HEAD, **changes),)
-    )
+    structure = dataclasses.replace(looks.structure, heads=(dataclasses.replace(HEAD, **changes),))
     data = looks.data
     if targets is not None:
         data = dataclasses.replace(data, targets=(look_at_target("y", np.asarray(targets)),))

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from diagnosis.hand_made import healthy
 
 import gradstab
-from diagnosis.hand_made import healthy
 from gradstab.diagnosis import Diagnosis, DiagnosisError, Finding
 from gradstab.diagnosis.causes import EXPLAINS, explained
 from gradstab.diagnosis.rules.catalogue import CODES

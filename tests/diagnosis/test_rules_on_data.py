@@ -4,12 +4,22 @@ import dataclasses
 
 import numpy as np
 import pytest
-
 from diagnosis.hand_made import (
-    LABELS, codes, healthy, run, with_data, with_head, with_input, with_runs,
+    LABELS,
+    codes,
+    healthy,
+    run,
+    with_data,
+    with_head,
+    with_input,
+    with_runs,
 )  # fmt: skip
+
 from gradstab.diagnosis.looks.data import (
-    agreement_of_neighbours, contradictions, look_at_input, look_at_target,
+    agreement_of_neighbours,
+    contradictions,
+    look_at_input,
+    look_at_target,
 )  # fmt: skip
 from gradstab.diagnosis.rules.catalogue import CODES, RULES, apply
 
@@ -193,9 +203,7 @@ def test_large_inputs_are_a_warning_only_where_scaling_heals():
 
 
 def test_large_targets_are_a_warning_only_where_scaling_heals():
-    looks = with_head(
-        ROWS[:, :1] * 1e5, activation="linear", shape=(1,), loss="MeanSquaredError"
-    )
+    looks = with_head(ROWS[:, :1] * 1e5, activation="linear", shape=(1,), loss="MeanSquaredError")
     assert severities(looks, "unscaled-target") == {"info"}
     sick = with_runs(run("plan", -0.3, -0.3), run("targets", 0.1, 0.8), of=looks)
     assert severities(sick, "unscaled-target") == {"warning"}

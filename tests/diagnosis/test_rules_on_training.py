@@ -3,10 +3,19 @@
 import dataclasses
 
 import pytest
-
 from diagnosis.hand_made import (
-    codes, healthy, layer, run, signal, with_data, with_head, with_layers, with_runs, with_signals,
+    codes,
+    healthy,
+    layer,
+    run,
+    signal,
+    with_data,
+    with_head,
+    with_layers,
+    with_runs,
+    with_signals,
 )  # fmt: skip
+
 from gradstab.diagnosis.rules.catalogue import RULES, apply
 from gradstab.diagnosis.rules.comparison import healing, healings
 
@@ -141,7 +150,7 @@ def test_two_changes_that_heal_only_together_are_both_named():
 
 
 def test_scaling_that_only_calms_the_loss_heals():
-    """A loss many times that of a constant answer is a fault whether or not a trial gets further."""
+    """A loss many times that of a constant answer is a fault, whatever a trial gets to."""
     wild = run("plan", -0.9, -0.8)
     looks = with_runs(wild, run("inputs", 0.0, 0.02), run("rate/10", -0.8, 0.01))
     assert [each.cause for each in healings(looks)] == ["inputs"]

@@ -154,9 +154,10 @@ def constant_loss(model: Any, x: Any, y: Any, outputs: Any, weights: Any) -> flo
     if not candidates or not all(candidates):
         return None
     best = [each[0] for each in candidates]
+    flat_outputs = keras.tree.flatten(outputs)
 
     def cost(constants: list[Any]) -> float:
-        flat = [ops.cast(c, o.dtype) for c, o in zip(constants, keras.tree.flatten(outputs))]
+        flat = [ops.cast(c, o.dtype) for c, o in zip(constants, flat_outputs, strict=True)]
         packed = keras.tree.pack_sequence_as(outputs, flat)
         return float(data_loss(model, x, y, packed, weights, False)[0])
 

@@ -20,6 +20,8 @@ _LITTLE: Final = 0.1
 _BEGINNING: Final = 0.06
 # How many times smaller the part not learned must be for a change of a plan that learned some.
 _REST: Final = 1.6
+# Share of the gain of another rate from which on another change is as good a remedy.
+_AS_GOOD: Final = 0.9
 _MENDING: Final = ("inputs", "start", "relu")
 # Share of the gain of the best change that others need to be named beside it.
 _BESIDE: Final = 0.5
@@ -94,7 +96,8 @@ def healings(looks: Looks) -> list[Healing]:
     # Where the plan's own rate works once something else is changed, the rate is not at fault.
     rate, others = found.get("rate"), [e for e in found.values() if e.cause in _MENDING]
     if rate is not None and rate.partner is None and plan.finite and base < _NOTHING:
-        if any(each.gain >= 0.9 * rate.gain and each.partner is None for each in others):
+        mended = [each for each in others if each.partner is None]
+        if any(each.gain >= _AS_GOOD * rate.gain for each in mended):
             del found["rate"]
     return sorted(found.values(), key=lambda each: -each.gain)
 
