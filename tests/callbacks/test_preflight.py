@@ -42,7 +42,7 @@ def test_it_prints_what_is_wrong_and_goes_on(capsys):
 @pytest.mark.parametrize("given", [(), (X, Y)], ids=["first batches", "given data"])
 def test_it_stops_before_the_first_step(given):
     model = net("softmax")
-    before = [np.array(each) for each in model.variables]
+    before = [each.numpy() for each in model.variables]
     preflight = gradstab.callbacks.Preflight(*given, on_error="stop")
     model.fit(X, Y, epochs=3, verbose=0, callbacks=[preflight])
     assert int(model.optimizer.iterations) == 0

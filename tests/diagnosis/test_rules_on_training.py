@@ -109,7 +109,7 @@ def test_rows_that_are_mixed_are_an_error():
     ],
 )
 def test_the_change_that_heals_names_the_cause(runs, code):
-    looks = with_runs(STUCK, *runs, planned=1000)
+    looks = with_runs(STUCK, *runs, planned=300)
     assert severities(looks, code) == {"warning"}
     assert code not in found(healthy())
 

@@ -61,6 +61,8 @@ def take_sample(x: Any, y: Any, weights: Any, batch_size: int, seed: int) -> Sam
         ValueError: If there is no row, or inputs and targets differ in their number of rows.
         TypeError: If it is nothing that `fit` accepts.
     """
+    if y is None and isinstance(x, list) and all(isinstance(each, tuple) for each in x) and x:
+        return _of_batches(x)
     if _is_arrays(x):
         return _of_arrays(x, y, weights, batch_size, seed)
     if y is not None:

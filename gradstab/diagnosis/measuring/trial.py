@@ -28,6 +28,8 @@ from gradstab.diagnosis.measuring.scaling import both, scaled_inputs, scaled_tar
 
 # A change that gets so far ends the search.
 _WELL: Final = 0.8
+# Share of the variation from row to row that is left behind a layer which hides it.
+_HIDDEN: Final = 0.25
 # Ratio of kernels to Glorot's draw beyond which other first weights are tried.
 _OFF: Final = 3.0
 # Width of a hidden layer up to which a wider copy is tried, and dropout from which on none is.
@@ -108,7 +110,7 @@ def look_at_trial(
     constant = laboratory.constant(kept)
     share = signal.penalty / constant if constant else 0.0
     with contextlib.suppress(tf.errors.ResourceExhaustedError):  # what was run stands
-        _follow(search, model, data, structure, share, seed)
+        _follow(search, model, data, structure, signal, share, seed)
     return TrialLook(
         runs=tuple(search.runs.values()),
         planned_steps=data.total_steps,
@@ -130,6 +132,7 @@ def _follow(
     model: Any,
     data: DataLook,
     structure: StructureLook,
+    signal: SignalLook,
     penalty_share: float,
     seed: int,
 ) -> None:
@@ -144,6 +147,8 @@ def _follow(
     scaled = scaled_inputs(laboratory, data)
     if scaled is not None:
         search.try_("inputs", data=scaled)
+    if _hides_rows(structure, signal):
+        _try_copy(search, "relu", model, structure, seed)
     _follow_rate(search, plan, "rate", {})
     targets = scaled_targets(laboratory, data, structure)
     if targets is not None and search.best < _WELL:
@@ -171,6 +176,21 @@ def _follow(
         has_time = steps * laboratory.step_seconds < _WHOLE * search.clock.left()
         if has_time:
             search.try_("whole", steps=steps)
+
+
+def _hides_rows(structure: StructureLook, signal: SignalLook) -> bool:
+    """Whether what tells rows apart shrinks to a part in a hidden layer that squashes."""
+    before = None
+    heads = {head.layer for head in structure.heads}
+    for each in signal.layers:
+        layer = structure.layer(each.name)
+        if layer is None or layer.units is None:
+            continue
+        squashes = layer.activation in variants.SQUASHING and layer.name not in heads
+        if squashes and before is not None and each.variation < _HIDDEN * before:
+            return True
+        before = each.variation
+    return False
 
 
 def _begins_off(structure: StructureLook) -> bool:
@@ -217,24 +237,35 @@ def _split(sample: Sample, seed: int) -> tuple[Any, Any]:
 
 def _try_copies(search: _Search, model: Any, structure: StructureLook, seed: int) -> None:
     """Try copies of the model: other activations, nothing dropped, wider; and another optimizer."""
-    laboratory = search.laboratory
-    heads = {head.layer for head in structure.heads}
-    laboratory.restart()
-    changes = {"relu": variants.rectified(heads, structure)}
+    dense = [
+        each.units or 0
+        for each in structure.layers
+        if each.kind == "Dense" and each.name not in {head.layer for head in structure.heads}
+    ]
+    _try_copy(search, "relu", model, structure, seed)
     if max((each.rate for each in structure.layers), default=0.0) >= _DROPPED:
-        changes["dropout"] = variants.without_dropout()
-    dense = [e.units or 0 for e in structure.layers if e.kind == "Dense" and e.name not in heads]
+        _try_copy(search, "dropout", model, structure, seed)
     if min(dense, default=_NARROW + 1) <= _NARROW:
-        changes["wider"] = variants.wider(heads)
-    for name, change in changes.items():
-        if search.clock.left() < 2 * _SECONDS:
-            return
-        copied = variants.varied(model, change, seed)
-        if copied is not None:
-            _try_elsewhere(search, name, copied, model, model.optimizer)
+        _try_copy(search, "wider", model, structure, seed)
     is_plain = structure.optimizer not in ("Adam", "AdamW", "Nadam", "Adamax", "RMSprop")
     if is_plain and search.clock.left() > 2 * _SECONDS and search.best < LEARNS:
         _try_elsewhere(search, "adam", model, model, keras.optimizers.Adam(1e-3))
+
+
+def _try_copy(search: _Search, name: str, model: Any, structure: StructureLook, seed: int) -> None:
+    """Try a copy with other activations, without dropout, or with wider layers."""
+    if name in search.runs or search.clock.left() < 2 * _SECONDS:
+        return
+    heads = {head.layer for head in structure.heads}
+    change = {
+        "relu": variants.rectified(heads, structure),
+        "dropout": variants.without_dropout(),
+        "wider": variants.wider(heads),
+    }[name]
+    search.laboratory.restart()
+    copied = variants.varied(model, change, seed)
+    if copied is not None:
+        _try_elsewhere(search, name, copied, model, model.optimizer)
 
 
 def _try_elsewhere(search: _Search, name: str, copied: Any, model: Any, optimizer: Any) -> None:
