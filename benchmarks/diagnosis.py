@@ -1,4 +1,4 @@
-"""Diagnoses of faulty models and their healthy twins: is the cause named, are the healthy left alone?
+"""Diagnoses of faulty models and their healthy twins: causes named, and false alarms.
 
 usage: python benchmarks/diagnosis.py [--cases FOLDER] [--seeds N] [--output FILE] [--quick]
 

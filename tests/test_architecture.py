@@ -50,9 +50,8 @@ KERAS_FREE = [
     for name in MODULES
     if name in {"gradstab", "gradstab._lazy", "gradstab.cli", "gradstab.cli.main"}
     or name in {"gradstab.monitoring", "gradstab.monitoring.record", "gradstab.monitoring.writer"}
-    or name.startswith("gradstab.reports")
     or name in {"gradstab.diagnosis", "gradstab.diagnosis.finding", "gradstab.diagnosis.diagnosis"}
-    or name.startswith(("gradstab.diagnosis.looks", "gradstab.diagnosis.rules"))
+    or name.startswith(("gradstab.reports", "gradstab.diagnosis.looks", "gradstab.diagnosis.rules"))
 ]
 
 

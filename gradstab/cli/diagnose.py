@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +88,11 @@ def _of_model(arguments: argparse.Namespace) -> int:
         from gradstab.cli.evaluate import load_model
         from gradstab.diagnosis.diagnose import diagnose
 
-        model = load_model(file)
+        with warnings.catch_warnings():
+            # A model that was not trained yet has no moments to load.
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            warnings.filterwarnings("ignore", message="A total of .* objects could not be loaded")
+            model = load_model(file)
         x, y = _load(arguments.data, arguments.batch_size, arguments.seed)
         diagnosis = diagnose(
             model,

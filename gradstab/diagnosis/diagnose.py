@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -17,8 +18,8 @@ from gradstab.diagnosis.looks.bundle import Looks
 from gradstab.diagnosis.looks.data import DataLook
 from gradstab.diagnosis.looks.structure import StructureLook
 from gradstab.diagnosis.looks.trial import TrialLook
+from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.data import look_at_data
-from gradstab.diagnosis.measuring.laboratory import Clock
 from gradstab.diagnosis.measuring.sample import Sample, take_sample, tensors
 from gradstab.diagnosis.measuring.signal import look_at_signal
 from gradstab.diagnosis.measuring.state import preserved
@@ -90,7 +91,10 @@ def diagnose(
     epochs = None if epochs is None else check_int("epochs", epochs)
     batch_size = check_int("batch_size", batch_size)
     steps = None if probe_steps == "auto" else check_int("probe_steps", probe_steps)
-    looks = look(model, x, y, sample_weight, epochs, batch_size, steps, seed)
+    with warnings.catch_warnings():
+        # Keras warns of some of what is looked for; the findings say it.
+        warnings.simplefilter("ignore")
+        looks = look(model, x, y, sample_weight, epochs, batch_size, steps, seed)
     findings = [each for each in apply(RULES, looks) if each.code not in mute]
     findings += [each for each in _unchecked(looks) if each.code not in mute]
     return Diagnosis(tuple(explained(findings)), looks)

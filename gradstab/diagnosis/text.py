@@ -27,7 +27,7 @@ def to_text(diagnosis: Diagnosis) -> str:
 
 def cells(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
     """Return the rows of the table of layers."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for each in diagnosis.layers[:_MOST_LAYERS]:
         ratio = None
         if each.gradient is not None and each.weight_scale:

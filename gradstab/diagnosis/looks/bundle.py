@@ -24,8 +24,8 @@ class Looks:
 
     data: DataLook
     structure: StructureLook
-    signal: SignalLook = SignalLook()
-    trial: TrialLook = TrialLook()
+    signal: SignalLook = dataclasses.field(default_factory=SignalLook)
+    trial: TrialLook = dataclasses.field(default_factory=TrialLook)
 
     def heads_with_targets(self) -> Iterator[tuple[HeadLook, TargetLook]]:
         """Yield each output with its target."""

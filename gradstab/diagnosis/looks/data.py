@@ -60,8 +60,8 @@ class TargetLook:
         name: Its name, or place in the structure.
         shape: Shape of one row.
         kind: `"binary"` (0 and 1 alone), `"signs"` (-1 and 1), `"classes"` (whole numbers),
-            `"one-hot"`, `"multi-hot"`, `"fractions"` (between 0 and 1), `"probabilities"` (rows that
-            sum to 1) or `"continuous"`.
+            `"one-hot"`, `"multi-hot"`, `"fractions"` (between 0 and 1), `"probabilities"` (in
+            rows that sum to 1) or `"continuous"`.
         rows: Rows looked at.
         nonfinite: Entries that are not finite.
         first_nonfinite: Row of the first of them.

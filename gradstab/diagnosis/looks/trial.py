@@ -8,6 +8,8 @@ from typing import Final
 
 # Merit from which on a plan counts as learning: what rests on signals alone is then let go.
 LEARNS: Final = 0.45
+# What a classifier loses that is right but whose loss is that of a constant answer.
+_TOO_SURE: Final = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,10 @@ def merit(point: Point) -> float:
     # Below guessing an accuracy says nothing more, least of all on few rows.
     skill = max(point.skill, 0.0) if math.isfinite(point.skill) else math.nan
     values = [value for value in (point.explained, skill) if math.isfinite(value)]
-    return max(-1.0, sum(values) / len(values)) if values else -1.0
+    mean = max(-1.0, sum(values) / len(values)) if values else -1.0
+    if point.explained > -1 and math.isfinite(skill):
+        mean = max(mean, skill - _TOO_SURE)  # right, and not yet modest where it is wrong
+    return mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,20 +135,21 @@ def projected(trial: TrialLook) -> float:
     """Return the merit at the end of the plan, as far as it can be told.
 
     Ten times the rate goes ten times as far in a step, as long as it is stable: where the trial is
-    shorter than the plan, that run shows where the plan will be.
+    shorter than the plan, that run shows where the plan will be. Where there was time for it, the
+    whole plan was run.
     """
     plan = trial.plan
     if plan is None:
         return -1.0
-    merits = [plan.merit]
+    whole = trial.run("whole")
+    merits = [plan.merit, *([whole.merit] if whole is not None else [])]
     planned = trial.planned_steps or math.inf
-    if planned > plan.steps and plan.finite:
+    if planned > plan.steps and plan.finite and whole is None:
         for factor in (10, 100):
             run = trial.run(f"rate*{factor}")
-            if (
-                run is not None
-                and run.finite
-                and (planned / factor <= 1.2 * run.steps or math.isinf(planned))
-            ):
-                merits.append(run.merit_at(run.steps if math.isinf(planned) else planned / factor))
+            if run is None or not run.finite:
+                break
+            merits.append(run.merit_at(min(planned / factor, run.steps)))
+            if planned / factor <= run.steps:
+                break
     return max(merits)

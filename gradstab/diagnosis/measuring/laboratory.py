@@ -1,10 +1,10 @@
-"""Short trainings on a copy of the state: one traced step, run with other rates, data and starts."""
+"""Short trainings from one state: one traced step, run with other rates, data and starts."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-import time
 from typing import Any, Final
 
 import keras
@@ -12,36 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from gradstab.diagnosis.looks.trial import Point, Run
+from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.losses import constant_loss, data_loss
 from gradstab.diagnosis.measuring.skill import output_variation, skill_of
 from gradstab.diagnosis.measuring.state import Snapshot
+from gradstab.diagnosis.measuring.statistics import settle_statistics
 
 # Steps of one call of the compiled function.
 CHUNK: Final = 10
 # Losses that a run keeps.
 _KEPT: Final = 40
-
-
-class Clock:
-    """Seconds of work: of the wall, or of the processor where other programs hold it up.
-
-    Args:
-        limit: Seconds of work.
-        wall: Seconds that may pass at most, however held up.
-    """
-
-    def __init__(self, limit: float, wall: float = math.inf) -> None:
-        self._limit, self._most = limit, wall
-        self._wall, self._processor = time.perf_counter(), time.process_time()
-
-    def seconds(self) -> float:
-        """Return the seconds of work since the beginning."""
-        return min(time.perf_counter() - self._wall, time.process_time() - self._processor)
-
-    def left(self) -> float:
-        """Return the seconds that are left."""
-        passed = time.perf_counter() - self._wall
-        return min(self._limit - self.seconds(), self._most - passed)
 
 
 class _Scaled(keras.optimizers.schedules.LearningRateSchedule):
@@ -224,17 +204,12 @@ class Laboratory:
             scaled = self.optimizer.scale_loss(total)
         variables = self.model.trainable_variables
         gradients = tape.gradient(scaled, [each.value for each in variables])
-        pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        if pairs:
-            self.optimizer.apply(
-                [gradient for gradient, _ in pairs], [variable for _, variable in pairs]
-            ) if len(pairs) == len(variables) else self.optimizer.apply(
-                [
-                    tf.zeros_like(v.value) if g is None else g
-                    for g, v in zip(gradients, variables, strict=True)
-                ],
-                variables,
-            )
+        known = [
+            tf.zeros_like(variable.value) if gradient is None else gradient
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
+        if any(gradient is not None for gradient in gradients):
+            self.optimizer.apply(known, variables)
         return loss
 
     def _evaluate(self, x: Any, y: Any, weights: Any) -> Any:
@@ -242,7 +217,7 @@ class Laboratory:
         return data_loss(self.model, x, y, outputs, weights, False)[0], outputs
 
     def _end(self, step: int, train: Any, kept: Any) -> tuple[Point, float]:
-        self._settle_statistics(train)
+        settle_statistics(self.model, train[0])
         loss, outputs = self._judge(*kept)
         return self._judged(step, loss, outputs, kept), output_variation(
             kept[1], outputs, self.kinds
@@ -250,7 +225,7 @@ class Laboratory:
 
     def _point(self, step: int, train: Any, kept: Any) -> Point:
         moving = [(v, tf.identity(v.value)) for v in self.model.non_trainable_variables]
-        self._settle_statistics(train)
+        settle_statistics(self.model, train[0])
         loss, outputs = self._judge(*kept)
         for variable, value in moving:
             variable.assign(value)
@@ -270,32 +245,6 @@ class Laboratory:
             with contextlib.suppress(Exception):
                 self._constant[key] = constant_loss(self.model, kept[0], kept[1], outputs, kept[2])
         return self._constant.get(key)
-
-    def _settle_statistics(self, train: Any) -> None:
-        """Give BatchNorm the statistics of a batch: after few steps its averages lag behind."""
-        from gradstab.diagnosis.measuring.structure import leaf_layers
-
-        norms = [
-            layer
-            for layer in leaf_layers(self.model)
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        ]
-        if not norms:
-            return
-        kinds = [v for layer in norms for v in layer.non_trainable_variables]
-        before = {id(v): np.asarray(v) for v in kinds if "moving" in v.path}
-        others = [(v, tf.identity(v.value)) for v in self.model.non_trainable_variables]
-        x = keras.tree.map_structure(lambda each: each[:256], train[0])
-        self.model(x, training=True)
-        settled = {}
-        for layer in norms:
-            share = 1 - layer.momentum
-            for v in layer.non_trainable_variables:
-                if id(v) in before and share > 1e-6:
-                    old = before[id(v)]
-                    settled[id(v)] = old + (np.asarray(v) - old) / share
-        for variable, value in others:
-            variable.assign(settled.get(id(variable), value))
 
     def _moved(self, before: list[Any]) -> float:
         now = [each.value for each in self.model.trainable_variables]
@@ -321,4 +270,4 @@ def _thinned(values: Any) -> Any:
     if len(values) <= _KEPT:
         return values
     edges = np.linspace(0, len(values), _KEPT + 1).astype(int)
-    return [values[a:b].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [values[a:b].mean() for a, b in itertools.pairwise(edges)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
 from keras import ops
+
+_LARGE: Final = 1e6
 
 
 def losses_of(model: Any, count: int) -> list[tuple[str, bool]]:
@@ -111,7 +113,9 @@ def data_loss(model: Any, x: Any, y: Any, outputs: Any, weights: Any, training: 
         if (penalties)
         else ops.zeros((), total.dtype)
     )
-    return ops.cast(total, "float32") - ops.cast(penalty, "float32"), ops.cast(penalty, "float32")
+    total, penalty = ops.cast(total, "float32"), ops.cast(penalty, "float32")
+    # What is left of a difference of so large numbers in float32 is no loss.
+    return ops.where(penalty > _LARGE, total, total - penalty), penalty
 
 
 def constant_outputs(y: Any, outputs: Any) -> list[list[Any]]:
@@ -150,9 +154,10 @@ def constant_loss(model: Any, x: Any, y: Any, outputs: Any, weights: Any) -> flo
     if not candidates or not all(candidates):
         return None
     best = [each[0] for each in candidates]
+    flat_outputs = keras.tree.flatten(outputs)
 
     def cost(constants: list[Any]) -> float:
-        flat = [ops.cast(c, o.dtype) for c, o in zip(constants, keras.tree.flatten(outputs))]
+        flat = [ops.cast(c, o.dtype) for c, o in zip(constants, flat_outputs, strict=True)]
         packed = keras.tree.pack_sequence_as(outputs, flat)
         return float(data_loss(model, x, y, packed, weights, False)[0])
 

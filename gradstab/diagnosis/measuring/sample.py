@@ -61,6 +61,8 @@ def take_sample(x: Any, y: Any, weights: Any, batch_size: int, seed: int) -> Sam
         ValueError: If there is no row, or inputs and targets differ in their number of rows.
         TypeError: If it is nothing that `fit` accepts.
     """
+    if y is None and isinstance(x, list) and all(isinstance(each, tuple) for each in x) and x:
+        return _of_batches(x)
     if _is_arrays(x):
         return _of_arrays(x, y, weights, batch_size, seed)
     if y is not None:
@@ -104,7 +106,8 @@ def _of_arrays(x: Any, y: Any, weights: Any, batch_size: int, seed: int) -> Samp
         few = np.sort(np.random.default_rng(seed).permutation(rows)[:wanted])
     taken = [_map(lambda each: each[few], part) for part in parts]
     size = min(batch_size, rows)
-    return Sample(*taken, rows, size, -(-rows // batch_size), parts[0], parts[1])
+    x, y, weights = taken
+    return Sample(x, y, weights, rows, size, -(-rows // batch_size), parts[0], parts[1])
 
 
 def _of_batches(x: Any) -> Sample:
@@ -153,7 +156,8 @@ def _of_batches(x: Any) -> Sample:
     batch_size = len(keras.tree.flatten(taken[0][0])[0])
     joined = [_joined([batch[place] for batch in taken]) for place in range(3)]
     total = None if length is None else (rows if length <= len(taken) else length * batch_size)
-    return Sample(*joined, total, batch_size, length, joined[0], joined[1], problems)
+    inputs, y, weights = joined
+    return Sample(inputs, y, weights, total, batch_size, length, inputs, y, problems)
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -177,7 +181,7 @@ def _as_array(value: Any) -> Any:
 
 def _plain(part: Any) -> Any:
     """Return frames and series as arrays; lists of numbers as Keras takes them, too."""
-    if part is not None and not hasattr(part, "shape") and isinstance(part, list | tuple):
-        if part and not any(hasattr(each, "shape") for each in part):
-            return np.asarray(part)
+    is_list = isinstance(part, list | tuple) and not hasattr(part, "shape")
+    if is_list and part and not any(hasattr(each, "shape") for each in part):
+        return np.asarray(part)
     return part

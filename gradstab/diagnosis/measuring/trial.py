@@ -16,16 +16,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gradstab.diagnosis.looks.data import DataLook, InputLook
+from gradstab.diagnosis.looks.data import DataLook
 from gradstab.diagnosis.looks.signal import SignalLook
 from gradstab.diagnosis.looks.structure import StructureLook
 from gradstab.diagnosis.looks.trial import LEARNS, Run, TrialLook, learned
 from gradstab.diagnosis.measuring import variants
-from gradstab.diagnosis.measuring.laboratory import CHUNK, Clock, Laboratory
+from gradstab.diagnosis.measuring.clock import Clock
+from gradstab.diagnosis.measuring.laboratory import CHUNK, Laboratory
 from gradstab.diagnosis.measuring.sample import Sample, tensors
+from gradstab.diagnosis.measuring.scaling import both, scaled_inputs, scaled_targets
 
 # A change that gets so far ends the search.
 _WELL: Final = 0.8
+# Share of the variation from row to row that is left behind a layer which hides it.
+_HIDDEN: Final = 0.25
 # Ratio of kernels to Glorot's draw beyond which other first weights are tried.
 _OFF: Final = 3.0
 # Width of a hidden layer up to which a wider copy is tried, and dropout from which on none is.
@@ -41,17 +45,11 @@ _LEAST: Final = 30
 _MOST: Final = 1500
 # Steps of a trial where the plan's epochs were not told.
 _UNTOLD: Final = 300
+# Share of the time left that the whole plan may take.
+_WHOLE: Final = 0.8
 # Rows that are judged on, and the fewest of which some are kept aside.
 _KEPT: Final = 512
 _ENOUGH: Final = 100
-# Size of features, and their mean in deviations, from which on they count as not scaled; features up
-# to which that is asked of each.
-_LARGE: Final = 2.5
-_SMALL: Final = 0.1
-_OFFSET: Final = 3.0
-_TABLE: Final = 50
-# Deviations beyond which scaled inputs are cut off.
-_FAR: Final = 10.0
 # Rows of a step at most: larger batches only cost time in so short a trial.
 _BATCH: Final = 128
 
@@ -111,10 +109,8 @@ def look_at_trial(
         return TrialLook(error=f"{type(error).__name__}: {str(error).strip()[:300]}")
     constant = laboratory.constant(kept)
     share = signal.penalty / constant if constant else 0.0
-    try:
-        _follow(search, model, data, structure, share, seed)
-    except tf.errors.ResourceExhaustedError:
-        pass  # what was run stands
+    with contextlib.suppress(tf.errors.ResourceExhaustedError):  # what was run stands
+        _follow(search, model, data, structure, signal, share, seed)
     return TrialLook(
         runs=tuple(search.runs.values()),
         planned_steps=data.total_steps,
@@ -136,6 +132,7 @@ def _follow(
     model: Any,
     data: DataLook,
     structure: StructureLook,
+    signal: SignalLook,
     penalty_share: float,
     seed: int,
 ) -> None:
@@ -147,17 +144,19 @@ def _follow(
         search.try_("rate*10", rate=10.0)
         if search.has_learned():
             return
-    scaled = _scaled_inputs(laboratory, data)
+    scaled = scaled_inputs(laboratory, data)
     if scaled is not None:
         search.try_("inputs", data=scaled)
+    if _hides_rows(structure, signal):
+        _try_copy(search, "relu", model, structure, seed)
     _follow_rate(search, plan, "rate", {})
-    targets = _scaled_targets(laboratory, data, structure)
+    targets = scaled_targets(laboratory, data, structure)
     if targets is not None and search.best < _WELL:
         search.try_("targets", data=targets)
     if scaled is not None and search.best < _WELL:
         _follow_rate(search, search.runs.get("inputs") or plan, "inputs, rate", {"data": scaled})
         if targets is not None:
-            search.try_("inputs, targets", data=_both(scaled, targets))
+            search.try_("inputs, targets", data=both(scaled, targets))
     if penalty_share > 0.03 and search.best < _WELL:
         search.try_("penalty", penalty=0.0)
     if structure.iterations == 0 and _begins_off(structure) and search.best < _WELL:
@@ -172,6 +171,26 @@ def _follow(
             search.try_("longer", steps=3 * search.steps)
     if search.best < _WELL:
         _try_copies(search, model, structure, seed)
+    if steps is not None and search.steps < steps and search.best > plan.merit + _BETTER:
+        # Before a plan is found fault with, it is given all of its steps where there is time.
+        has_time = steps * laboratory.step_seconds < _WHOLE * search.clock.left()
+        if has_time:
+            search.try_("whole", steps=steps)
+
+
+def _hides_rows(structure: StructureLook, signal: SignalLook) -> bool:
+    """Whether what tells rows apart shrinks to a part in a hidden layer that squashes."""
+    before = None
+    heads = {head.layer for head in structure.heads}
+    for each in signal.layers:
+        layer = structure.layer(each.name)
+        if layer is None or layer.units is None:
+            continue
+        squashes = layer.activation in variants.SQUASHING and layer.name not in heads
+        if squashes and before is not None and each.variation < _HIDDEN * before:
+            return True
+        before = each.variation
+    return False
 
 
 def _begins_off(structure: StructureLook) -> bool:
@@ -216,107 +235,37 @@ def _split(sample: Sample, seed: int) -> tuple[Any, Any]:
     return tensors(train), tensors(aside)
 
 
-def _is_unscaled(look: InputLook) -> bool:
-    """Whether features are so far from mean 0 and deviation 1 that scaling is worth a trial."""
-    if look.largest_scale > _LARGE or look.largest_scale < _SMALL:
-        return True
-    # Of many features, as pixels are, some hardly ever change.
-    uneven = look.largest_offset > _OFFSET or look.smallest_scale < _SMALL / 5
-    return look.features <= _TABLE and uneven
-
-
-def _scaled_inputs(laboratory: Laboratory, data: DataLook) -> tuple[Any, Any] | None:
-    wanted = [look.kind == "float" and _is_unscaled(look) for look in data.inputs]
-    if not any(wanted):
-        return None
-    flat = keras.tree.flatten(laboratory.train[0])
-    scales = [_moments(each) if want else None for each, want in zip(flat, wanted, strict=True)]
-
-    def scaled(part: Any) -> Any:
-        new = [
-            each if scale is None else _standard(each, scale)
-            for each, scale in zip(keras.tree.flatten(part), scales, strict=True)
-        ]
-        return keras.tree.pack_sequence_as(part, new)
-
-    train, kept = laboratory.train, laboratory.kept
-    if any(e.dtype.is_integer for e, w in zip(flat, wanted, strict=True) if w):
-
-        def floats(part: Any) -> Any:
-            new = [
-                tf.cast(each, tf.float32) if want else each
-                for each, want in zip(keras.tree.flatten(part), wanted, strict=True)
-            ]
-            return keras.tree.pack_sequence_as(part, new)
-
-        train, kept = (floats(train[0]), *train[1:]), (floats(kept[0]), *kept[1:])
-    return (scaled(train[0]), *train[1:]), (scaled(kept[0]), *kept[1:])
-
-
-def _standard(values: Any, scale: tuple[Any, Any]) -> Any:
-    """Return values at mean 0 and deviation 1, without those of rare features that lie far out."""
-    numbers = (tf.cast(values, tf.float32) - scale[0]) / scale[1]
-    return tf.clip_by_value(numbers, -_FAR, _FAR)
-
-
-def _moments(values: Any) -> tuple[Any, Any]:
-    numbers = tf.cast(values, tf.float32)
-    axes = list(range(max(len(numbers.shape) - 1, 1)))
-    mean, variance = tf.nn.moments(numbers, axes)
-    deviation = tf.sqrt(variance)
-    # Of images one pixel may never change; features that never change stay as they are.
-    return mean, tf.where(deviation > 1e-6 * (1 + tf.abs(mean)), deviation, 1.0)
-
-
-def _scaled_targets(
-    laboratory: Laboratory, data: DataLook, structure: StructureLook
-) -> tuple[Any, Any] | None:
-    fits = [
-        look.kind == "continuous"
-        and head.activation in ("linear", None)
-        and not (_SMALL < look.deviation < _LARGE and abs(look.mean) < _OFFSET * look.deviation)
-        for look, head in zip(data.targets, structure.heads, strict=False)
-    ]
-    if not any(fits):
-        return None
-    flat = keras.tree.flatten(laboratory.train[1])
-    scales = [_moments(each) if fit else None for each, fit in zip(flat, fits, strict=True)]
-
-    def scaled(part: Any) -> Any:
-        new = [
-            each if scale is None else (tf.cast(each, tf.float32) - scale[0]) / scale[1]
-            for each, scale in zip(keras.tree.flatten(part), scales, strict=True)
-        ]
-        return keras.tree.pack_sequence_as(part, new)
-
-    train, kept = laboratory.train, laboratory.kept
-    return (train[0], scaled(train[1]), train[2]), (kept[0], scaled(kept[1]), kept[2])
-
-
-def _both(inputs: Any, targets: Any) -> Any:
-    return tuple((of_x[0], of_y[1], of_x[2]) for of_x, of_y in zip(inputs, targets, strict=True))
-
-
 def _try_copies(search: _Search, model: Any, structure: StructureLook, seed: int) -> None:
     """Try copies of the model: other activations, nothing dropped, wider; and another optimizer."""
-    laboratory = search.laboratory
-    heads = {head.layer for head in structure.heads}
-    laboratory.restart()
-    changes = {"relu": variants.rectified(heads, structure)}
+    dense = [
+        each.units or 0
+        for each in structure.layers
+        if each.kind == "Dense" and each.name not in {head.layer for head in structure.heads}
+    ]
+    _try_copy(search, "relu", model, structure, seed)
     if max((each.rate for each in structure.layers), default=0.0) >= _DROPPED:
-        changes["dropout"] = variants.without_dropout()
-    dense = [e.units or 0 for e in structure.layers if e.kind == "Dense" and e.name not in heads]
+        _try_copy(search, "dropout", model, structure, seed)
     if min(dense, default=_NARROW + 1) <= _NARROW:
-        changes["wider"] = variants.wider(heads)
-    for name, change in changes.items():
-        if search.clock.left() < 2 * _SECONDS:
-            return
-        copied = variants.varied(model, change, seed)
-        if copied is not None:
-            _try_elsewhere(search, name, copied, model, model.optimizer)
+        _try_copy(search, "wider", model, structure, seed)
     is_plain = structure.optimizer not in ("Adam", "AdamW", "Nadam", "Adamax", "RMSprop")
     if is_plain and search.clock.left() > 2 * _SECONDS and search.best < LEARNS:
         _try_elsewhere(search, "adam", model, model, keras.optimizers.Adam(1e-3))
+
+
+def _try_copy(search: _Search, name: str, model: Any, structure: StructureLook, seed: int) -> None:
+    """Try a copy with other activations, without dropout, or with wider layers."""
+    if name in search.runs or search.clock.left() < 2 * _SECONDS:
+        return
+    heads = {head.layer for head in structure.heads}
+    change = {
+        "relu": variants.rectified(heads, structure),
+        "dropout": variants.without_dropout(),
+        "wider": variants.wider(heads),
+    }[name]
+    search.laboratory.restart()
+    copied = variants.varied(model, change, seed)
+    if copied is not None:
+        _try_elsewhere(search, name, copied, model, model.optimizer)
 
 
 def _try_elsewhere(search: _Search, name: str, copied: Any, model: Any, optimizer: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from gradstab.diagnosis.looks.structure import StructureLook
 from gradstab.diagnosis.measuring.structure import kernel_of, leaf_layers
 
-_SQUASHING: Final = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softsign", "softmax")
+SQUASHING: Final = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softsign", "softmax")
 # Hidden layers of a wider copy have at least so many units.
 _WIDE: Final = 64
 
@@ -100,7 +100,7 @@ def rectified(heads: set[str | None], structure: StructureLook) -> Callable[...,
             kernel_of(layer) is None and not config["activation"]
         ):
             return False
-        if seen.activation in _SQUASHING or seen.activation == "linear":
+        if seen.activation in SQUASHING or seen.activation == "linear":
             config["activation"] = "relu"
             return True
         return False

@@ -7,7 +7,16 @@ from typing import Final
 
 from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
-from gradstab.diagnosis.rules import heads, passing, scales, shapes, training, values, weights
+from gradstab.diagnosis.rules import (
+    heads,
+    labels,
+    passing,
+    scales,
+    shapes,
+    training,
+    values,
+    weights,
+)
 
 Rule = Callable[[Looks], Iterator[Finding]]
 
@@ -21,10 +30,10 @@ STATIC: Final[tuple[Rule, ...]] = (
     heads.double_softmax,
     heads.logits_without_from_logits,
     heads.output_activation,
-    heads.loss_mismatch,
-    heads.label_range,
-    heads.label_encoding,
-    heads.metric_mismatch,
+    labels.loss_mismatch,
+    labels.label_range,
+    labels.label_encoding,
+    labels.metric_mismatch,
     weights.constant_initialization,
     weights.frozen_model,
     weights.disconnected_variables,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Final
 
@@ -11,12 +12,17 @@ from gradstab.diagnosis.looks.trial import Run, TrialLook, learned, projected
 
 # Merit by which a change must be better than the plan to be called a remedy.
 CLEAR: Final = 0.2
+# Merit of a plan cut short from which on it may get there by itself.
+_UNDECIDED: Final = 0.2
 # Merit of a plan that learned nothing, and of one that learned little; what counts as a beginning.
 _NOTHING: Final = 0.03
 _LITTLE: Final = 0.1
 _BEGINNING: Final = 0.06
+_TIMES: Final = 2.5
 # How many times smaller the part not learned must be for a change of a plan that learned some.
 _REST: Final = 1.6
+# Share of the gain of another rate from which on another change is as good a remedy.
+_AS_GOOD: Final = 0.9
 _MENDING: Final = ("inputs", "start", "relu")
 # Share of the gain of the best change that others need to be named beside it.
 _BESIDE: Final = 0.5
@@ -56,9 +62,13 @@ def healings(looks: Looks) -> list[Healing]:
     if plan is None or learns(trial):
         return []
     base = max(plan.merit, projected(trial))
+    if (trial.run("whole") or plan).steps < (trial.planned_steps or math.inf) and base > _UNDECIDED:
+        return []  # it learned some in a part of its steps, and who knows how far it gets
     single: dict[str, Healing] = {}
     pairs: list[Healing] = []
     for run in trial.runs[1:]:
+        if run.change == "whole":
+            continue
         causes, factor = _parts(run.change)
         if not _is_clear(run, plan, base, causes):
             continue
@@ -76,7 +86,7 @@ def healings(looks: Looks) -> list[Healing]:
         alone = single.get(together.cause)
         # Scaled inputs are what lets another rate work. Of first weights that is so only where they
         # learn something by themselves.
-        is_first = together.cause != "start" or (alone is not None and alone.run.merit > _LITTLE)
+        is_first = together.cause != "start" or (alone is not None and alone.run.merit > CLEAR)
         rest = dataclasses.replace(
             together,
             cause=together.partner or "",
@@ -86,8 +96,9 @@ def healings(looks: Looks) -> list[Healing]:
         found = {together.cause: together, rest.cause: rest}
     # Where the plan's own rate works once something else is changed, the rate is not at fault.
     rate, others = found.get("rate"), [e for e in found.values() if e.cause in _MENDING]
-    if rate is not None and rate.partner is None and plan.finite and base < _NOTHING:
-        if any(each.gain >= 0.9 * rate.gain and each.partner is None for each in others):
+    if rate is not None and rate.partner is None and plan.finite and base < _LITTLE:
+        mended = [each for each in others if each.partner is None]
+        if any(each.gain >= _AS_GOOD * rate.gain for each in mended):
             del found["rate"]
     return sorted(found.values(), key=lambda each: -each.gain)
 
@@ -95,9 +106,9 @@ def healings(looks: Looks) -> list[Healing]:
 def _is_clear(run: Run, plan: Run, base: float, causes: list[str]) -> bool:
     """Whether a run learned so much more than the plan that its change is a remedy."""
     if run.merit < base + CLEAR:
-        # Where the plan learned nothing at all, a beginning is enough.
-        flat = base < _NOTHING and plan.finite and run.merit > base + _BEGINNING
-        return flat and run.merit > _BEGINNING
+        # Where the plan learned next to nothing, a beginning several times as good is enough.
+        is_more = run.merit > base + _BEGINNING and run.merit > _TIMES * max(base, _NOTHING)
+        return plan.finite and base < _LITTLE and is_more
     if run.merit < _BEGINNING:
         # Not yet learned, but no longer many times worse than a constant answer.
         is_calm = run.finite and run.end.explained > -0.15 and plan.end.explained < -0.5

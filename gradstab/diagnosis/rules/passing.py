@@ -16,14 +16,14 @@ _SQUASHING: Final = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softsign",
 _RECTIFYING: Final = ("relu", "relu6")
 # Share of a layer's outputs at a bound, or of its units at zero, from which on it is lost.
 _LOST: Final = 0.8
-# Growth of the signal from one layer to the next, on the mean over depth, that nothing makes up for.
+# Growth of the signal per layer, on the mean over depth, that nothing makes up for.
 _GROWTH: Final = 3.0
 # Kernels this many times larger than He's draw; smaller than its inverse are too small.
 _OFF: Final = 4.0
 
 
 def saturated_units(looks: Looks) -> Iterator[Finding]:
-    """Find hidden layers whose outputs stand at a bound, or that keep all but nothing of a slope."""
+    """Find hidden layers whose outputs stand at a bound, or that let too little through."""
     if learns(looks.trial):
         return
     healed = healing(looks, "relu")

@@ -160,7 +160,8 @@ def _vanishing(run: _Run) -> Iterator[Finding]:
             "vanishing-gradients",
             "warning",
             norms.names[kernels[0]],
-            f"The gradient of the first kernel is {middle[0]:.1e}, and {largest:.1e} in later ones.",
+            f"The gradient of the first kernel is {middle[0]:.1e}; in later ones it is "
+            f"{largest:.1e}.",
             {"first": float(middle[0]), "largest": largest},
             "Use relu with he_normal, normalization or residual connections.",
         )

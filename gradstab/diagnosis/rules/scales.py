@@ -1,4 +1,4 @@
-"""Rules on the scale of inputs and targets: a warning only where a trial shows that scaling heals."""
+"""Rules on the scale of inputs and targets, which warn only where scaling heals a trial."""
 
 from __future__ import annotations
 

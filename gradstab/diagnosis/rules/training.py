@@ -1,4 +1,4 @@
-"""Rules on how the trial trained: rate, epochs, batches, optimizer, penalties, a constant output."""
+"""Rules on how the trial trained: rate, epochs, batches, optimizer, penalties."""
 
 from __future__ import annotations
 

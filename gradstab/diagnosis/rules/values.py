@@ -177,14 +177,13 @@ def unrelated_labels(looks: Looks) -> Iterator[Finding]:
                 "Look at some rows with their labels. Shuffle inputs and labels together: "
                 "`order = np.random.permutation(len(x)); x, y = x[order], y[order]`.",
             )
-    if looks.data.contradictions > 0.5 and looks.data.targets:
-        if looks.data.targets[0].kind in ("classes", "binary", "one-hot"):
-            yield Finding(
-                "label-encoding",
-                "info",
-                None,
-                f"{looks.data.contradictions:.0%} of the repeated input rows come with another "
-                "label.",
-                {"contradictions": looks.data.contradictions},
-                "Check that inputs and labels are in the same order, and shuffled together.",
-            )
+    kinds = [target.kind for target in looks.data.targets[:1]]
+    if looks.data.contradictions > 0.5 and set(kinds) & {"classes", "binary", "one-hot"}:
+        yield Finding(
+            "label-encoding",
+            "info",
+            None,
+            f"{looks.data.contradictions:.0%} of the repeated input rows come with another label.",
+            {"contradictions": looks.data.contradictions},
+            "Check that inputs and labels are in the same order, and shuffled together.",
+        )

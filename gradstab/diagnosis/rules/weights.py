@@ -1,7 +1,8 @@
-"""Rules on weights before training: alike, frozen, not reached by the loss, not finite on the way."""
+"""Rules on weights before training, and on what is not finite in the first pass."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from gradstab.diagnosis.finding import Finding
@@ -100,20 +101,19 @@ def nonfinite_forward(looks: Looks) -> Iterator[Finding]:
             "`ops.log(ops.maximum(x, 1e-7))`; scale what goes into an exponential.",
         )  # fmt: skip
     signal = looks.signal
-    if first is None and signal.loss is not None and signal.outputs_finite:
-        if signal.loss != signal.loss or abs(signal.loss) == float("inf"):
-            has_data = not any(target.nonfinite for target in looks.data.targets)
-            if has_data and looks.structure.heads:
-                yield Finding(
-                    "nonfinite-forward",
-                    "error",
-                    looks.structure.heads[0].layer,
-                    "The outputs are finite and the loss is not: the loss takes a logarithm, root "
-                    "or quotient of something at or below 0.",
-                    {"loss": str(signal.loss)},
-                    "Clip inside of the loss, `ops.clip(y_pred, 1e-7, 1 - 1e-7)`, or use Keras' "
-                    "loss of that kind.",
-                )
+    is_lost = signal.loss is not None and not math.isfinite(signal.loss)
+    has_data = not any(target.nonfinite for target in looks.data.targets)
+    if first is None and is_lost and signal.outputs_finite and has_data and looks.structure.heads:
+        yield Finding(
+            "nonfinite-forward",
+            "error",
+            looks.structure.heads[0].layer,
+            "The outputs are finite and the loss is not: the loss takes a logarithm, root or "
+            "quotient of something at or below 0.",
+            {"loss": str(signal.loss)},
+            "Clip inside of the loss, `ops.clip(y_pred, 1e-7, 1 - 1e-7)`, or use Keras' loss of "
+            "that kind.",
+        )
 
 
 def _why(layer: LayerSignal) -> str:
