@@ -12,9 +12,9 @@ import inspect
 from typing import Any
 
 import keras
-import numpy as np
 
 from gradstab._validation import check_float
+from gradstab._variables import check_float32
 
 _VARIABLES = "_coefficient_variables"
 
@@ -23,7 +23,7 @@ class Coefficient:
     """A non-negative, finite float attribute whose assignment acts in the compiled step.
 
     Reading gives the number that was assigned. Computations read the variable behind it through
-    `Adjustable.coefficient_tensor`.
+    `HasCoefficients.coefficient_tensor`.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -34,13 +34,7 @@ class Coefficient:
 
     def __set__(self, instance: Any, value: Any) -> None:
         number = check_float(self.name, value, include_minimum=True)
-        with np.errstate(over="ignore"):
-            held = np.float32(number)
-        if np.isinf(held) or (held == 0.0 and number != 0.0):
-            raise ValueError(
-                f"`{self.name}` must be a number that float32 can hold, in which the step is "
-                f"computed. Received: {self.name}={value!r}"
-            )
+        check_float32(self.name, number, value)
         variables = instance.__dict__.setdefault(_VARIABLES, {})
         variable = variables.get(self.name)
         if variable is None:
@@ -50,7 +44,7 @@ class Coefficient:
         instance.__dict__[self.name] = number
 
 
-class Adjustable:
+class HasCoefficients:
     """What has coefficients: gives them to the compiled step, and to copies and configs."""
 
     @classmethod

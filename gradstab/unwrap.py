@@ -8,7 +8,9 @@ from typing import Any
 import keras
 
 from gradstab._layers import all_layers
-from gradstab.optimizers.learning_rate import learning_rate_source
+from gradstab._nesting import parts, unwrapped, wrappers_and_inner
+from gradstab.keras_hooks.compiled_model import set_optimizer
+from gradstab.keras_hooks.optimizer_state import learning_rate_source, trained_variables
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.regularizers.penalties import L1, L1L2, L2
 from gradstab.schedules.compose import Adjustable
@@ -80,7 +82,7 @@ def _unwrap_model(model: Any, learning_rate: float | None) -> Any:
         if type(getattr(variable, "regularizer", None)) in _REGULARIZERS:
             variable.regularizer = _REGULARIZERS[type(variable.regularizer)](variable.regularizer)
     if optimizer is not None:
-        _set_optimizer(model, _unwrap_optimizer(optimizer, learning_rate))
+        set_optimizer(model, _unwrap_optimizer(optimizer, learning_rate))
     return model
 
 
@@ -115,28 +117,12 @@ def _with_rate(optimizer: Any, learning_rate: float) -> Any:
         return optimizer
     fresh = type(optimizer).from_config({**optimizer.get_config(), "learning_rate": learning_rate})
     if optimizer.built:
-        fresh.build(optimizer._trainable_variables)
+        fresh.build(trained_variables(optimizer))
         rate = learning_rate_source(fresh)
         targets = [variable for variable in fresh.variables if variable is not rate]
         for target, source in zip(targets, optimizer.variables, strict=True):
             target.assign(source)
     return fresh
-
-
-def _set_optimizer(model: Any, optimizer: Any) -> None:
-    """Put another optimizer into a compiled model, and have it saved with the model.
-
-    `compile` is the public way, but it needs every loss and metric again. Keras writes the
-    optimizer of the private `_compile_config` into the file, so that is changed too.
-
-    Raises:
-        AttributeError: If this version of Keras keeps its compile arguments elsewhere.
-    """
-    # With the loss scale that `compile` added, if it did: it adds none to what has one, and a file
-    # that holds it loads where no mixed precision is set as well.
-    model._compile_config.config["optimizer"] = optimizer
-    model.optimizer = optimizer
-    model.train_function = None
 
 
 def _refuse(names: list[str]) -> None:
@@ -154,9 +140,7 @@ def _foreign_schedules(optimizer: Any, learning_rate: float | None) -> list[str]
     """Name the schedules of gradstab's that would stay behind."""
     if learning_rate is not None:
         return []
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    schedule = learning_rate_source(optimizer)
+    schedule = learning_rate_source(unwrapped(optimizer))
     if isinstance(schedule, Adjustable):
         if isinstance(schedule.schedule, _Schedule) and schedule.factor != 1.0:
             return [f"Adjustable, cut to {schedule.factor:g} of its schedule"]
@@ -168,17 +152,15 @@ def _foreign_schedules(optimizer: Any, learning_rate: float | None) -> list[str]
 
 def _foreign_optimizers(optimizer: Any) -> list[str]:
     """Name the optimizers of gradstab's that would stay behind: the wrapper would not."""
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    each = [optimizer, *getattr(optimizer, "optimizers", [])]
+    optimizer = unwrapped(optimizer)
+    each = [optimizer, *parts(optimizer)]
     return [type(o).__name__ for o in each if type(o).__module__.startswith("gradstab.")]
 
 
 def _twice_clipped(optimizer: Any) -> list[str]:
     """Name several clipping arguments that would be given back: Keras loads no such optimizer."""
-    while optimizer is not None and not isinstance(optimizer, StabilizedOptimizer):
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    bounds = {} if optimizer is None else optimizer.taken_over
+    ours = [o for o in wrappers_and_inner(optimizer) if isinstance(o, StabilizedOptimizer)]
+    bounds = ours[0].taken_over if ours else {}
     if len(bounds) < 2:
         return []
     return [" and ".join(f"{name}={bound:g}" for name, bound in bounds.items()) + " at once"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import gradstab
+from gradstab.keras_hooks.required import REQUIRED
 
 ROOT = Path(gradstab.__file__).parent
 MODULES = {
@@ -18,32 +19,41 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 
 # A room imports from its own and from these. The spine runs one way:
 SPINE = (
-    "functional", "transforms", "optimizers", "monitoring", "diagnosis", "recovery", "callbacks",
-    "training", "repairs", "cli",
+    "keras_hooks", "functional", "transforms", "optimizers", "monitoring", "diagnosis", "recovery",
+    "callbacks", "training", "repairs", "cli",
 )  # fmt: skip
 MAY_IMPORT = {room: set(SPINE[:place]) for place, room in enumerate(SPINE)}
 MAY_IMPORT |= {
-    "schedules": {"functional"},
-    "initializers": {"functional"},
-    "regularizers": {"functional"},
-    "layers": {"functional"},
-    "data": {"functional"},
-    "models": {"functional", "initializers", "regularizers", "layers"},
+    "schedules": {"keras_hooks", "functional"},
+    "initializers": {"keras_hooks", "functional"},
+    "regularizers": {"keras_hooks", "functional"},
+    "layers": {"keras_hooks", "functional"},
+    "data": {"keras_hooks", "functional"},
+    "models": {"keras_hooks", "functional", "initializers", "regularizers", "layers"},
     "recipes": {"optimizers", "schedules"},
     "reports": {"monitoring.record"},
     "__main__": {"cli.main"},
 }
 # Replaces classes of all these by Keras' own.
 MAY_IMPORT["unwrap"] = {
-    "functional", "transforms", "optimizers", "schedules", "initializers", "regularizers", "layers",
-    "models",
+    "keras_hooks", "functional", "transforms", "optimizers", "schedules", "initializers",
+    "regularizers", "layers", "models",
 }  # fmt: skip
 MAY_IMPORT["callbacks"] |= {"reports", "layers"}
 MAY_IMPORT["cli"] |= set(MAY_IMPORT)
 # Anybody may use these; they use each other at most.
 PRIVATE = {
-    "_coefficients", "_errors", "_layers", "_lazy", "_serialization", "_substitute", "_validation",
+    "_coefficients", "_errors", "_layers", "_lazy", "_nesting", "_replicas", "_serialization",
+    "_validation", "_variables",
 }  # fmt: skip
+# The rooms in `optimizers`: each imports from those before it. `traits` is a file at the top, and
+# what users import stands on all of them but `watching`, which is about the finished optimizers.
+OPTIMIZERS = (
+    "compiled", "traits", "stable", "model", "telemetry", "step", "accepted", "stabilized",
+    "stabilize", "watching",
+)  # fmt: skip
+
+HOOKED = {each.name: each.owner for each in REQUIRED if each.name.startswith("_")}
 
 KERAS_FREE = [
     name
@@ -53,6 +63,11 @@ KERAS_FREE = [
     or name in {"gradstab.diagnosis", "gradstab.diagnosis.finding", "gradstab.diagnosis.diagnosis"}
     or name.startswith(("gradstab.reports", "gradstab.diagnosis.looks", "gradstab.diagnosis.rules"))
 ]
+
+
+MODULES_IN_ORDER = {
+    name for name in MODULES if name.startswith("gradstab.optimizers.") and name not in PACKAGES
+}
 
 
 def _tree(module):
@@ -101,6 +116,7 @@ def _used_of_the_root(module):
 
 def test_every_room_has_its_rule():
     assert {_room(module) for module in MODULES} - {""} <= set(MAY_IMPORT) | PRIVATE
+    assert {name.split(".")[2] for name in MODULES_IN_ORDER} == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"gradstab"}))
@@ -119,6 +135,9 @@ def test_imports_run_one_way_and_name_the_submodule(module):
             assert name == "__version__", f"`{name}` from the root: import it from its submodule"
             continue
         inside = target.removeprefix("gradstab.")
+        if room == "optimizers" == inside.split(".")[0] and module in MODULES_IN_ORDER:
+            own, other = (OPTIMIZERS.index(each.split(".")[2]) for each in (module, target))
+            assert other <= own, f"{module} stands before {target}: {' <- '.join(OPTIMIZERS)}"
         assert any(inside == room or inside.startswith(f"{room}.") for room in allowed), (
             f"{room} may import {sorted(allowed)}, not {target}"
         )
@@ -127,9 +146,46 @@ def test_imports_run_one_way_and_name_the_submodule(module):
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_keras_is_used_through_its_public_api(module):
+    """Private names of Keras and TensorFlow stand in `keras_hooks`, and nowhere else."""
+    assert "tf_keras" not in _roots(module, at_import=False)
     source = MODULES[module].read_text(encoding="utf-8")
     assert "keras.src" not in source
-    assert "tf_keras" not in _roots(module, at_import=False)
+    if _room(module) == "keras_hooks":
+        return
+    assert "tensorflow.python" not in source
+    nodes = list(ast.walk(_tree(module)))
+    own = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    own |= {n.target.id for n in nodes if isinstance(n, ast.AnnAssign) and _is_name(n.target)}
+    own |= {n.name for n in nodes if isinstance(n, ast.FunctionDef)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            of_its_own = _is_name(node.value, "self", "cls") or node.attr in own
+            is_python = node.attr.startswith("__") and node.attr != "__internal__"
+            assert of_its_own or is_python, ast.unparse(node)
+        if isinstance(node, ast.Constant) and node.value in HOOKED:
+            raise AssertionError(f"{node.value!r} belongs to {HOOKED[node.value]}")
+
+
+def _is_name(node, *names):
+    return isinstance(node, ast.Name) and (not names or node.id in names)
+
+
+MOST_LINES, MOST_LINES_OF_DOCSTRING = 300, 40
+# Those that are longer still. Nothing is added here.
+LONGER = {
+    "gradstab.callbacks.gradient_monitor", "gradstab.cli.train", "gradstab.monitoring.record",
+    "gradstab.reports.summary", "gradstab.training.feeds",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - LONGER))
+def test_a_file_holds_one_idea_and_a_docstring_is_read_at_once(module):
+    lines = MODULES[module].read_text(encoding="utf-8").count("\n")
+    assert lines <= MOST_LINES, "cut it in two, each with one idea"
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ClassDef):
+            length = (ast.get_docstring(node) or "").count("\n") + 1
+            assert length <= MOST_LINES_OF_DOCSTRING, f"{node.name}: derivations belong to docs/"
 
 
 def _uses_keras(package):

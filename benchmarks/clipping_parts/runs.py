@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from clipping_parts import candidates
 from clipping_parts.tasks import BATCH, MEMORY, MEMORY_STEPS, Task, task
-from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.watching.find import stabilized_optimizer
 
 STEPS, QUICK_STEPS = 400, 24
 # Steps before the share of clipped steps is counted.

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import gradstab
-from gradstab.optimizers.learning_rate import adjustable_parts
+from gradstab.optimizers.step.learning_rate import adjustable_parts
 from schedule_parts.tasks import Task, task
 
 BARE, RECIPE = "bare", "recipe"

@@ -11,9 +11,9 @@ import keras
 
 from gradstab._errors import DivergenceError
 from gradstab._validation import check_choice
-from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
-from gradstab.optimizers.binding import is_built
-from gradstab.optimizers.find import bind, loss_of_no_step, trains_the_whole
+from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
+from gradstab.optimizers.model.binding import is_built
+from gradstab.optimizers.watching.find import bind, loss_of_no_step, trains_the_whole
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.judge import Judge, value_of_logs

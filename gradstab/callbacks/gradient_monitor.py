@@ -11,24 +11,24 @@ from typing import Any, final
 
 import keras
 
+from gradstab._replicas import is_chief
 from gradstab._validation import check_bool, check_int
-from gradstab.callbacks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.callbacks.layer_rates import LayerRates
 from gradstab.callbacks.pace import Pace
 from gradstab.callbacks.probe import ProbeLoss, check_probe
 from gradstab.callbacks.sinks import Sink
 from gradstab.callbacks.watch import Watch, named, open_sinks
-from gradstab.optimizers.activations import Activations
-from gradstab.optimizers.distribution import is_chief
-from gradstab.optimizers.find import (
+from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
+from gradstab.optimizers.telemetry.activations import Activations
+from gradstab.optimizers.telemetry.sampling import Sampler
+from gradstab.optimizers.watching.find import (
     bind,
     loss_of_no_step,
     optimizers_of,
     stabilized_optimizer,
     trains_the_whole,
 )
-from gradstab.optimizers.observed import Observer
-from gradstab.optimizers.sampling import Sampler
+from gradstab.optimizers.watching.observer import Observer
 from gradstab.recovery.causes import of_zero_gradient
 from gradstab.recovery.liveness import Liveness, stopping_layer
 

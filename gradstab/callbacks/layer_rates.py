@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gradstab.optimizers.effective_rate import LEVELS, EffectiveRates, owner
+from gradstab._nesting import unwrapped
+from gradstab.optimizers.watching.effective_rate import LEVELS, EffectiveRates, owner
 
 
 class LayerRates:
@@ -22,8 +23,7 @@ class LayerRates:
     """
 
     def __init__(self, optimizer: Any) -> None:
-        while hasattr(optimizer, "inner_optimizer"):
-            optimizer = optimizer.inner_optimizer
+        optimizer = unwrapped(optimizer)
         if not EffectiveRates.knows(optimizer):
             warnings.warn(
                 "`effective_rates` needs Adagrad, RMSprop, Adam or AdamW, which have a rate for "

@@ -6,7 +6,7 @@ import math
 import time
 from typing import Final
 
-from gradstab.optimizers.reading import CAPACITY
+from gradstab.optimizers.telemetry.reading import CAPACITY
 
 # Where steps are short, not at each sample.
 _SECONDS_BETWEEN_LOOKS: Final = 1.0

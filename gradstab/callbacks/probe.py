@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gradstab.optimizers.activations import Activations
+from gradstab.optimizers.telemetry.activations import Activations
 
 
 def check_probe(probe: Any) -> tuple[Any, Any, Any] | None:

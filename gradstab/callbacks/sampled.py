@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gradstab.optimizers.reading import Reading
-from gradstab.optimizers.samples import Samples
+from gradstab.optimizers.telemetry.reading import Reading
+from gradstab.optimizers.telemetry.samples import Samples
 
 # The rate of the last update, and what the optimizer made of it: quantiles by layer.
 Rates: TypeAlias = tuple[float, np.ndarray[Any, Any]]

@@ -15,8 +15,8 @@ from gradstab.callbacks.sampled import Rates, Sample, each, rate_scalar, scalars
 from gradstab.monitoring.record import PerVariable, Record, read_record
 from gradstab.monitoring.tensorboard import TensorBoardWriter
 from gradstab.monitoring.writer import RecordWriter
-from gradstab.optimizers.effective_rate import LEVELS
-from gradstab.optimizers.reading import Reading
+from gradstab.optimizers.telemetry.reading import Reading
+from gradstab.optimizers.watching.effective_rate import LEVELS
 from gradstab.reports.figures import plot_gradient_norm, save
 from gradstab.reports.layers import plot_layer_norms
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from gradstab._nesting import unwrapped
 from gradstab.callbacks.layer_rates import LayerRates
 from gradstab.callbacks.sinks import RecordSink, Sink, TensorBoardSink
-from gradstab.optimizers.find import stabilized_optimizer
-from gradstab.optimizers.observed import Observer
-from gradstab.optimizers.reading import Reading
+from gradstab.optimizers.telemetry.reading import Reading
+from gradstab.optimizers.watching.find import stabilized_optimizer
+from gradstab.optimizers.watching.observer import Observer
 from gradstab.transforms.clipping import ClipByGlobalNorm
 
 
@@ -190,7 +191,6 @@ def _bound(given: Any) -> float | None:
     """Return the tightest bound on the global norm, to be drawn beside it."""
     optimizer = stabilized_optimizer(given)
     if optimizer is None:
-        own = getattr(given, "inner_optimizer", given)
-        return getattr(own, "global_clipnorm", None) or None
+        return getattr(unwrapped(given), "global_clipnorm", None) or None
     bounds = [t.max_norm for t in optimizer.transforms if isinstance(t, ClipByGlobalNorm)]
     return min(bounds, default=None)

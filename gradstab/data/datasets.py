@@ -3,108 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradstab._validation import check_choice, check_float, check_int
-from gradstab.data.batches import ForEpoch, Source, array_source, by_epoch, in_order, reshuffled
+from gradstab.data.arguments import check_arrays, check_image_size
+from gradstab.data.batches import Source, array_source, by_epoch, in_order, reshuffled
+from gradstab.data.container import Datasets
 from gradstab.data.errors import DataError
 from gradstab.data.images import read_folder
 from gradstab.data.named import NAMED
-from gradstab.data.splits import Rows, check_fractions, stratified_split
+from gradstab.data.splits import check_fractions, stratified_split
 
 _DEFAULT_TEST_FRACTION = 0.2
-
-
-@dataclass(frozen=True, repr=False)
-class Datasets:
-    """Training, validation and test batches of one data set.
-
-    Each split is a `tf.data.Dataset` of `(inputs, labels)`: float32 `(batch, *input_shape)` in the
-    data's own range and int64 `(batch,)`. The last batch of a pass holds what is left. Validation
-    and test keep their order. `train` is shuffled anew each time it is iterated: the first time in
-    the order of `train_for_epoch(0)`, then of `train_for_epoch(1)`, and so on.
-
-    Attributes:
-        train: Training batches. Its attribute `for_epoch` is `train_for_epoch`, by which
-            `gradstab.training.train` gives a resumed run the order of the uninterrupted one.
-        validation: Batches to choose by.
-        test: Batches to score with.
-        class_names: A name for each class; labels count from 0 in this order.
-        name: What was loaded.
-        input_shape: Shape of one input, for images (height, width, channels).
-        pixel_max: Largest value that an input can have: `rescale=1 / pixel_max` brings it to 1.
-        rows: For `"train"`, `"validation"` and `"test"` the row numbers in the source, ascending;
-            no row is in two of them.
-    """
-
-    train: Any
-    validation: Any
-    test: Any
-    class_names: tuple[str, ...]
-    name: str
-    input_shape: tuple[int, ...]
-    pixel_max: float
-    rows: Mapping[str, Rows]
-    _source: Source = field(compare=False)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    def train_for_epoch(self, epoch: Any) -> Any:
-        """Return the training batches in their order in `epoch`, a function of seed and epoch.
-
-        Args:
-            epoch: The number of the epoch, from 0: an int, or a scalar integer tensor, so that
-                `tf.data.Dataset.range(first, last).flat_map(datasets.train_for_epoch)` is one
-                pipeline over several epochs.
-        """
-        return self.train.for_epoch(epoch)
-
-    def with_train(self, for_epoch: ForEpoch) -> Datasets:
-        """Return a copy with other training batches that are still a function of the epoch.
-
-        Use it to augment, filter or damage the training batches and keep exact resuming, which
-        `datasets.train.map(...)` would lose.
-
-        Args:
-            for_epoch: From a scalar integer tensor, the number of the epoch, to a
-                `tf.data.Dataset`. It is traced: branch on the epoch with TensorFlow's operations.
-
-        Example:
-            >>> from gradstab.data import load
-            >>> digits = load("digits")
-            >>> halved = digits.with_train(
-            ...     lambda epoch: digits.train_for_epoch(epoch).map(lambda x, y: (x / 2, y)))
-            >>> float(next(iter(halved.train))[0].numpy().max())
-            8.0
-        """
-        return replace(self, train=reshuffled(for_epoch))
-
-    def arrays(self, split: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Return the inputs and labels of a split as NumPy arrays, in the order of `rows`.
-
-        Args:
-            split: `"train"`, `"validation"` or `"test"`.
-        """
-        rows = self.rows[check_choice("split", split, list(self.rows))]
-        inputs, labels = self._source.fetch(rows)
-        return inputs.numpy(), labels.numpy()
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{split}={len(rows)}" for split, rows in self.rows.items())
-        return (
-            f"Datasets(name={self.name!r}, input_shape={self.input_shape}, "
-            f"num_classes={self.num_classes}, {sizes})"
-        )
 
 
 def load(
@@ -185,7 +100,7 @@ def load(
                 f"holds a folder of images for each class. Received: {os.fspath(folder)!r}, which "
                 f"is {'a file' if folder.exists() else 'not there'}"
             )
-        size = _check_image_size(image_size)
+        size = check_image_size(image_size)
         mode = check_choice("color_mode", color_mode or "rgb", ("rgb", "grayscale"))
         prepare = partial(read_folder, folder, image_size=size, color_mode=mode)
     return _split(
@@ -240,10 +155,10 @@ def from_arrays(
         >>> from_arrays(np.zeros((50, 4)), np.arange(50) % 5, batch_size=10)
         Datasets(name='arrays', input_shape=(4,), num_classes=5, train=35, validation=5, test=10)
     """
-    all_inputs, all_labels = _check_arrays("inputs", inputs, "labels", labels)
+    all_inputs, all_labels = check_arrays("inputs", inputs, "labels", labels)
     num_test = 0
     if test is not None:
-        test_inputs, test_labels = _check_arrays("test[0]", test[0], "test[1]", test[1])
+        test_inputs, test_labels = check_arrays("test[0]", test[0], "test[1]", test[1])
         if test_inputs.shape[1:] != all_inputs.shape[1:]:
             raise ValueError(
                 "`test` must hold inputs of the same shape as `inputs`. Received: "
@@ -319,35 +234,3 @@ def _split(
         rows=rows,
         _source=source,
     )
-
-
-def _check_image_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if image_size is None:
-        return None
-    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    if len(sides) != 2:
-        raise ValueError(
-            f"`image_size` must be (height, width) or one number. Received: image_size={image_size}"
-        )
-    return check_int("image_size[0]", sides[0]), check_int("image_size[1]", sides[1])
-
-
-def _check_arrays(
-    inputs_name: str, inputs: npt.ArrayLike, labels_name: str, labels: npt.ArrayLike
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    x, y = np.asarray(inputs), np.asarray(labels)
-    if not (np.issubdtype(x.dtype, np.integer) or np.issubdtype(x.dtype, np.floating)):
-        raise TypeError(f"`{inputs_name}` must hold real numbers. Received: dtype {x.dtype}")
-    if not np.issubdtype(y.dtype, np.integer):
-        raise TypeError(
-            f"`{labels_name}` must hold integers, the number of each example's class. Received: "
-            f"dtype {y.dtype}"
-        )
-    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or len(y) == 0:
-        raise ValueError(
-            f"`{inputs_name}` must have the shape (n, ...) and `{labels_name}` (n,), with n above "
-            f"0. Received: shapes {x.shape} and {y.shape}"
-        )
-    if y.min() < 0:
-        raise ValueError(f"`{labels_name}` must count from 0. Received: {y.min()}")
-    return (x if x.dtype == np.uint8 else x.astype(np.float32)), y

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import keras
 
-from gradstab.functional._backend import is_compiled_by_xla
+from gradstab.keras_hooks.conditions import is_compiled_by_xla
 
 # Fewer than these are not worth the two operations that put them together and apart.
 _FEW: Final = 4

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional._backend import value_of
+from gradstab._variables import value_of
 from gradstab.functional._grouping import alike
 from gradstab.functional.norms import SMALL, global_norm, norms, widen
 

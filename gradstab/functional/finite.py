@@ -46,3 +46,10 @@ def first_false(flags: Any) -> Any:
     # Of booleans, for TensorFlow has no kernel for integers on GPUs.
     bad = ops.logical_not(flags)
     return ops.where(ops.any(bad), ops.cast(ops.argmax(bad), "int32"), -1)
+
+
+def any_of(flags: Sequence[Any]) -> Any:
+    """Return whether any of some boolean scalar tensors is true."""
+    # Never a flag itself: the graph optimizer takes the negation of `x > y` for `x <= y`, which NaN
+    # is not.
+    return ops.any(ops.stack(list(flags))) if flags else ops.convert_to_tensor(False)

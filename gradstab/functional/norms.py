@@ -15,7 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from gradstab.functional._backend import choose, half_sum_of_squares, value_of
+from gradstab._variables import value_of
+from gradstab.functional._backend import choose, half_sum_of_squares
 from gradstab.functional._grouping import alike
 
 # Entries up to which tensors of one shape are squared and scaled together.

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from keras import ops
 
-from gradstab.functional._backend import choose, value_of
+from gradstab._variables import value_of
+from gradstab.functional._backend import choose
 from gradstab.functional._grouping import alike
 from gradstab.functional.norms import widen
 

@@ -13,7 +13,6 @@ fixed point q* and for χ = 1 there leaves one pair of variances.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final, NamedTuple, final
 
@@ -23,6 +22,7 @@ from keras import ops
 from gradstab._serialization import register
 from gradstab._validation import check_float
 from gradstab.initializers.gains import elementwise, second_moment, second_moment_of_slope
+from gradstab.initializers.input_axes import check_axes, fan_in
 
 # What an integral of doubles may be off by.
 _ROUNDING: Final = 1e-8
@@ -104,26 +104,6 @@ def _point(function: Any, fixed_point: float) -> CriticalPoint | None:
     return CriticalPoint(weight, bias)
 
 
-def fan_in(shape: Sequence[int], axes: Sequence[int] | None) -> int:
-    """Return the number of inputs of a unit.
-
-    Args:
-        shape: Shape of the kernel.
-        axes: The axes that a unit sums over; `None` for all but the last.
-
-    Raises:
-        ValueError: If the shape has no such axis.
-    """
-    if axes is None:
-        return math.prod(shape[:-1] if len(shape) > 1 else shape)
-    if any(not -len(shape) <= axis < len(shape) for axis in axes):
-        raise ValueError(
-            f"`input_axes` must be axes of the kernel. Received: input_axes={tuple(axes)} for a "
-            f"kernel of shape {tuple(shape)}"
-        )
-    return math.prod(shape[axis] for axis in axes)
-
-
 class _Critical(keras.initializers.Initializer):
     """What both have in common: all but the distribution. Abstract."""
 
@@ -138,7 +118,7 @@ class _Critical(keras.initializers.Initializer):
     ) -> None:
         self.activation = activation
         self.fixed_point = check_float("fixed_point", fixed_point)
-        self.input_axes = None if input_axes is None else _axes(input_axes)
+        self.input_axes = None if input_axes is None else check_axes(input_axes)
         self._draw = keras.initializers.VarianceScaling(
             1.0, "fan_in", distribution=self.distribution, seed=seed
         )
@@ -290,12 +270,3 @@ class CriticalUniform(_Critical):
     """
 
     distribution = "uniform"
-
-
-def _axes(input_axes: Any) -> tuple[int, ...]:
-    is_list = isinstance(input_axes, Sequence) and not isinstance(input_axes, str | bytes)
-    if not is_list or not all(isinstance(axis, numbers.Integral) for axis in input_axes):
-        raise TypeError(
-            f"`input_axes` must be a list of integers or None. Received: input_axes={input_axes!r}"
-        )
-    return tuple(int(axis) for axis in input_axes)

@@ -12,7 +12,6 @@ import numpy as np
 from keras import ops
 
 from gradstab._layers import children, layers_in_order
-from gradstab._substitute import replaced_method
 from gradstab._validation import check_float, check_int
 from gradstab.functional._backend import is_symbolic
 from gradstab.initializers.layer_scaling import (
@@ -24,6 +23,7 @@ from gradstab.initializers.layer_scaling import (
     pre_activations_of,
     scale,
 )
+from gradstab.keras_hooks.substitute import replaced_method
 
 
 @final

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from gradstab._substitute import replaced_untracked
+from gradstab.keras_hooks.layer_kernels import kernel_variables
+from gradstab.keras_hooks.substitute import replaced_untracked
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], Any]
 
-_KERNELS: Final = ("kernel", "_kernel", "depthwise_kernel", "pointwise_kernel")
 WHOLE: Final = (
     keras.layers.Dense,
     keras.layers.EinsumDense,
@@ -146,11 +146,8 @@ def scale(
 
 def _scaled_kernel(owner: Any) -> Any:
     """Return the variable that is rescaled."""
-    for name in ("pointwise_kernel", "_kernel", "kernel", "depthwise_kernel"):
-        variable = vars(owner).get(name)
-        if isinstance(variable, keras.Variable):
-            return variable
-    return owner.kernel
+    *_, last = kernel_variables(owner).values()
+    return last
 
 
 def _batch_axes(layer: Any, values: Array) -> tuple[int, ...]:
@@ -192,10 +189,7 @@ def _make_orthonormal(layer: Any, owner: Any, draw: Any) -> None:
         recurrent = owner.recurrent_kernel
         gates = [_orthonormal((units, units), draw) for _ in range(recurrent.shape[-1] // units)]
         recurrent.assign(ops.cast(np.concatenate(gates, axis=1), recurrent.dtype))
-    for name in _KERNELS:
-        kernel = vars(owner).get(name)
-        if not isinstance(kernel, keras.Variable):
-            continue
+    for name, kernel in kernel_variables(owner).items():
         shape = tuple(kernel.shape)
         kernel.assign(ops.cast(_orthonormal(_as_matrix(layer, name, shape), draw).reshape(shape),
                                kernel.dtype))  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, final
 
 import keras
 
-from gradstab.functional._backend import value_of
+from gradstab._variables import value_of
 
 
 @final
@@ -34,15 +34,3 @@ class RawValues(keras.layers.Layer):
         """
         self._read = lambda: variables
         return list(self(anchor))
-
-
-def sum_over_replicas(tensors: list[Any]) -> list[Any]:
-    """Return sums over the replicas of a strategy, and the tensors as they are without one."""
-    if keras.backend.backend() != "tensorflow":
-        return tensors
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return tensors
-    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, tensors))

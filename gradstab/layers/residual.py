@@ -21,45 +21,29 @@ _METHODS = ("rezero", "skipinit", "fixup")
 class ScaledResidual(keras.layers.Layer):
     r"""Adds a branch, times a trainable scalar, to its input: ReZero, SkipInit or Fixup.
 
-    Use it to train residual nets of many blocks without normalization. A sum of L branches has a
-    variance that grows with L, or doubles with every block, unless something keeps the branches
-    small at first; here it is one scalar for each block:
+    For residual nets of many blocks without normalization: $y = x + \alpha F(x)$, with one scalar
+    for each block that keeps the sum of L branches small at first.
 
-    $$y = x + \alpha F(x)$$
-
-    - `"rezero"` and `"skipinit"`, two names for one rule: $\alpha$ begins at 0, so that the whole
-      net begins as the identity, however deep.
+    - `"rezero"` and `"skipinit"`, one rule: $\alpha$ begins at 0, and the net as the identity.
     - `"fixup"`: $\alpha$ begins at 1; instead, the branch's $m$ kernels are made small. All but the
-      last are drawn from $N(0, 2 / \mathrm{fan\_in} \cdot L^{-1/(m-1)})$ and the last is 0. A
-      scalar bias, 0 at first, is added before each layer with a kernel, before each activation
-      layer, and to the scaled branch. (Set the kernel of the layer that makes the logits to zero
-      as well.)
-
-    Give the branch when the block is made, or make it yourself and call the block on
-    `[shortcut, branch]`, as `keras.layers.Add` is called. x and F(x) have one shape, (batch, ...).
+      last are drawn from $N(0, 2 / \mathrm{fan\_in} \cdot L^{-1/(m-1)})$ and the last is 0;
+      scalar biases are added. docs/layers.md tells where, and what else Fixup asks for.
 
     Args:
-        branch: F: a layer, a model, or a list of layers that are called in turn. None if the block
-            is called on `[shortcut, branch]`.
+        branch: F: a layer, a model, or a list of layers; None to call the block on
+            `[shortcut, branch]`.
         method: `"rezero"`, `"skipinit"` or `"fixup"`.
         num_branches: L, the number of residual branches in the whole net; for Fixup with a branch
             only, where it is needed.
-        projection: What brings x to the shape of F(x): a layer; or `"auto"`: where the shapes
-            differ, every s-th position and a linear layer on the last axis, which is a strided
-            1×1 convolution; or None, where they must not differ.
+        projection: What brings x to the shape of F(x): a layer; `"auto"` for a strided 1×1
+            convolution where the shapes differ; or None, where they must not.
         alpha_initializer: For the scalar; None for 0 or, with Fixup, 1.
         **kwargs: `name`, `dtype`, `trainable`, as for any layer.
 
-    The scalars and the sum are computed in float32 where the layer computes in half precision.
-
-    Fixup sets the `kernel_initializer` of the branch's layers that have one (Dense, Conv,
-    EinsumDense), and draws the kernels of those that are built already anew. A functional or
-    subclassed model as branch gets no scalar biases inside.
-
     Raises:
         TypeError: If `branch` or `projection` is no layer, or `num_branches` no integer.
-        ValueError: If `method` is unknown, `num_branches` is missing where it is needed, the shapes
-            do not fit, or a Fixup branch has no layer with a kernel.
+        ValueError: If `method` is unknown, shapes do not fit, or Fixup lacks `num_branches` or a
+            layer with a kernel.
 
     Example:
         >>> import keras
@@ -74,10 +58,8 @@ class ScaledResidual(keras.layers.Layer):
 
     References:
         - Bachlechner and others, 2020, ReZero is all you need: fast convergence at large depth.
-        - De and Smith, 2020, Batch normalization biases residual blocks towards the identity
-          function in deep networks (SkipInit).
-        - Zhang, Dauphin and Ma, 2019, Fixup initialization: residual learning without
-          normalization.
+        - De and Smith, 2020, Batch normalization biases residual blocks towards the identity.
+        - Zhang, Dauphin and Ma, 2019, Fixup initialization.
     """
 
     def __init__(

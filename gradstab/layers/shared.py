@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from gradstab._replicas import sum_over_replicas
 from gradstab._serialization import register
 from gradstab._validation import check_int
 from gradstab.functional.norms import norms, widen
-from gradstab.layers._backward import RawValues, sum_over_replicas
+from gradstab.layers._backward import RawValues
 from gradstab.layers._inside import build_inside
 
 
@@ -50,16 +51,11 @@ class SharedBlock(keras.layers.Layer):
     r"""Calls one block several times in a row, and notes each use's gradient.
 
     Weight sharing over depth (universal transformers, recurrent residual nets): a net `num_uses`
-    blocks deep with the weights of one. The gradient of a shared weight is the sum of its uses,
-
-    $$h_t = F(h_{t-1}; W), \qquad \frac{\partial \ell}{\partial W} = \sum_{t=1}^{T} g_t, \qquad
-    g_t = \frac{\partial \ell}{\partial h_t} \frac{\partial h_t}{\partial W},$$
-
-    and the sum hides what its parts do: an exploding or vanishing product $\partial \ell / \partial
-    h_t$ shows in $\|g_t\|$ over $t$, as over the layers of a net that shares nothing. In the
-    backward pass of every training step, in `fit` and in loops of your own, compiled or not, the
-    block writes down $\|g_t\|$ of each use and variable and $\|\sum_t g_t\|$, in float32.
-    `use_gradients()` reads them; `gradstab.callbacks.SharedBlockMonitor` does that in `fit`.
+    blocks deep with the weights of one, $h_t = F(h_{t-1}; W)$. The gradient of a shared weight is
+    the sum $\sum_t g_t$ over its uses, and hides which of them explode or vanish. So the block
+    writes down $\|g_t\|$ of each use and variable, and the norm of the sum, in the backward pass of
+    every training step, in float32. `use_gradients()` reads them;
+    `gradstab.callbacks.SharedBlockMonitor` does that in `fit`.
 
     What is read is of the last backward pass: under gradient accumulation that of the last
     micro-batch. Under a strategy each addend is summed over the replicas first, one more reduction
@@ -91,8 +87,7 @@ class SharedBlock(keras.layers.Layer):
 
     References:
         - Dehghani, Gouws, Vinyals, Uszkoreit and Kaiser, 2019, Universal transformers.
-        - Pascanu, Mikolov and Bengio, 2013, On the difficulty of training recurrent neural
-          networks (the sum over uses, and what its parts do).
+        - Pascanu, Mikolov and Bengio, 2013, On the difficulty of training recurrent networks.
     """
 
     def __init__(self, block: Any, num_uses: int, watch: bool = True, **kwargs: Any) -> None:

@@ -30,12 +30,8 @@ class TiedDense(keras.layers.Layer):
     y: (\ldots, n)$$
 
     $K$ is the kernel of a `Dense` layer from $n$ inputs to $d$ units, or the matrix of an
-    `Embedding` of $n$ tokens in $d$ dimensions: one rule for both, since an embedding is a dense
-    layer on one-hot vectors. The gradient of $K$ is the sum of its uses.
-
-    The kernel stays a weight of `tied_to` alone: the optimizer has one variable for it, its
-    regularizer counts once, it is saved once, and whether it is trained is decided there.
-    `trainable` here is about the bias. A model with this layer alone does not train the kernel.
+    `Embedding` of $n$ tokens in $d$ dimensions. It stays a weight of `tied_to` alone, which trains,
+    regularizes and saves it; `trainable` here is about the bias.
 
     Models are saved and loaded as shared (`.keras`, weights files), nested ones included.
     `clone_model` and `from_config` find the new source among the layers that this one's input comes
@@ -46,9 +42,7 @@ class TiedDense(keras.layers.Layer):
             this layer is, which it is where its output leads here.
         activation: Name or function, or None for a linear layer.
         use_bias: Whether to add a bias of `n` entries.
-        bias_initializer: For the bias.
-        bias_regularizer: For the bias.
-        bias_constraint: For the bias.
+        bias_initializer, bias_regularizer, bias_constraint: For the bias.
         **kwargs: `name`, `dtype`, `trainable`, `activity_regularizer`, as for any layer.
 
     Raises:

@@ -1,10 +1,11 @@
-"""The optimizer that wraps another, functions that do the wrapping, and stable optimizers."""
+"""The optimizer that wraps another, functions that do the wrapping, and stable optimizers.
+
+What users import stands here. The rest is in rooms of which nobody has to know all: `step/`,
+`telemetry/`, `model/`, `watching/`, `stable/` and, below them, `compiled/`.
+"""
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
-from gradstab._lazy import names_of
-from gradstab.optimizers.clippy_adagrad import ClippyAdagrad
-from gradstab.optimizers.spam import SPAM
 from gradstab.optimizers.stabilize import (
     clip_by_global_norm,
     clip_by_norm,
@@ -12,26 +13,26 @@ from gradstab.optimizers.stabilize import (
     stabilize,
 )
 from gradstab.optimizers.stabilized import StabilizedOptimizer
-from gradstab.optimizers.stable_adamw import StableAdamW
-
-TYPE_CHECKING = False  # Type checkers take it for true; Keras has to be the first import.
-if TYPE_CHECKING:
-    from gradstab.optimizers.effective_rate import effective_learning_rates
+from gradstab.optimizers.stable.clippy_adagrad import ClippyAdagrad
+from gradstab.optimizers.stable.spam import SPAM
+from gradstab.optimizers.stable.stable_adamw import StableAdamW
+from gradstab.optimizers.telemetry.reading import Divergence, Reading
+from gradstab.optimizers.telemetry.samples import Samples
+from gradstab.optimizers.traits import register_traits
+from gradstab.optimizers.watching.effective_rate import effective_learning_rates
 
 __all__ = [  # noqa: RUF022  in plain order, as everywhere
     "ClippyAdagrad",
+    "Divergence",
+    "Reading",
     "SPAM",
+    "Samples",
     "StabilizedOptimizer",
     "StableAdamW",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
     "effective_learning_rates",
+    "register_traits",
     "stabilize",
 ]
-
-__getattr__ = names_of(__name__, {"effective_learning_rates": "gradstab.optimizers.effective_rate"})
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from gradstab.optimizers.accumulation import window_size
+from gradstab.optimizers.step.accumulation import window_size
 from gradstab.transforms.base import Transform
 
 # Keras' clipping arguments and the transforms of the same meaning.
@@ -39,6 +40,21 @@ def check_optimizer(optimizer: Any) -> None:
         f"`inner_optimizer` must be a keras.optimizers.Optimizer instance. {given}. For a name or "
         "a config use `gradstab.stabilize`"
     )
+
+
+def check_strategy() -> None:
+    """Raise under a strategy whose replicas do not step together.
+
+    Raises:
+        ValueError: Names the strategy.
+    """
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        raise ValueError(
+            "StabilizedOptimizer needs replicas that step together, so that one verdict holds for "
+            f"all. Received: {type(strategy).__name__}, whose workers step on their own. Use "
+            "tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy"
+        )
 
 
 def check_inner_optimizer(optimizer: Any) -> None:
@@ -116,3 +132,21 @@ def check_transforms(transforms: Any) -> tuple[Transform, ...]:
             f"Received: transforms={list(transforms)!r}"
         )
     return tuple(transforms)
+
+
+def no_clipping(name: str) -> property:
+    """A clipping argument of Keras', of which there is a transform of the same meaning."""
+
+    def read(self: Any) -> None:
+        return None
+
+    def write(self: Any, value: Any) -> None:
+        if value is not None:  # Keras' own `__init__` sets it.
+            transform = KERAS_CLIPPING[name]
+            raise ValueError(
+                f"`{name}` can't be set on a StabilizedOptimizer, which clips by its transforms. "
+                f"Received: {name}={value!r}. List gradstab.transforms.{transform}({value!r}) when "
+                "it is made, or set the bound of such a transform in `optimizer.transforms`"
+            )
+
+    return property(read, write, doc=f"`{name}`: always `None`.")

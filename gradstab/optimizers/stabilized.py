@@ -2,95 +2,62 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import keras
-from keras import ops
 
 from gradstab._errors import DivergenceError
 from gradstab._serialization import register
-from gradstab.optimizers import distribution
+from gradstab._variables import variable_path
+from gradstab.keras_hooks.loss_scale import hand_over_to
+from gradstab.keras_hooks.optimizer_state import counter
+from gradstab.keras_hooks.wrapper import Wrapper
 from gradstab.optimizers.accepted import (
-    KERAS_CLIPPING,
     check_inner_optimizer,
+    check_strategy,
     check_transforms,
+    no_clipping,
 )
-from gradstab.optimizers.accumulation import window_size
-from gradstab.optimizers.binding import variable_path
-from gradstab.optimizers.chain import Chain
-from gradstab.optimizers.learning_rate import (
+from gradstab.optimizers.compiled.branches import as_written
+from gradstab.optimizers.model.plan import Plan
+from gradstab.optimizers.step.accumulation import window_size
+from gradstab.optimizers.step.chain import Chain
+from gradstab.optimizers.step.learning_rate import (
     adjustable_parts,
     rate_and_momentum,
     set_learning_rate,
 )
-from gradstab.optimizers.loss_scaling import LossScale, hand_over_to
-from gradstab.optimizers.plan import Plan
+from gradstab.optimizers.step.loss_scale import LossScale
+from gradstab.optimizers.step.step import Step
+from gradstab.optimizers.telemetry.telemetry import Telemetry
 from gradstab.transforms.base import Transform
 from gradstab.transforms.outliers import SkipOutliers
 from gradstab.transforms.selection import innermost
 from gradstab.transforms.skipping import SkipNonFinite
 
-if TYPE_CHECKING:
-    from gradstab.optimizers.telemetry import Telemetry
-
-
-def _of_inner(name: str) -> property:
-    """An attribute that is the inner optimizer's."""
-
-    def read(self: StabilizedOptimizer) -> Any:
-        inner = self.__dict__.get("inner_optimizer")
-        return None if inner is None else getattr(inner, name)
-
-    def write(self: StabilizedOptimizer, value: Any) -> None:
-        inner = self.__dict__.get("inner_optimizer")
-        if inner is not None:  # Keras' own `__init__` comes before there is one.
-            setattr(inner, name, value)
-
-    return property(read, write, doc=f"`{name}` of the inner optimizer.")
-
-
-def _no_clipping(name: str) -> property:
-    """A clipping argument of Keras', of which there is a transform of the same meaning."""
-
-    def read(self: StabilizedOptimizer) -> None:
-        return None
-
-    def write(self: StabilizedOptimizer, value: Any) -> None:
-        if value is not None:  # Keras' own `__init__` sets it.
-            transform = KERAS_CLIPPING[name]
-            raise ValueError(
-                f"`{name}` can't be set on a StabilizedOptimizer, which clips by its transforms. "
-                f"Received: {name}={value!r}. List gradstab.transforms.{transform}({value!r}) when "
-                "it is made, or set the bound of such a transform in `optimizer.transforms`"
-            )
-
-    return property(read, write, doc=f"`{name}`: always `None`.")
-
 
 @final
 @register
-class StabilizedOptimizer(keras.optimizers.Optimizer):
+class StabilizedOptimizer(Wrapper):
     """Runs transforms round any Keras optimizer, and applies each step whole or not at all.
 
-    Within one step: unscale, sum over the replicas, accumulate, sum duplicate sparse rows, measure
-    in float32, run the gradient transforms in the order of the list, judge; then apply the inner
-    optimizer once, run the update transforms, average and constrain, or leave everything as it was;
-    record. A skipped step moves neither weights nor slots, iterations, weight decay, averages, the
-    state of transforms or, once `bind` has shown it the model, BatchNorm's moving statistics; only
-    telemetry, a loss scale and random seeds.
+    One step: unscale, sum over the replicas, accumulate, sum duplicate sparse rows, measure in
+    float32, run the transforms on the gradients, judge; then apply the inner optimizer once, run
+    the transforms on the updates, average and constrain, or leave everything as it was; record.
 
-    - Under a `tf.distribute` strategy every replica passes its share of the gradient, as it does to
-      Keras' optimizers, and the sum is what is measured and clipped.
-    - With `gradient_accumulation_steps` of the inner optimizer the mean over the window is, and the
-      window counts as one step: one micro-batch that is not finite has the whole window skipped.
-      Iterations, schedules and averages advance with every micro-batch, as in Keras.
+    - A skipped step moves no weight, slot, iteration, average or state of a transform; nor
+      BatchNorm's moving statistics, once `bind` has shown it the model. Telemetry, a loss scale and
+      random seeds go on.
+    - Under a `tf.distribute` strategy each replica passes its share of the gradient, and the sum is
+      measured and clipped.
+    - Under `gradient_accumulation_steps` of the inner optimizer the window is the step: its mean is
+      measured and clipped, and one bad micro-batch has the whole window skipped.
     - A `LossScaleOptimizer` round it (`mixed_float16`) leaves the step to it: an overflow on any
       replica is skipped on all and counted, and the scale stays within [1, 2^24].
 
-    This constructor is strict. `gradstab.stabilize` and the `clip_by_*` functions take optimizers
-    as they come: names, configs, wrapped ones, and those with clipping of their own.
+    This constructor is strict; `gradstab.stabilize` and the `clip_by_*` functions take optimizers
+    as they come.
 
     Args:
         inner_optimizer: A `keras.optimizers.Optimizer` without clipping of its own.
@@ -112,17 +79,9 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
     <StabilizedOptimizer: SkipNonFinite(max_consecutive=10) -> ClipByNorm(max_norm=1.0) -> SGD>
     """
 
-    built: bool
-
-    use_ema = _of_inner("use_ema")
-    ema_momentum = _of_inner("ema_momentum")
-    ema_overwrite_frequency = _of_inner("ema_overwrite_frequency")
-    weight_decay = _of_inner("weight_decay")
-    loss_scale_factor = _of_inner("loss_scale_factor")
-    gradient_accumulation_steps = _of_inner("gradient_accumulation_steps")
-    clipnorm = _no_clipping("clipnorm")
-    clipvalue = _no_clipping("clipvalue")
-    global_clipnorm = _no_clipping("global_clipnorm")
+    clipnorm = no_clipping("clipnorm")
+    clipvalue = no_clipping("clipvalue")
+    global_clipnorm = no_clipping("global_clipnorm")
 
     def __init__(
         self,
@@ -131,15 +90,10 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         name: str | None = None,
         taken_over: Mapping[str, float] | None = None,
     ) -> None:
-        # Not at the top: this class is registered whenever gradstab is imported, the step is not.
-        from gradstab.optimizers.step import Step
-        from gradstab.optimizers.telemetry import Telemetry
-
         check_inner_optimizer(inner_optimizer)
         transforms = check_transforms(transforms)
-        # A callable rate, for a number would make a variable that nothing reads.
-        super().__init__(learning_rate=lambda: inner_optimizer.learning_rate, name=name)
-        self.inner_optimizer = inner_optimizer
+        hand_over_to(StabilizedOptimizer)
+        super().__init__(inner_optimizer, name)
         self.transforms = transforms
         self.taken_over = dict(taken_over or {})
         self._plan = Plan()
@@ -157,25 +111,6 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
     # What Keras and its callbacks read ------------------------------------------------------------
 
     @property
-    def variables(self) -> list[Any]:
-        """All variables: this optimizer's own, then the inner optimizer's."""
-        return [*self._variables, *self.inner_optimizer.variables]
-
-    @property
-    def optimizers(self) -> list[Any]:
-        """The optimizers in an inner `MultiOptimizer`, whose rates callbacks set one by one.
-
-        Another inner optimizer has no such attribute, and then this one has none either.
-        """
-        parts: list[Any] = self.inner_optimizer.optimizers
-        return parts
-
-    @property
-    def iterations(self) -> Any:
-        """Number of updates applied, which skipped steps are not."""
-        return self.inner_optimizer.iterations
-
-    @property
     def learning_rate(self) -> Any:
         """Learning rate of the inner optimizer. Setting it cuts a schedule that is `Adjustable`."""
         return self.inner_optimizer.learning_rate
@@ -184,18 +119,9 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
     def learning_rate(self, value: Any) -> None:
         set_learning_rate(self.inner_optimizer, value)
 
-    @property
-    def _trainable_variables(self) -> list[Any]:
+    def trained(self) -> list[Any]:
+        """Return the variables that this optimizer was built for; none before."""
         return self._plan.variables if "_plan" in self.__dict__ else []
-
-    @_trainable_variables.setter
-    def _trainable_variables(self, value: Any) -> None:
-        """Keras' `__init__` sets an empty list; the plan holds the true one."""
-
-    @property
-    def _model_variables_moving_average(self) -> Any:
-        # `SwapEMAWeights` unwraps one level, and so meets this optimizer inside a loss scale.
-        return self.inner_optimizer._model_variables_moving_average
 
     def scale_loss(self, loss: Any) -> Any:
         """Scale the loss as the inner optimizer does, and note it for the transforms."""
@@ -206,28 +132,20 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         """Note the loss of the step for the transforms; a loss scale round this one calls it."""
         self._plan.note_loss(loss)
 
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Set the final values of the weights as the inner optimizer does (EMA)."""
-        self.inner_optimizer.finalize_variable_values(var_list)
-
-    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        """Exclude variables from the inner optimizer's weight decay; see Keras."""
-        self.inner_optimizer.exclude_from_weight_decay(var_list=var_list, var_names=var_names)
-
     # Building -------------------------------------------------------------------------------------
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make all variables, the inner optimizer's too. Calling it again changes nothing."""
         if self.built:
             return
-        distribution.check_strategy()
+        check_strategy()
         variables = list(variables)
         self.inner_optimizer.build(variables)
         window_size(self.inner_optimizer)  # A MultiOptimizer may know its parts only now.
-        self._chain.build(self.add_variable, self._track_variable, variables)
+        self._chain.build(self.add_variable, self.track, variables)
         paths = [variable_path(variable) for variable in variables]
         # Keras' own counter, which the inner optimizer's makes superfluous, counts skips as well.
-        self.telemetry.build(self.add_variable, self._iterations, paths)
+        self.telemetry.build(self.add_variable, counter(self), paths)
         self._plan.take_in(variables)
         self.built = True
 
@@ -252,11 +170,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         return self._plan.bind(model)
 
     def share(self, other: StabilizedOptimizer) -> bool:
-        """Take in what `bind` told another optimizer of the same model; `find.bind` calls it.
-
-        Returns:
-            As `bind`.
-        """
+        """Take in what `bind` told another optimizer of the same model; return as `bind` does."""
         return self._plan.share(other._plan)
 
     @property
@@ -272,7 +186,7 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         self.apply(gradients, variables)
         return self.iterations
 
-    @distribution.as_written
+    @as_written
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Take one step: transform the gradients, judge, apply or skip, record.
 
@@ -338,17 +252,9 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         Raises:
             DivergenceError: Names the step, and what is damaged, weights before gradients.
         """
-        from gradstab.optimizers.damage import MOMENT, STATISTIC, WEIGHT, Part, first_damage
-
         divergence = self.telemetry.peek().divergence
         if divergence is not None:
-            weights, statistics = self._plan.variables, self._plan.forward_state.of_layers
-            kinds = (
-                (WEIGHT, weights),
-                (STATISTIC, statistics),
-                (MOMENT, self.inner_optimizer.variables),
-            )
-            damage = first_damage(Part(each, kind) for kind, some in kinds for each in some)
+            damage = self._plan.first_damage(self.inner_optimizer.variables)
             told = divergence.told(None if damage is None else str(damage))
             raise DivergenceError(f"Training has diverged. {told}")
 
@@ -362,43 +268,10 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         return min(budgets, default=None)
 
     def __repr__(self) -> str:
-        by_stage = {
-            stage: [repr(t) for t in self.transforms if t.stage == stage]
-            for stage in ("rate", "gradient", "update")
-        }
-        inner = type(self.inner_optimizer).__name__
-        chain = [*by_stage["rate"], *by_stage["gradient"], inner, *by_stage["update"]]
+        chain = self._chain.described(type(self.inner_optimizer).__name__)
         return f"<{type(self).__name__}: {' -> '.join(chain)}>"
 
     # Saving ---------------------------------------------------------------------------------------
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set the values of `variables`, in their order."""
-        own = len(self._variables)
-        super().set_weights(weights[:own])
-        self.inner_optimizer.set_weights(weights[own:])
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save this optimizer's own variables; the inner optimizer saves its own."""
-        for index, variable in enumerate(self._variables):
-            store[str(index)] = ops.convert_to_numpy(variable)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved, or warn and load nothing if it does not fit."""
-        shapes = [tuple(variable.shape) for variable in self._variables]
-        saved = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
-        if shapes != saved:
-            # As Keras does: weights are also loaded for inference, and from before the wrapping.
-            warnings.warn(
-                f"The saved state of optimizer {self.name!r} is skipped: it holds {len(saved)} "
-                f"variables, and this one has {len(shapes)}, or their shapes differ. To continue "
-                "a run, load it into an optimizer with the same transforms, built on the same "
-                f"model: call `optimizer.build(model.trainable_variables)` first. Received: {self}",
-                stacklevel=2,
-            )
-            return
-        for index, variable in enumerate(self._variables):
-            variable.assign(store[str(index)])
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal optimizer."""
@@ -423,6 +296,3 @@ class StabilizedOptimizer(keras.optimizers.Optimizer):
         config["inner_optimizer"] = load(config["inner_optimizer"])
         config["transforms"] = [load(transform) for transform in config.get("transforms", [])]
         return cls(**config)
-
-
-hand_over_to(StabilizedOptimizer)

@@ -10,7 +10,7 @@ import keras
 
 from gradstab._validation import check_choice, check_float
 from gradstab.optimizers.stabilize import stabilize
-from gradstab.recipes.runs import Run, rate_of, run_of
+from gradstab.recipes.runs import RunLength, rate_of, run_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +236,6 @@ def _twentieth(steps: int) -> int:
     return steps // 20
 
 
-def _window(run: Run) -> dict[str, int]:
+def _window(run: RunLength) -> dict[str, int]:
     """Return the argument with which Keras accumulates, which it refuses to have for one batch."""
     return {"gradient_accumulation_steps": run.window} if run.window > 1 else {}

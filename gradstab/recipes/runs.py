@@ -21,7 +21,7 @@ _LENGTHS: Final = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunLength:
     """How long a run is.
 
     Attributes:
@@ -42,7 +42,7 @@ def run_of(
     num_examples: int | None,
     batch_size: int | None,
     gradient_accumulation_steps: int | None,
-) -> Run:
+) -> RunLength:
     """Return the run that the arguments of a recipe describe, or raise.
 
     Raises:
@@ -80,17 +80,19 @@ def run_of(
     if "num_examples" in given:
         batches = -(-given["num_examples"] // given["batch_size"])
     if "epochs" not in given:
-        return Run(given["total_steps"], None if batches is None else batches / window, window)
+        return RunLength(
+            given["total_steps"], None if batches is None else batches / window, window
+        )
     if batches is None:
         refuse("`epochs` alone does not say how many steps the run has")
     total = given["epochs"] * int(batches or 0) // window
     if total < 1:
         refuse(f"`gradient_accumulation_steps` of {window} leaves no update in the run")
-    return Run(total, int(batches or 0) / window, window)
+    return RunLength(total, int(batches or 0) / window, window)
 
 
 def rate_of(
-    run: Run,
+    run: RunLength,
     peak_learning_rate: float,
     warmup_steps: int | None,
     default_warmup: Callable[[int], int],

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gradstab._layers import layers_in_order
-from gradstab.optimizers.damage import Damage
-from gradstab.optimizers.reading import Divergence, Reading
+from gradstab.optimizers.model.damage import Damage
+from gradstab.optimizers.telemetry.reading import Divergence, Reading
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import keras
 import numpy as np
 
-from gradstab.optimizers.binding import trains_by_keras_step
+from gradstab.optimizers.model.binding import trains_by_keras_step
 
 # Applied steps behind a median, and those that are the start of a run.
 _WINDOW: Final = 20

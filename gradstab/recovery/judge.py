@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gradstab.optimizers.find import optimizers_of, stabilized_optimizer
-from gradstab.optimizers.reading import Reading
 from gradstab.optimizers.stabilized import StabilizedOptimizer
+from gradstab.optimizers.telemetry.reading import Reading
+from gradstab.optimizers.watching.find import optimizers_of, stabilized_optimizer
 from gradstab.recovery.causes import (
     Cause,
     of_divergence,

@@ -16,8 +16,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from gradstab.optimizers.activations import KINDS, Activations
-from gradstab.optimizers.binding import trains_by_keras_step
+from gradstab.optimizers.model.binding import trains_by_keras_step
+from gradstab.optimizers.telemetry.activations import KINDS, Activations
 from gradstab.recovery.first_batch import FirstBatch
 
 # Outputs that differ by less, of their magnitude, are taken for constant.

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from keras import ops
 
-from gradstab.optimizers.damage import (
+from gradstab.keras_hooks.optimizer_state import trained_variables
+from gradstab.optimizers.model.damage import (
     MOMENT,
     WEIGHT,
     Damage,
@@ -18,7 +19,7 @@ from gradstab.optimizers.damage import (
     holds_infinity,
     parts_of_model,
 )
-from gradstab.optimizers.find import stabilized_optimizer
+from gradstab.optimizers.watching.find import stabilized_optimizer
 
 Copy: TypeAlias = dict[int, np.ndarray[Any, Any]]
 
@@ -90,7 +91,7 @@ def _begin_anew(variables: list[Any], optimizers: Any) -> None:
         # Of an optimizer that can't be made anew it is not known what it begins with.
         with contextlib.suppress(Exception):
             fresh = type(optimizer).from_config(optimizer.get_config())
-            fresh.build(optimizer._trainable_variables)
+            fresh.build(trained_variables(optimizer))
             for variable, value in zip(optimizer.variables, fresh.variables, strict=True):
                 if id(variable) in wanted:
                     variable.assign(value)

@@ -22,13 +22,13 @@ from typing import Any, final
 import keras
 from keras import ops
 
-from gradstab._coefficients import Adjustable, Coefficient
+from gradstab._coefficients import Coefficient, HasCoefficients
 from gradstab._serialization import register
 
 
 @final
 @register
-class L1(Adjustable, keras.regularizers.Regularizer):
+class L1(HasCoefficients, keras.regularizers.Regularizer):
     r"""Adds `l1` times the sum of absolute weights to the loss.
 
     $$\text{penalty} = l_1 \sum_i |w_i|$$
@@ -64,7 +64,7 @@ class L1(Adjustable, keras.regularizers.Regularizer):
 
 @final
 @register
-class L2(Adjustable, keras.regularizers.Regularizer):
+class L2(HasCoefficients, keras.regularizers.Regularizer):
     r"""Adds `l2` times the sum of squared weights to the loss.
 
     $$\text{penalty} = l_2 \sum_i w_i^2, \qquad \frac{\partial}{\partial w_i} = 2 l_2 w_i$$
@@ -101,7 +101,7 @@ class L2(Adjustable, keras.regularizers.Regularizer):
 
 @final
 @register
-class L1L2(Adjustable, keras.regularizers.Regularizer):
+class L1L2(HasCoefficients, keras.regularizers.Regularizer):
     r"""Adds an L1 and an L2 penalty to the loss (the elastic net).
 
     $$\text{penalty} = l_1 \sum_i |w_i| + l_2 \sum_i w_i^2$$

@@ -12,6 +12,7 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_float, check_int
+from gradstab._variables import held_number
 from gradstab.schedules.rates import (
     Rate,
     Schedule,
@@ -107,16 +108,12 @@ class Join(Schedule):
 class Adjustable(Schedule):
     r"""Makes a scheduled rate adjustable while training runs, by callbacks or by hand.
 
-    Keras refuses to set the learning rate of an optimizer that has a schedule, so
-    `ReduceLROnPlateau` and `LearningRateScheduler` raise a `TypeError` there. `Adjustable` puts
-    a factor before the schedule,
-
-    $$\text{rate}(s) = \text{factor} \cdot \text{schedule}(s),$$
-
-    and keeps it in a variable, which a compiled training step reads each time. Setting the rate of
-    a `StabilizedOptimizer` whose schedule is `Adjustable` sets the factor, through `set_rate`, so
-    that the rate of this very step becomes what was asked for; from there on the schedule goes its
-    way, scaled. A plain Keras optimizer still refuses; there, set `schedule.factor = 0.1`.
+    Keras refuses to set the learning rate of an optimizer that has a schedule, so that
+    `ReduceLROnPlateau` and `LearningRateScheduler` raise a `TypeError` there. `Adjustable`
+    multiplies the schedule by a factor in a variable, which a compiled step reads each time.
+    Setting the rate of a `StabilizedOptimizer` sets the factor so that the rate of this very step
+    becomes what was asked for; from there on the schedule goes its way, scaled. A plain Keras
+    optimizer still refuses; there, set `schedule.factor = 0.1`.
 
     Put it outermost, round the whole schedule: an `Adjustable` within another schedule works by
     its own `factor`, but an optimizer's `learning_rate` can't be set through it.
@@ -168,9 +165,7 @@ class Adjustable(Schedule):
     @property
     def factor(self) -> float:
         """What the schedule's rate is multiplied by."""
-        held = ops.convert_to_numpy(self.factor_variable)
-        # The number as it was given, 0.1 and not 0.10000000149, unless a checkpoint changed it.
-        return self._factor if held == np.float32(self._factor) else float(held)
+        return held_number(self.factor_variable, self._factor)
 
     @factor.setter
     def factor(self, factor: float) -> None:

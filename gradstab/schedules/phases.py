@@ -22,9 +22,8 @@ class WarmupStableDecay(Schedule):
     Use it where the length of the run may change: the weights of the level phase are good to go on
     from, and a decay over the last tenth or fifth brings what a cosine over the whole run brings.
 
-    With $s$ the step, counted from 0, $W$, $S$ and $D$ the steps of the three phases, $\eta_0$,
-    $\eta$ and $\eta_1$ the first, the peak and the last rate, and
-    $x = \max(0, 1 - (s - W - S)/D)$ what is left of the decay,
+    With $s$ the step from 0, $W$, $S$, $D$ the steps of the phases, $\eta_0$, $\eta$, $\eta_1$ the
+    first, peak and last rate, and $x = \max(0, 1 - (s - W - S)/D)$ what is left of the decay,
 
     $$\text{rate}(s) = \begin{cases}
     \eta_0 + (\eta - \eta_0) \, \dfrac{s + 1}{W + 1} & s < W \\
@@ -33,8 +32,7 @@ class WarmupStableDecay(Schedule):
     \end{cases}$$
 
     where $h(x)$ is $x$ for `"linear"`, $\sin^2(\pi x / 2)$ for `"cosine"` and
-    $1 - \sqrt{1 - x}$ for `"1-sqrt"`, which falls fast at first. The warm-up is `LinearWarmup`'s.
-    From step $W + S + D$ on, where a run of as many steps has ended, the rate is $\eta_1$.
+    $1 - \sqrt{1 - x}$ for `"1-sqrt"`, which falls fast at first. Afterwards it stays at $\eta_1$.
 
     Args:
         peak_learning_rate: The highest rate, a positive float.
@@ -57,10 +55,8 @@ class WarmupStableDecay(Schedule):
         [0.2, 0.4, 0.4, 0.4, 0.3, 0.2, 0.1, 0.0, 0.0]
 
     References:
-        - Hu et al., 2024, MiniCPM: unveiling the potential of small language models with scalable
-          training strategies.
-        - Hägele et al., 2024, Scaling laws and compute-optimal training beyond fixed training
-          durations, for the shape `"1-sqrt"`.
+        - Hu et al., 2024, MiniCPM.
+        - Hägele et al., 2024, Scaling laws beyond fixed training durations: `"1-sqrt"`.
     """
 
     def __init__(
@@ -133,8 +129,7 @@ class OneCycle(Schedule):
     \qquad \eta_0 \to \eta_1 \text{ over } 2U \dots T.$$
 
     From $a$ to $b$, with the share $x$ of the phase left, the rate is $b + (a - b) \, h(x)$, where
-    $h(x)$ is $\sin^2(\pi x / 2)$ for `"cosine"` and $x$ for `"linear"`. From step $T$ on, where a
-    run of as many steps has ended, the rate is $\eta_1$.
+    $h(x)$ is $\sin^2(\pi x / 2)$ for `"cosine"` and $x$ for `"linear"`.
 
     Args:
         peak_learning_rate: The highest rate, at step $U$, a positive float.
@@ -156,8 +151,7 @@ class OneCycle(Schedule):
         >>> [round(float(schedule(step)), 4) for step in (0, 1, 2, 3, 10, 11)]
         [0.1, 0.2, 0.3, 0.4, 0.0, 0.0]
 
-    Reference: Smith and Topin, 2018, Super-convergence: very fast training of neural networks using
-    large learning rates.
+    Reference: Smith and Topin, 2018, Super-convergence.
     """
 
     def __init__(

@@ -12,12 +12,12 @@ from typing import Any
 
 from keras import ops
 
-from gradstab.functional._backend import value_of
-from gradstab.optimizers import distribution
-from gradstab.optimizers.accumulation import window_size
-from gradstab.optimizers.find import stabilized_optimizer
-from gradstab.optimizers.forward_state import ForwardState
-from gradstab.optimizers.gating import put_back_if
+from gradstab._variables import value_of
+from gradstab.optimizers.compiled.branches import one_of
+from gradstab.optimizers.model.forward_state import ForwardState
+from gradstab.optimizers.step.accumulation import window_size
+from gradstab.optimizers.step.gating import put_back_if
+from gradstab.optimizers.watching.find import stabilized_optimizer
 from gradstab.training.penalized import metrics_of_penalties
 
 Step = Callable[[Any], Any]
@@ -98,7 +98,7 @@ class AppliedMetrics:
                 recorded = telemetry.next_step() > steps
                 place = ops.cast(recorded, "int32") + ops.cast(skipped, "int32")
                 branches = [_nothing, self._kept.keep, self._kept.restore]
-                distribution.one_of(place, branches, written=variables)
+                one_of(place, branches, written=variables)
             return logs
 
         return run

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gradstab._coefficients import Adjustable
+from gradstab._coefficients import HasCoefficients
 from gradstab._errors import RunDirectoryError
 from gradstab.training.leftovers import (
     Progress,
@@ -171,7 +171,7 @@ def _coefficients(model: Any) -> list[tuple[Any, str]]:
             *(getattr(variable, "regularizer", None) for variable in model.variables),
             *penalties_of(model),
         )
-        if isinstance(owner, Adjustable)
+        if isinstance(owner, HasCoefficients)
     }
     return [(owner, name) for owner in owners.values() for name in owner.coefficients()]
 

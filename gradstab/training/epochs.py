@@ -6,8 +6,9 @@ import math
 import time
 from typing import Any
 
-from gradstab.optimizers.find import stabilized_optimizer
-from gradstab.optimizers.observed import ATTRIBUTE
+from gradstab._nesting import wrappers_and_inner
+from gradstab.optimizers.watching.find import stabilized_optimizer
+from gradstab.optimizers.watching.observer import ATTRIBUTE
 from gradstab.training.applied import SkippedSteps
 from gradstab.training.feeds import Feed
 from gradstab.training.hooks import steps_between_hooks
@@ -168,8 +169,7 @@ def loop_of(model: Any, step: str, form: str) -> StepLoop:
 
 
 def _raise_if_diverged(optimizer: Any) -> None:
-    inner = getattr(optimizer, "inner_optimizer", None)
-    for candidate in (optimizer, inner):
+    for candidate in wrappers_and_inner(optimizer):
         check = getattr(candidate, "raise_if_diverged", None)
         if check is not None:
             check()

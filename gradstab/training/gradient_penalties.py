@@ -6,9 +6,10 @@ from typing import Any, final
 
 import tensorflow as tf
 
+from gradstab._replicas import sum_over_replicas
 from gradstab._serialization import register
 from gradstab._validation import check_choice, check_int
-from gradstab.training.penalty import ForwardPass, Penalty, root, sum_over_replicas
+from gradstab.training.penalty import ForwardPass, Penalty, root
 
 _32_BITS = 0xFFFFFFFF
 

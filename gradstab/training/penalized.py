@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gradstab.optimizers.distribution import num_replicas
+from gradstab._replicas import num_replicas
 from gradstab.training.penalty import ForwardPass, Penalty
 
 _ATTRIBUTE = "_gradstab_penalties"

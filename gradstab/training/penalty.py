@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gradstab._coefficients import Adjustable, Coefficient
-from gradstab.optimizers.distribution import num_replicas
+from gradstab._coefficients import Coefficient, HasCoefficients
+from gradstab._replicas import num_replicas, sum_over_replicas
 
 
 class ForwardPass:
@@ -101,16 +101,6 @@ class ForwardPass:
         return total * context.replica_id_in_sync_group // count, total
 
 
-def sum_over_replicas(tensors: list[Any]) -> list[Any]:
-    """Return the sums over all replicas, which can be differentiated."""
-    if num_replicas() == 1:
-        return tensors
-    context = tf.distribute.get_replica_context()
-    # Identity, since TensorFlow takes one tensor on two replicas for a single share.
-    sent = [tf.identity(tensor) for tensor in tensors]
-    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, sent))
-
-
 def lengths(values: Any) -> Any:
     """Return the norms of vectors along the last axis, with a gradient of 0 where one is 0."""
     squares = tf.reduce_sum(tf.square(values), axis=-1)
@@ -123,7 +113,7 @@ def root(squares: Any) -> Any:
     return tf.where(positive, tf.sqrt(tf.where(positive, squares, 1.0)), 0.0)
 
 
-class Penalty(Adjustable, abc.ABC):
+class Penalty(HasCoefficients, abc.ABC):
     """A term on the whole model: `coefficient` times a measure of what one step sees.
 
     Pass a list of them as `gradstab.training.train(..., penalties=[...])`, or call

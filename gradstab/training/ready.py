@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gradstab.optimizers.find import bind
+from gradstab.optimizers.watching.find import bind
 from gradstab.training.feeds import Feed
 
 

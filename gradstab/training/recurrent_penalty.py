@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from gradstab._layers import layers_in_order
 from gradstab._serialization import register
-from gradstab._substitute import replaced_method, replaced_untracked
+from gradstab.keras_hooks.substitute import replaced_method, replaced_untracked
 from gradstab.training.penalty import ForwardPass, Penalty, lengths
 
 # Below e⁻⁶⁰ of what comes in later, an error of earlier steps is nothing.
@@ -39,8 +39,8 @@ class RecurrentGradientNorm(Penalty):
     as constants, as in the reference. So nothing is differentiated twice, and XLA compiles it; a
     step costs one more pass forward and backward, and one backwards in time.
 
-    Steps where no error arrives ($\delta_{k+1} = 0$), and those that a mask leaves out, with the
-    step after them, count nothing. The gradients of LSTM and GRU travel by gates for which Ω is not
+    Steps where no error arrives, and those that a mask leaves out with the step after them, count
+    nothing. The gradients of LSTM and GRU travel by gates for which Ω is not
     made: models with such layers are refused unless `layers` names others.
 
     Args:
@@ -51,9 +51,8 @@ class RecurrentGradientNorm(Penalty):
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a number is out of its range; when it is given to a model (or, if that has
-            no weights yet, in the first step), if there is no such layer, or if it has dropout, is
-            `stateful`, or has an activation that mixes units.
+        ValueError: If a number is out of its range; when it is given to a model, or in the first
+            step, if such a layer is missing or can't be served.
 
     Example:
     ```python
@@ -63,8 +62,7 @@ class RecurrentGradientNorm(Penalty):
     gradstab.training.train(model, (x, y), epochs=10, penalties=[omega])
     ```
 
-    Reference: Pascanu, Mikolov and Bengio, 2013, On the difficulty of training recurrent neural
-    networks.
+    Reference: Pascanu, Mikolov and Bengio, 2013, On the difficulty of training recurrent networks.
     """
 
     def __init__(self, coefficient: float = 1.0, layers: Sequence[str] | None = None) -> None:

@@ -15,10 +15,10 @@ import keras
 import tensorflow as tf
 
 from gradstab._layers import all_layers
-from gradstab._substitute import replaced_method
-from gradstab.optimizers.distribution import replica_index
-from gradstab.optimizers.find import bind
-from gradstab.optimizers.forward_state import changed_by_forward_pass
+from gradstab._replicas import replica_index
+from gradstab.keras_hooks.substitute import replaced_method
+from gradstab.optimizers.model.forward_state import changed_by_forward_pass
+from gradstab.optimizers.watching.find import bind
 
 Step = Callable[[Any], dict[str, Any]]
 

@@ -10,7 +10,8 @@ from typing import Any
 import keras
 
 from gradstab._errors import DivergenceError
-from gradstab.optimizers.find import bind
+from gradstab.keras_hooks.compiled_model import epoch_of_backup
+from gradstab.optimizers.watching.find import bind
 from gradstab.training.applied import SkippedSteps
 from gradstab.training.checkpoint import RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
@@ -73,7 +74,7 @@ class Run:
         # skipped step puts back are the statistics of now.
         bind(model)
         history.epoch = list(range(progress.epochs_done))
-        first = max(progress.epochs_done, _epoch_of_backup(model))
+        first = max(progress.epochs_done, epoch_of_backup(model))
         progress.epochs_elsewhere += first - progress.epochs_done
         logs: dict[str, Any] | None = None
         if first < settings.epochs and not self._stopped_before():
@@ -198,8 +199,3 @@ class Run:
             num_steps=(settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH),
             over_arrays=isinstance(feed, ArrayFeed),
         )
-
-
-def _epoch_of_backup(model: Any) -> int:
-    # Keras' BackupAndRestore says by this private attribute, and no other way, where to go on.
-    return getattr(model, "_initial_epoch", None) or 0

@@ -11,7 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from gradstab._errors import WorkerLostError
-from gradstab.optimizers.distribution import is_chief
+from gradstab._replicas import is_chief
+from gradstab.keras_hooks.collectives import abort_collectives
 
 # Every worker has to run the same number of steps in a call, so none can go by its own clock.
 STEPS_PER_CALL = 32
@@ -91,7 +92,7 @@ class Workers:
             started = self._started
             if started and time.monotonic() - started > self._timeout:
                 self._overdue = True
-                _abort_collectives(f"no answer from the other workers for {self._timeout:g} s")
+                abort_collectives(f"no answer from the other workers for {self._timeout:g} s")
                 return
 
 
@@ -113,16 +114,3 @@ def _first_line(error: tf.errors.OpError) -> str:
         said = said.rpartition(mark)[2]
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return " ".join(lines[:2]).rstrip(".") if lines else type(error).__name__
-
-
-def _abort_collectives(reason: str) -> None:
-    """End the wait of this process for the others, which nothing else ends but killing it.
-
-    TensorFlow has no public call for that, so its private context is asked.
-
-    Raises:
-        ImportError, AttributeError: If this version of TensorFlow has it elsewhere.
-    """
-    from tensorflow.python.eager import context
-
-    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, reason)

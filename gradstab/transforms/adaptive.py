@@ -11,19 +11,13 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_float
-from gradstab.functional._backend import value_of
+from gradstab._variables import value_of, variable_path
 from gradstab.functional.clipping import clip_factor
 from gradstab.functional.units import clip_units, unit_norms
 from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform, VariableRole
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
-from gradstab.transforms.selection import (
-    Patterns,
-    check_patterns,
-    fits,
-    path_of,
-    warn_of_idle_patterns,
-)
+from gradstab.transforms.selection import Patterns, check_patterns, fits, warn_of_idle_patterns
 
 _check_bound = partial(check_float, allow_inf=True)
 
@@ -124,7 +118,9 @@ class AdaptiveGradientClipping(Transform):
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
         """Keep nothing; warn of patterns that fit no variable."""
         patterns = [pattern for pattern in self._patterns if pattern != OUTPUT]
-        warn_of_idle_patterns("exclude", patterns, [path_of(variable) for variable in variables])
+        warn_of_idle_patterns(
+            "exclude", patterns, [variable_path(variable) for variable in variables]
+        )
         return {}
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import keras
 import numpy as np
 
-from gradstab.functional._backend import value_of
+from gradstab._variables import value_of
 from gradstab.transforms.bounds import Bound
 from gradstab.transforms.measured import Measured
 

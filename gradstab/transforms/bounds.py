@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+from gradstab._variables import check_float32, held_number
 
 
 class Bound:
@@ -33,19 +33,10 @@ class Bound:
         variable = instance.bound_variables.get(self.name)
         if variable is None:
             return number
-        held = np.float32(variable.numpy())
-        # 0.1 must come back as 0.1, not as the float32 next to it.
-        return number if held == np.float32(number) else float(held)
+        return held_number(variable, number)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        number = self._check(self.name, value)
-        with np.errstate(over="ignore"):
-            held = np.float32(number)
-        if (np.isinf(held) and not np.isinf(number)) or (held == 0.0 and number != 0.0):
-            raise ValueError(
-                f"`{self.name}` must be a number that float32 can hold, in which the step is "
-                f"computed. Received: {self.name}={value!r}"
-            )
+        number = check_float32(self.name, self._check(self.name, value), value)
         instance.__dict__[self.name] = number
         variable = instance.bound_variables.get(self.name)
         if variable is not None:

@@ -10,7 +10,7 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_float, check_int
-from gradstab.functional._backend import value_of
+from gradstab._variables import value_of
 from gradstab.functional.noise import counter_normal
 from gradstab.functional.norms import widen
 from gradstab.functional.units import centered

@@ -12,6 +12,7 @@ from typing import Any, Literal, final
 import keras
 
 from gradstab._serialization import register
+from gradstab._variables import variable_path
 from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
 from gradstab.transforms.measured import Measured
 
@@ -100,7 +101,7 @@ class Only(Transform):
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
         """Say what the transform inside keeps for its variables; warn of idle patterns."""
-        paths = [path_of(variable) for variable in variables]
+        paths = [variable_path(variable) for variable in variables]
         for name, patterns in (("include", self.include), ("exclude", self.exclude)):
             warn_of_idle_patterns(name, patterns, paths)
         places = self._places(paths)
@@ -142,11 +143,6 @@ def innermost(transform: Transform) -> Transform:
     while isinstance(transform, Only):
         transform = transform.transform
     return transform
-
-
-def path_of(variable: Any) -> str:
-    """Return the path of a Keras variable, or the name of a bare one of the backend's."""
-    return str(getattr(variable, "path", variable.name))
 
 
 def check_patterns(name: str, patterns: Any) -> Patterns:

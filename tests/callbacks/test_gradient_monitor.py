@@ -11,7 +11,7 @@ import tensorflow as tf
 import gradstab
 from gradstab.callbacks import GradientMonitor
 from gradstab.monitoring import read_record
-from gradstab.optimizers.telemetry import Telemetry
+from gradstab.optimizers.telemetry.telemetry import Telemetry
 
 
 def make_model(optimizer, **arguments):

@@ -11,7 +11,7 @@ import tensorflow as tf
 import gradstab
 from gradstab.callbacks import GradientMonitor
 from gradstab.monitoring import read_record
-from gradstab.optimizers.activations import Activations
+from gradstab.optimizers.telemetry.activations import Activations
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(16, 3)).astype("float32")
@@ -233,7 +233,7 @@ def test_ten_thousand_steps_of_500_variables(tmp_path):
     import time
 
     from gradstab.monitoring import RecordWriter
-    from gradstab.optimizers.samples import QUANTITIES
+    from gradstab.optimizers.telemetry.samples import QUANTITIES
 
     draw = np.random.default_rng(0)
     names = [f"model/block_{place // 2}/dense/{'kernel' if place % 2 else 'bias'}" for place in

@@ -5,10 +5,10 @@ import pytest
 import references
 import tensorflow as tf
 
-from gradstab.functional._backend import is_compiled_by_xla
 from gradstab.functional._grouping import alike
 from gradstab.functional.clipping import scale_each
 from gradstab.functional.norms import norms, norms_and_global_norm
+from gradstab.keras_hooks.conditions import is_compiled_by_xla
 
 # Six alike, others between them that are alone: too large, of another dtype or shape, or missing.
 SHAPES = [(8,), (40, 40), (8,), None, (2, 4), (8,), (), (8,), (0,), (8,), (8,)]

@@ -19,8 +19,8 @@ from tensorflow.python.framework import kernels, op_def_registry
 
 from gradstab import callbacks, schedules, training
 from gradstab.optimizers import StabilizedOptimizer
-from gradstab.optimizers.find import stabilized_optimizer
-from gradstab.optimizers.observed import ATTRIBUTE
+from gradstab.optimizers.watching.find import stabilized_optimizer
+from gradstab.optimizers.watching.observer import ATTRIBUTE
 from gradstab.training.epochs import loop_of
 from gradstab.training.feeds import make_feed
 from gradstab.training.strategy import StepLoop

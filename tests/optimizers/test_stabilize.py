@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from gradstab import optimizers, stabilize, transforms
-from gradstab.optimizers import StabilizedOptimizer, accepted, distribution
+from gradstab.optimizers import StabilizedOptimizer, accepted
+from gradstab.optimizers.accepted import check_strategy
 
 SKIP = "SkipNonFinite(max_consecutive=50)"
 FUNCTIONS = {
@@ -207,4 +208,4 @@ def test_a_strategy_whose_workers_step_on_their_own_is_refused(monkeypatch):
     strategy = tf.distribute.ParameterServerStrategy.__new__(tf.distribute.ParameterServerStrategy)
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
     with pytest.raises(ValueError, match=r"step together.*ParameterServerStrategyV2.*Mirrored"):
-        distribution.check_strategy()
+        check_strategy()

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import gradstab
-from gradstab.optimizers.find import bind
+from gradstab.optimizers.watching.find import bind
 from gradstab.recovery.liveness import Liveness, Look, _is_lost, stopping_layer
 from gradstab.recovery.moving_statistics import MovingStatistics
 

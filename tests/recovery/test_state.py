@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gradstab
-from gradstab.optimizers.damage import first_damage, holds_infinity, parts_of_model
-from gradstab.optimizers.find import optimizers_of
+from gradstab.optimizers.model.damage import first_damage, holds_infinity, parts_of_model
+from gradstab.optimizers.watching.find import optimizers_of
 from gradstab.recovery.state import RunState
 
 NAN = float("nan")

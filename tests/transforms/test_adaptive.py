@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from gradstab import optimizers, transforms
 from gradstab.functional.units import clip_units, unit_norms
-from gradstab.optimizers.binding import bind, unbound_role
+from gradstab.optimizers.model.binding import bind, unbound_role
 
 layers = keras.layers
 SMALL = [[500.0, 5.0], [300.0, 3.0]]

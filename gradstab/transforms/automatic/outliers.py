@@ -10,7 +10,7 @@ from keras import ops
 
 from gradstab._serialization import register
 from gradstab._validation import check_float
-from gradstab.functional._backend import value_of
+from gradstab._variables import value_of
 from gradstab.functional.limits import is_above, outlier_factor, outlier_limit
 from gradstab.transforms.base import Context, SeedSpec, State, StateSpec, Transform
 from gradstab.transforms.bounds import Bound
