@@ -144,7 +144,7 @@ class Draft:
 
     def _asks(self, count: int) -> list[bool]:
         """Tell for each output whether its loss or its activation is one for labels."""
-        losses = self._by_output(self.loss, count)
+        losses = self.by_output(self.loss, count)
         asks = []
         for place, loss in enumerate(losses):
             activation = ""
@@ -153,7 +153,8 @@ class Draft:
             asks.append("crossentropy" in loss_name(loss) or activation == "softmax")
         return asks
 
-    def _by_output(self, value: Any, count: int) -> list[Any]:
+    def by_output(self, value: Any, count: int) -> list[Any]:
+        """Return a list with an entry for each output of what `compile` takes."""
         if isinstance(value, Mapping):
             return [value.get(name) for name in [*self.heads, *[None] * count][:count]]
         if isinstance(value, Sequence) and not isinstance(value, str):

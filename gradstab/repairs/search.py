@@ -149,7 +149,7 @@ def recipes_for(codes: Sequence[str], allowed: Sequence[Prescription]) -> list[R
 
     Args:
         codes: Codes of the root findings, the likeliest first.
-        allowed: Prescriptions to take.
+        allowed: Prescriptions that apply.
     """
     firsts: list[Prescription] = []
     others: list[Prescription] = []
@@ -158,8 +158,11 @@ def recipes_for(codes: Sequence[str], allowed: Sequence[Prescription]) -> list[R
         firsts += [each for each in answers[:1] if each not in firsts]
         others += [each for each in answers[1:] if each not in others]
     usual = [each for name in _USUAL for each in allowed if type(each).__name__ == name]
-    rest = [each for each in dict.fromkeys([*others, *usual]) if each not in firsts]
-    firsts = (firsts + rest)[: max(1, len(firsts))]
+    known = list(dict.fromkeys([*firsts, *others, *usual]))
+    if not known:
+        return []
+    firsts = known[: max(1, len(firsts))]
+    rest = known[len(firsts) :]
     together = tuple(firsts[:_MOST_ACTIONS])
     recipes: list[Recipe] = [together, tuple(firsts[:1])]
     recipes += [(firsts[0], each) for each in rest[:2]]

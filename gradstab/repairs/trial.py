@@ -81,6 +81,21 @@ class Bench:
         self._x, self._y = _taken((self._x, self._y), rows)
         self.num_scored = len(rows)
 
+    def applicable(self, prescriptions: Sequence[Prescription]) -> list[Prescription]:
+        """Return those that change something of the model as it was given."""
+        return [
+            each
+            for each in prescriptions
+            if each.is_costly or self._changes(each, Draft(self.model, self.x, self.y, self.plan))
+        ]
+
+    def _changes(self, each: Prescription, draft: Draft) -> bool:
+        if each.reshapes and not draft.is_editable:
+            return False
+        with contextlib.suppress(Exception):  # It is told where it is tried.
+            return bool(each.write(draft))
+        return True
+
     def trial(self, prescriptions: Sequence[Prescription], seed: int | None = None) -> Trial:
         """Draft a recipe. What does not apply is left out of its actions."""
         started = time.perf_counter()

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from gradstab._substitute import replaced_method
+from gradstab.keras_hooks.substitute import replaced_method
 from gradstab.diagnosis.looks.signal import LayerSignal, SignalLook
 from gradstab.diagnosis.measuring.losses import constant_loss, data_loss
 from gradstab.diagnosis.measuring.structure import activation_of, kernel_of, leaf_layers

@@ -31,12 +31,14 @@ class Prescription(abc.ABC):
         heals: Codes of the findings that it is made for.
         helps: Codes of findings that it may heal as well.
         reshapes: Whether it changes layers, for which they have to be known as a graph.
+        is_costly: Whether writing it takes a search of its own.
     """
 
     name: ClassVar[str]
     heals: ClassVar[tuple[str, ...]] = ()
     helps: ClassVar[tuple[str, ...]] = ()
     reshapes: ClassVar[bool] = True
+    is_costly: ClassVar[bool] = False
 
     @abc.abstractmethod
     def write(self, draft: Draft) -> list[Change]:

@@ -55,7 +55,7 @@ class FitHead(Prescription):
         if not draft.is_editable:
             return []
         changes: list[Change] = []
-        losses = draft._by_output(draft.loss, len(draft.tasks))
+        losses = draft.by_output(draft.loss, len(draft.tasks))
         for place, (name, task) in enumerate(zip(draft.heads, draft.tasks, strict=True)):
             head = draft.model.get_layer(name)
             y = keras.tree.flatten(draft.y)[place]

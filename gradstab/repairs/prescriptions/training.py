@@ -34,6 +34,7 @@ class SetLearningRate(Prescription):
         "vanishing-gradients",
     )
     reshapes = False
+    is_costly = True
 
     def write(self, draft: Draft) -> list[Change]:
         """Search for the rate on a copy of the model as it is drafted so far."""
