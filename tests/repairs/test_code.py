@@ -13,7 +13,7 @@ from gradstab.repairs.code import code_of
         (lambda: keras.layers.Dense(3, activation="relu", name="x"),
          'keras.layers.Dense(3, activation="relu")'),
         (lambda: keras.layers.Conv2D(4, 3, padding="same"),
-         'keras.layers.Conv2D(4, (3, 3), padding="same")'),
+         'keras.layers.Conv2D(4, kernel_size=(3, 3), padding="same")'),
         (lambda: keras.layers.Dense(3, kernel_initializer=keras.initializers.Constant(0.1)),
          "keras.layers.Dense(3, kernel_initializer=Constant(value=0.1))"),
         (lambda: keras.optimizers.SGD(0.1, momentum=0.9),

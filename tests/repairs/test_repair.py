@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 import gradstab
+from gradstab.repairs.draft import Draft, Plan
+from gradstab.repairs.prescriptions.base import Change
 from gradstab.repairs.prescriptions.catalogue import CATALOGUE
+from gradstab.repairs.result import Action, Repair
 from gradstab.repairs.search import recipes_for
 
 DENSE, INPUT = keras.layers.Dense, keras.Input
@@ -23,11 +26,12 @@ def _model(*layers, loss="binary_crossentropy", optimizer=None, metrics=("accura
 
 @pytest.fixture(scope="module")
 def healed():
-    model = _model(DENSE(16, "relu"), DENSE(1, "softmax", name="out<b>"))
+    model = _model(DENSE(16, "relu"), DENSE(1, "softmax", name="out"))
     before = [weight.copy() for weight in model.get_weights()]
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     found = gradstab.repair(model, X, FLAGS, epochs=8, batch_size=32)
-    return model, before, state, found
+    assert np.array_equal(state, np.random.get_state()[1])  # noqa: NPY002
+    return model, before, found
 
 
 def test_it_names_the_change_and_what_it_is_worth(healed):
@@ -54,17 +58,21 @@ def test_the_model_it_gives_learns_and_keeps_the_metrics(healed):
 
 
 def test_the_model_given_is_not_changed(healed):
-    model, before, state, _ = healed
+    model, before, _ = healed
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     assert model.layers[-1].activation is keras.activations.softmax
     assert model.optimizer.iterations == 0
-    assert np.array_equal(state, np.random.get_state()[1])  # noqa: NPY002
 
 
-def test_names_are_escaped_on_its_page(healed):
-    page = healed[-1].to_html()
-    assert "<b>" not in page
-    assert page == healed[-1]._repr_html_()
+def test_words_are_escaped_on_its_page(healed):
+    model, _, found = healed
+    draft = Draft(model, X, FLAGS, Plan(1, 32))
+    action = Action("<i>", (Change("<s>", "<u>"),), None)
+    odd = Repair(model, "repaired", "<b>", actions=[action], draft=draft, score_before=0.0,
+                 score=1.0, cost=1.0, diagnosis=None)  # fmt: skip
+    assert not any(tag in odd.to_html() for tag in ("<i>", "<s>", "<u>", "<b>"))
+    assert "&lt;b&gt;" in odd.to_html()
+    assert found.to_html() == found._repr_html_()
 
 
 def test_a_healthy_model_needs_none():

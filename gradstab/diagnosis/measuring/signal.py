@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from gradstab.keras_hooks.substitute import replaced_method
 from gradstab.diagnosis.looks.signal import LayerSignal, SignalLook
 from gradstab.diagnosis.measuring.losses import constant_loss, data_loss
 from gradstab.diagnosis.measuring.structure import activation_of, kernel_of, leaf_layers
+from gradstab.keras_hooks.substitute import replaced_method
 
 # Bounds between which an activation lies.
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
