@@ -98,8 +98,9 @@ def repair(
         return _unchanged(model, plain, NOT_NEEDED, "it learns, and the diagnosis finds no fault",
                           plain.seconds, diagnosis)  # fmt: skip
     search = Search(bench, plain, budget)
-    found = search.best(recipes_for([root.code for root in roots], bench.applicable(allowed)))
     least = gain_that_counts(bench.num_scored)
+    recipes = recipes_for([root.code for root in roots], bench.applicable(allowed))
+    found = search.best(recipes, least / 2)
     if found is None or found.score < plain.score + least:
         return _no_gain(model, plain, roots, search, diagnosis)
     found, evidence = search.pruned(found, least / 2)

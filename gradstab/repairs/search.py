@@ -64,8 +64,13 @@ class Search:
         """Time in multiples of the plain run, with that."""
         return 1.0 + self._spent / self._unit
 
-    def best(self, recipes: Iterable[Recipe]) -> Trial | None:
-        """Return the recipe that scores best in the end, or `None` if none could be tried."""
+    def best(self, recipes: Iterable[Recipe], margin: float) -> Trial | None:
+        """Return the recipe that scores best in the end, or `None` if none could be tried.
+
+        Args:
+            recipes: What to try, the likeliest first.
+            margin: Of scores that are no further apart, the one with fewer changes is taken.
+        """
         tried: list[Trial] = []
         for recipe in recipes:
             if tried and self._is_over(_FOR_FIRST):
@@ -84,7 +89,9 @@ class Search:
                 break
             self._train(trial, _FULL)
             finished.append(trial)
-        return max(finished, key=lambda trial: trial.score, default=None)
+        highest = max((trial.score for trial in finished), default=0.0)
+        near = [trial for trial in finished if trial.score >= highest - margin]
+        return min(near, key=lambda trial: (len(trial.actions), -trial.score), default=None)
 
     def pruned(self, trial: Trial, margin: float) -> tuple[Trial, dict[Prescription, Evidence]]:
         """Take out of a recipe what does not help, and return what the rest is worth.
