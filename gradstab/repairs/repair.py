@@ -95,13 +95,15 @@ def repair(
     for share in (0.25, 1.0):
         bench.train(plain, share)
     if not roots and plain.score > _CHANCE:
-        return _unchanged(model, plain, NOT_NEEDED, "it learns, and the diagnosis finds no fault",
-                          plain.seconds, diagnosis)  # fmt: skip
+        reason = "it learns, and the diagnosis finds no fault"
+        return _unchanged(model, plain, NOT_NEEDED, reason, 1.0, diagnosis)
     search = Search(bench, plain, budget)
     least = gain_that_counts(bench.num_scored)
     recipes = recipes_for([root.code for root in roots], bench.applicable(allowed))
     found = search.best(recipes, least / 2)
-    if found is None or found.score < plain.score + least:
+    # What is good already has to get much better: some change or other always helps a little.
+    wanted = _SHARE * (1 - plain.score) if plain.score >= _GOOD else 0.0
+    if found is None or found.score < plain.score + max(least, wanted):
         return _no_gain(model, plain, roots, search, diagnosis)
     found, evidence = search.pruned(found, least / 2)
     gain = found.score - plain.score
