@@ -19,7 +19,7 @@ _RATES: Final = tuple(float(f"{10.0 ** (place / 2):.1g}") for place in range(-10
 _STEPS: Final = 40
 _SCORED: Final = 512  # examples
 # The share of the best fall of the loss that counts as good as the best.
-_AS_GOOD: Final = 0.9
+_AS_GOOD: Final = 0.95
 _CALMER: Final = 0.75
 
 
@@ -76,7 +76,7 @@ def find_learning_rate(
 
     Each rate begins at the same weights and sees the same batches, and its loss is taken over the
     same rows, so that the noise of single batches does not decide. The suggestion is the
-    smallest rate that lowers the loss nine tenths as far as the best one does; if the next rate
+    smallest rate that lowers the loss 95 % as far as the best one does; if the next rate
     above it fails, half a decade less, where that still comes three quarters of the way. The model
     and the random generators are afterwards what they were.
 

@@ -17,6 +17,8 @@ _ADAM_RATE = 1e-3
 _BATCH, _SMALLEST_BATCH, _LARGEST_BATCH = 32, 8, 128
 _FEWEST_STEPS = 200
 _LONGER = 4
+# Steps at each rate, at least and at most: a quarter of the plan between them.
+_SEARCH_STEPS = (40, 120)
 
 
 @final
@@ -40,9 +42,10 @@ class SetLearningRate(Prescription):
         """Search for the rate on a copy of the model as it is drafted so far."""
         optimizer = draft.optimizer()
         x, y = draft.prepared(draft.x, draft.y)
-        found = find_learning_rate(
-            draft.built(), x, y, batch_size=draft.fit_arguments["batch_size"]
-        )
+        batch_size = draft.fit_arguments["batch_size"]
+        planned = draft.fit_arguments["epochs"] * len(keras.tree.flatten(x)[0]) // batch_size
+        steps = int(np.clip(planned // 4, *_SEARCH_STEPS))
+        found = find_learning_rate(draft.built(), x, y, batch_size=batch_size, num_steps=steps)
         rate = found.suggestion
         if rate is None:
             return []
