@@ -17,7 +17,7 @@ from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
 from gradstab.diagnosis.looks.data import DataLook
 from gradstab.diagnosis.looks.structure import StructureLook
-from gradstab.diagnosis.looks.trial import TrialLook
+from gradstab.diagnosis.looks.trial import TrialLook, learned
 from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.data import look_at_data
 from gradstab.diagnosis.measuring.sample import Sample, take_sample, tensors
@@ -31,7 +31,7 @@ from gradstab.diagnosis.rules.heads import OF_NUMBERS
 # Seconds of work after which no further trial begins.
 _SECONDS: Final = 7.0
 # Seconds after which none begins on a machine that others keep busy too.
-_WALL: Final = 10.0
+_WALL: Final = 30.0
 # Rows of the batch that is looked at layer by layer.
 _ROWS: Final = 64
 _FEWEST_ROWS: Final = 16
@@ -213,6 +213,8 @@ def _unchecked(looks: Looks) -> list[Finding]:
         told.append(f"The trial could not be run: {looks.trial.error}")
     elif looks.trial.skipped and not errors:
         told.append(f"No trial was run: {looks.trial.skipped}.")
+    elif looks.trial.is_cut and not learned(looks.trial):
+        told.append("The time ended before all was tried that could show a cause.")
     if not looks.data.targets:
         told.append("There are no targets, so nothing was checked against them.")
     return [

@@ -37,8 +37,8 @@ _NARROW: Final = 16
 _DROPPED: Final = 0.3
 # What counts as better while a direction is followed.
 _BETTER: Final = 0.03
-# Merit of a net that is still where it began.
-_STILL: Final = 0.05
+# Merit by which a larger rate may be worse and is still followed.
+_NOISE: Final = 0.02
 # Seconds of one training, and steps that it has at least and at most.
 _SECONDS: Final = 1.0
 _LEAST: Final = 30
@@ -62,6 +62,7 @@ class _Search:
     steps: int
     clock: Clock
     planned: int | None = None
+    is_cut: bool = False
     runs: dict[str, Run] = dataclasses.field(default_factory=dict)
 
     def try_(self, change: str, steps: int | None = None, **changes: Any) -> Run | None:
@@ -70,6 +71,7 @@ class _Search:
             return self.runs[change]
         wanted = steps or self.steps
         if self.clock.left() < 0.7 * wanted * self.laboratory.step_seconds and change != "plan":
+            self.is_cut = True
             return None
         self.runs[change] = self.laboratory.run(change, wanted, **changes)
         return self.runs[change]
@@ -117,6 +119,7 @@ def look_at_trial(
         batch_size=batch,
         constant_loss=constant,
         penalty_share=share,
+        is_cut=search.is_cut,
     )
 
 
@@ -213,14 +216,14 @@ def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any])
     A net that has not moved at all may need more than ten times its rate before anything shows.
     """
     for sign in (1, -1) if base.finite else (-1,):
-        before, latest = base.merit, base
+        latest = base
         for power in (1, 2, 3):
             word = f"{name}{'*' if sign > 0 else '/'}{10**power}"
             run = search.try_(word, rate=10.0 ** (sign * power), **changes)
             if run is None or (sign > 0 and not run.finite):
                 break
-            has_not_moved = sign > 0 and abs(run.merit) < _STILL and abs(before) < _STILL
-            if run.finite and run.merit < latest.merit + _BETTER and not has_not_moved:
+            least = latest.merit + (_BETTER if sign < 0 else -_NOISE)
+            if run.finite and (run.merit < least or run.merit > _WELL):
                 break
             latest = run if run.finite else latest
 
@@ -254,7 +257,10 @@ def _try_copies(search: _Search, model: Any, structure: StructureLook, seed: int
 
 def _try_copy(search: _Search, name: str, model: Any, structure: StructureLook, seed: int) -> None:
     """Try a copy with other activations, without dropout, or with wider layers."""
-    if name in search.runs or search.clock.left() < 2 * _SECONDS:
+    if name in search.runs:
+        return
+    if search.clock.left() < 2 * _SECONDS:
+        search.is_cut = True
         return
     heads = {head.layer for head in structure.heads}
     change = {
