@@ -26,7 +26,7 @@ from gradstab.diagnosis.measuring.state import preserved
 from gradstab.diagnosis.measuring.structure import look_at_structure
 from gradstab.diagnosis.measuring.trial import look_at_trial
 from gradstab.diagnosis.rules.catalogue import CODES, RULES, STATIC, apply
-from gradstab.diagnosis.rules.heads import OF_NUMBERS
+from gradstab.diagnosis.rules.heads import OF_PROBABILITIES
 
 # Seconds of work after which no further trial begins.
 _SECONDS: Final = 7.0
@@ -183,7 +183,7 @@ def _as_the_loss_reads(data: DataLook, structure: StructureLook) -> DataLook:
     """Return the data with whole numbers as quantities where the loss takes them for such."""
     targets = [
         dataclasses.replace(target, kind="continuous", neighbours_agree=None)
-        if target.kind == "classes" and head.units == 1 and head.loss in (*OF_NUMBERS, "custom")
+        if target.kind == "classes" and head.units == 1 and head.loss not in OF_PROBABILITIES
         else target
         for head, target in zip(structure.heads, data.targets, strict=False)
     ]

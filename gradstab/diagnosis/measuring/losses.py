@@ -168,4 +168,4 @@ def constant_loss(model: Any, x: Any, y: Any, outputs: Any, weights: Any) -> flo
             value = cost(tried)
             if value < least or not np.isfinite(least):
                 best, least = tried, value
-    return least if np.isfinite(least) and least > 1e-12 else None
+    return least if np.isfinite(least) and abs(least) > 1e-12 else None

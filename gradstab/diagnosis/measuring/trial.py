@@ -25,6 +25,7 @@ from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.laboratory import CHUNK, Laboratory
 from gradstab.diagnosis.measuring.sample import Sample, tensors
 from gradstab.diagnosis.measuring.scaling import both, scaled_inputs, scaled_targets
+from gradstab.diagnosis.rules.heads import OF_NUMBERS
 
 # A change that gets so far ends the search.
 _WELL: Final = 0.8
@@ -101,7 +102,10 @@ def look_at_trial(
         optimizer = variants.copy_of_optimizer(model.optimizer)
         train, kept = _split(sample, seed)
         batch = min(sample.batch_size, _BATCH)
-        kinds = [each.kind for each in data.targets]
+        kinds = [
+            "other" if target.kind == "continuous" and head.loss not in OF_NUMBERS else target.kind
+            for head, target in zip(structure.heads, data.targets, strict=False)
+        ]
         laboratory = Laboratory(model, optimizer, train, kept, batch, seed, kinds)
         laboratory.warm_up()
         steps = probe_steps or _steps(data.total_steps, laboratory.step_seconds)
