@@ -114,13 +114,15 @@ def look(
     clock = Clock(_SECONDS, _WALL)
     sample = take_sample(x, y, sample_weight, batch_size, seed)
     with preserved(model):
-        _build(model, sample)
+        names, by_name = _outputs(model, sample)
+        if isinstance(sample.y, dict) and not by_name:
+            sample = sample.in_order(names)
         data = look_at_data(model, sample, epochs, seed)
     with preserved(model):
         batch, other = _two_batches(sample, seed)
         signal, outputs = look_at_signal(model, batch, other)
         shapes = [each.shape[1:] for each in outputs] or _shapes(model)
-        structure = _with_outputs(look_at_structure(model, shapes), outputs)
+        structure = _with_outputs(look_at_structure(model, shapes, names), outputs)
         data = _as_the_loss_reads(data, structure)
     looks = Looks(data, structure, signal)
     skipped = _why_no_trial(model, sample, looks)
@@ -146,10 +148,18 @@ def _check(model: Any, mute: Sequence[str]) -> None:
         )
 
 
-def _build(model: Any, sample: Sample) -> None:
-    if not model.built:
-        few = tensors(sample.take(np.arange(min(sample.rows, 2))))
-        model(few[0])
+def _outputs(model: Any, sample: Sample) -> tuple[list[str], bool]:
+    """Return the names of the outputs, and whether the model gives them by name; build it."""
+    few, _, _ = tensors(sample.take(np.arange(min(sample.rows, 2))))
+    try:
+        outputs = model(few)
+    except Exception:
+        if not model.built:
+            raise
+        outputs = None  # the next look says what was raised
+    if isinstance(outputs, dict):
+        return sorted(outputs), True
+    return list(getattr(model, "output_names", None) or []), False
 
 
 def _two_batches(sample: Sample, seed: int) -> tuple[Any, Any]:

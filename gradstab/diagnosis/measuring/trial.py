@@ -147,6 +147,8 @@ def _follow(
     if search.has_learned():
         return
     laboratory = search.laboratory
+    if _hides_rows(structure, signal):
+        _try_copy(search, "relu", model, structure, seed)
     if plan.finite:
         search.try_("rate*10", rate=10.0)
         if search.has_learned():
@@ -154,8 +156,6 @@ def _follow(
     scaled = scaled_inputs(laboratory, data)
     if scaled is not None:
         search.try_("inputs", data=scaled)
-    if _hides_rows(structure, signal):
-        _try_copy(search, "relu", model, structure, seed)
     _follow_rate(search, plan, "rate", {})
     targets = scaled_targets(laboratory, data, structure)
     if targets is not None and search.best < _WELL:

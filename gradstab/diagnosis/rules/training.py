@@ -218,7 +218,7 @@ def float16(looks: Looks) -> Iterator[Finding]:
             {"input_maximum": over.input_maximum},
             'Scale its inputs, or give the layer `dtype="float32"`.',
         )
-    elif first is not None and not learns(looks.trial):
+    elif first is not None and not looks.structure.is_loss_scaled and not learns(looks.trial):
         yield Finding(
             "float16-underflow",
             "warning",
