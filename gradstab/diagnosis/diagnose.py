@@ -17,7 +17,7 @@ from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
 from gradstab.diagnosis.looks.data import DataLook
 from gradstab.diagnosis.looks.structure import StructureLook
-from gradstab.diagnosis.looks.trial import TrialLook
+from gradstab.diagnosis.looks.trial import TrialLook, learned
 from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.data import look_at_data
 from gradstab.diagnosis.measuring.sample import Sample, take_sample, tensors
@@ -26,12 +26,12 @@ from gradstab.diagnosis.measuring.state import preserved
 from gradstab.diagnosis.measuring.structure import look_at_structure
 from gradstab.diagnosis.measuring.trial import look_at_trial
 from gradstab.diagnosis.rules.catalogue import CODES, RULES, STATIC, apply
-from gradstab.diagnosis.rules.heads import OF_NUMBERS
+from gradstab.diagnosis.rules.heads import OF_PROBABILITIES
 
 # Seconds of work after which no further trial begins.
 _SECONDS: Final = 7.0
 # Seconds after which none begins on a machine that others keep busy too.
-_WALL: Final = 10.0
+_WALL: Final = 30.0
 # Rows of the batch that is looked at layer by layer.
 _ROWS: Final = 64
 _FEWEST_ROWS: Final = 16
@@ -114,13 +114,15 @@ def look(
     clock = Clock(_SECONDS, _WALL)
     sample = take_sample(x, y, sample_weight, batch_size, seed)
     with preserved(model):
-        _build(model, sample)
+        names, by_name = _outputs(model, sample)
+        if isinstance(sample.y, dict) and not by_name:
+            sample = sample.in_order(names)
         data = look_at_data(model, sample, epochs, seed)
     with preserved(model):
         batch, other = _two_batches(sample, seed)
         signal, outputs = look_at_signal(model, batch, other)
         shapes = [each.shape[1:] for each in outputs] or _shapes(model)
-        structure = _with_outputs(look_at_structure(model, shapes), outputs)
+        structure = _with_outputs(look_at_structure(model, shapes, names), outputs)
         data = _as_the_loss_reads(data, structure)
     looks = Looks(data, structure, signal)
     skipped = _why_no_trial(model, sample, looks)
@@ -146,10 +148,18 @@ def _check(model: Any, mute: Sequence[str]) -> None:
         )
 
 
-def _build(model: Any, sample: Sample) -> None:
-    if not model.built:
-        few = tensors(sample.take(np.arange(min(sample.rows, 2))))
-        model(few[0])
+def _outputs(model: Any, sample: Sample) -> tuple[list[str], bool]:
+    """Return the names of the outputs, and whether the model gives them by name; build it."""
+    few, _, _ = tensors(sample.take(np.arange(min(sample.rows, 2))))
+    try:
+        outputs = model(few)
+    except Exception:
+        if not model.built:
+            raise
+        outputs = None  # the next look says what was raised
+    if isinstance(outputs, dict):
+        return sorted(outputs), True
+    return list(getattr(model, "output_names", None) or []), False
 
 
 def _two_batches(sample: Sample, seed: int) -> tuple[Any, Any]:
@@ -183,7 +193,7 @@ def _as_the_loss_reads(data: DataLook, structure: StructureLook) -> DataLook:
     """Return the data with whole numbers as quantities where the loss takes them for such."""
     targets = [
         dataclasses.replace(target, kind="continuous", neighbours_agree=None)
-        if target.kind == "classes" and head.units == 1 and head.loss in (*OF_NUMBERS, "custom")
+        if target.kind == "classes" and head.units == 1 and head.loss not in OF_PROBABILITIES
         else target
         for head, target in zip(structure.heads, data.targets, strict=False)
     ]
@@ -213,6 +223,8 @@ def _unchecked(looks: Looks) -> list[Finding]:
         told.append(f"The trial could not be run: {looks.trial.error}")
     elif looks.trial.skipped and not errors:
         told.append(f"No trial was run: {looks.trial.skipped}.")
+    elif looks.trial.is_cut and not learned(looks.trial):
+        told.append("The time ended before all was tried that could show a cause.")
     if not looks.data.targets:
         told.append("There are no targets, so nothing was checked against them.")
     return [

@@ -101,6 +101,7 @@ class StructureLook:
         iterations: Steps that the optimizer made already.
         trainable_weights: Trained weights in all.
         precision: Name of the dtype policy.
+        is_loss_scaled: Whether the optimizer scales the loss, as float16 needs.
         problems: What could not be looked at, in words.
     """
 
@@ -113,6 +114,7 @@ class StructureLook:
     iterations: int = 0
     trainable_weights: int = 0
     precision: str = "float32"
+    is_loss_scaled: bool = False
     problems: tuple[str, ...] = ()
 
     def layer(self, name: str | None) -> LayerStructure | None:

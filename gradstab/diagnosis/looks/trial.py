@@ -106,6 +106,7 @@ class TrialLook:
         penalty_share: Penalties in units of that loss, at the start.
         error: What kept the trial from being run, or `""`.
         skipped: Why no trial was run, or `""`.
+        is_cut: Whether the time ended before all was tried.
     """
 
     runs: tuple[Run, ...] = ()
@@ -115,6 +116,7 @@ class TrialLook:
     penalty_share: float = 0.0
     error: str = ""
     skipped: str = ""
+    is_cut: bool = False
 
     @property
     def plan(self) -> Run | None:

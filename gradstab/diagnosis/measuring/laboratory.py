@@ -233,7 +233,8 @@ class Laboratory:
 
     def _judged(self, step: int, loss: Any, outputs: Any, kept: Any) -> Point:
         constant = self.constant(kept, outputs)
-        explained = 1 - float(loss) / constant if constant else math.nan
+        # Of a loss that may be negative, all of a constant answer's is the most that counts.
+        explained = min((constant - float(loss)) / abs(constant), 1.0) if constant else math.nan
         return Point(step, explained, skill_of(kept[1], outputs, self.kinds))
 
     def constant(self, kept: Any, outputs: Any = None) -> float | None:

@@ -12,21 +12,21 @@ from keras import ops
 _LARGE: Final = 1e6
 
 
-def losses_of(model: Any, count: int) -> list[tuple[str, bool]]:
+def losses_of(model: Any, names: list[str]) -> list[tuple[str, bool]]:
     """Return for each output the class of its loss and whether it takes logits."""
-    losses = _by_output(getattr(model, "loss", None), model, count)
+    losses = _by_output(getattr(model, "loss", None), names)
     return [_loss(each) for each in losses]
 
 
-def metrics_of(model: Any, count: int) -> list[tuple[str, ...]]:
+def metrics_of(model: Any, names: list[str]) -> list[tuple[str, ...]]:
     """Return for each output the names of its metrics, as classes where they are Keras'."""
     config = getattr(model, "get_compile_config", lambda: None)() or {}
     given = config.get("metrics") if isinstance(config, dict) else None
     if given is None:
-        return [()] * count
-    if count == 1:
+        return [()] * len(names)
+    if len(names) == 1:
         return [tuple(map(_metric, _flat(given)))]
-    each = _by_output(given, model, count)
+    each = _by_output(given, names)
     return [tuple(map(_metric, _flat(one))) for one in each]
 
 
@@ -58,10 +58,10 @@ def _metric(metric: Any) -> str:
     return type(found).__name__ if isinstance(found, keras.metrics.Metric) else _class_of(found)
 
 
-def _by_output(given: Any, model: Any, count: int) -> list[Any]:
-    if isinstance(given, dict):
-        names = list(getattr(model, "output_names", None) or given)
-        return [given.get(name) for name in names][:count] + [None] * max(0, count - len(names))
+def _by_output(given: Any, names: list[str]) -> list[Any]:
+    count = len(names)
+    if isinstance(given, dict) and "class_name" not in given:
+        return [given.get(name) for name in names]
     if isinstance(given, list | tuple):
         flat = list(given)
         return (flat if len(flat) == count else flat[:1] * count) or [None] * count
@@ -168,4 +168,4 @@ def constant_loss(model: Any, x: Any, y: Any, outputs: Any, weights: Any) -> flo
             value = cost(tried)
             if value < least or not np.isfinite(least):
                 best, least = tried, value
-    return least if np.isfinite(least) and least > 1e-12 else None
+    return least if np.isfinite(least) and abs(least) > 1e-12 else None

@@ -48,6 +48,18 @@ class Sample:
         """Rows of the sample."""
         return len(keras.tree.flatten(self.x)[0])
 
+    def in_order(self, names: list[str]) -> Sample:
+        """Return the same with targets and weights given by name as lists in that order."""
+
+        def listed(part: Any) -> Any:
+            if not isinstance(part, dict) or set(part) != set(names):
+                return part
+            return [part[name] for name in names]
+
+        return dataclasses.replace(
+            self, y=listed(self.y), all_y=listed(self.all_y), weights=listed(self.weights)
+        )
+
     def take(self, rows: Any) -> tuple[Any, Any, Any]:
         """Return inputs, targets and weights of some rows."""
         cut = [_map(lambda each: each[rows], part) for part in (self.x, self.y, self.weights)]

@@ -80,9 +80,10 @@ def look_at_signal(
     """
     x, y, weights = batch
     layers = leaf_layers(model)
-    calm, trained, mixed = Notes(layers), Notes(layers), Notes(layers)
+    first, trained, mixed = Notes(layers), Notes(layers), Notes(layers)
+    calm = first
     try:
-        with calm.taken(), tf.GradientTape(persistent=False) as tape:
+        with first.taken():
             outputs = model(x, training=False)
     except Exception as error:  # whatever a layer raises about its inputs is the finding
         return SignalLook(error=_first_line(error)), []
@@ -100,14 +101,15 @@ def look_at_signal(
     gradients: list[Any] = []
     variables = model.trainable_variables
     places = calm.order
+    again = Notes(layers)
     try:
         with tf.GradientTape() as tape:
-            with calm.taken():
+            with again.taken():
                 outputs = model(x, training=False)
             loss, penalty = data_loss(model, x, y, outputs, weights, False)
             total = loss + penalty
         losses = {"loss": float(loss), "penalty": float(penalty)}
-        places = calm.order
+        calm, places = again, again.order
         watched = [variable.value for variable in variables]
         sources = watched + [calm.outputs[place] for place in places]
         gradients = tape.gradient(total, sources)
@@ -127,7 +129,7 @@ def look_at_signal(
     }
     by_place = dict(zip(places, gradients[len(variables) :], strict=False))
     signals = [
-        _signal(layers[place], place, calm, trained, mixed, by_variable, by_place)
+        _signal(layers[place], place, calm, first, trained, mixed, by_variable, by_place)
         for place in calm.order
     ]
     return SignalLook(layers=tuple(signals), **losses, **look), flat
@@ -137,6 +139,7 @@ def _signal(
     layer: Any,
     place: int,
     calm: Notes,
+    first: Notes,
     trained: Notes,
     mixed: Notes,
     by_variable: dict[int, Any],
@@ -175,7 +178,7 @@ def _signal(
         output_gradient=_rms(by_place.get(place)),
         gradient_alike=alike,
         gradient_finite=gradient_finite,
-        mixes_rows=_is_mixed(place, calm, mixed),
+        mixes_rows=_is_mixed(place, calm, mixed) and not _is_random(place, calm, first),
     )
 
 
@@ -240,6 +243,14 @@ def _is_mixed(place: int, calm: Notes, mixed: Notes) -> bool:
     difference = np.sqrt(((here[0] - there[0]) ** 2).mean())
     deviation = np.sqrt(((here - here.mean(0)) ** 2).mean())
     return bool(difference > _MIXED * max(deviation, 1e-6 * abs(here).max(), 1e-30))
+
+
+def _is_random(place: int, calm: Notes, first: Notes) -> bool:
+    """Whether a layer gives another output for the same rows."""
+    ours, theirs = calm.outputs.get(place), first.outputs.get(place)
+    if ours is None or theirs is None or ours is theirs:
+        return False
+    return not np.allclose(_numbers(ours), _numbers(theirs), rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def _loss_of_probabilities(model: Any, batch: tuple[Any, Any, Any], outputs: Any) -> float | None:

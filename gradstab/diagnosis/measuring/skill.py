@@ -13,7 +13,7 @@ def skill_of(y: Any, outputs: Any, kinds: list[str]) -> float:
     """Return the mean over the outputs of what is right beyond guessing; NaN where unknown.
 
     Of classes that is the accuracy between that of the most frequent class, 0, and 1; of numbers it
-    is R².
+    is R², where the loss asks for the numbers themselves.
     """
     pairs = zip(keras.tree.flatten(y), keras.tree.flatten(outputs), kinds, strict=False)
     skills = [_skill(np.asarray(t), np.asarray(o, "float64"), kind) for t, o, kind in pairs]
@@ -44,8 +44,8 @@ def _skill(target: Any, output: Any, kind: str) -> float:
         return _accuracy(output.reshape(-1, width).argmax(-1), target.reshape(-1).astype(int))
     if kind == "one-hot" and target.shape == output.shape:
         return _accuracy(output.reshape(-1, width).argmax(-1), target.reshape(-1, width).argmax(-1))
-    if target.size != output.size:
-        return math.nan
+    if target.size != output.size or kind == "other":
+        return math.nan  # a loss that does not ask for these very numbers
     numbers, values = target.reshape(len(target), -1), output.reshape(len(output), -1)
     if kind in ("binary", "multi-hot", "signs"):
         # Probabilities, or logits, or signs.

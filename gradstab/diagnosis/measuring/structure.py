@@ -63,22 +63,23 @@ def leaf_layers(model: Any) -> list[Any]:
     return [layer for layer in layers if id(layer) not in inside]
 
 
-def look_at_structure(model: Any, shapes: list[tuple[Any, ...]]) -> StructureLook:
+def look_at_structure(model: Any, shapes: list[tuple[Any, ...]], names: list[str]) -> StructureLook:
     """Look at layers, heads and the optimizer.
 
     Args:
         model: A built, compiled model.
         shapes: Shape of a row of each output, from a pass or from the model.
+        names: Name of each output, as losses are given for them.
     """
     layers = leaf_layers(model)
     ends = _ends(model, layers, len(shapes))
-    heads = _heads(model, ends, shapes)
-    names = {head.layer for head in heads}
+    heads = _heads(model, ends, shapes, names)
+    ends_in = {head.layer for head in heads}
     optimizer, is_scheduled = _plain_optimizer(model.optimizer), False
     rate = getattr(optimizer, "_learning_rate", None)
     is_scheduled = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
     return StructureLook(
-        layers=tuple(_layer(each, each.name in names) for each in layers),
+        layers=tuple(_layer(each, each.name in ends_in) for each in layers),
         heads=heads,
         optimizer=type(optimizer).__name__,
         learning_rate=_rate(optimizer),
@@ -86,6 +87,7 @@ def look_at_structure(model: Any, shapes: list[tuple[Any, ...]]) -> StructureLoo
         clipping=_clipping(optimizer, model.optimizer),
         iterations=int(model.optimizer.iterations) if model.optimizer is not None else 0,
         trainable_weights=sum(math.prod(each.shape) for each in model.trainable_variables),
+        is_loss_scaled=_is_loss_scaled(model.optimizer),
         precision=str(getattr(model.dtype_policy, "name", "float32")),
         problems=() if layers else ("The layers of the model can't be seen from outside.",),
     )
@@ -172,17 +174,17 @@ def _way_to(tensor: Any) -> list[Any]:
 
 
 def _heads(
-    model: Any, ends: list[list[Any]], shapes: list[tuple[Any, ...]]
+    model: Any, ends: list[list[Any]], shapes: list[tuple[Any, ...]], names: list[str]
 ) -> tuple[HeadLook, ...]:
-    losses, metrics = losses_of(model, len(shapes)), metrics_of(model, len(shapes))
-    names = list(getattr(model, "output_names", None) or [])
+    names = [*names, *(f"output_{place}" for place in range(len(shapes)))][: len(shapes)]
+    losses, metrics = losses_of(model, names), metrics_of(model, names)
     heads = []
     for place, shape in enumerate(shapes):
         way = ends[place] if place < len(ends) else []
         layer, activation, softmaxes = _end_of(way)
         heads.append(
             HeadLook(
-                output=names[place] if place < len(names) else f"output_{place}",
+                output=names[place],
                 layer=layer,
                 activation=activation,
                 softmaxes=softmaxes,
@@ -226,6 +228,14 @@ def _end_of(way: list[Any]) -> tuple[str | None, str | None, int]:
         if own is None:
             break
     return layer, None if is_scaled else activation, softmaxes
+
+
+def _is_loss_scaled(optimizer: Any) -> bool:
+    while optimizer is not None:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            return True
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return False
 
 
 def _plain_optimizer(optimizer: Any) -> Any:

@@ -25,6 +25,7 @@ from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.laboratory import CHUNK, Laboratory
 from gradstab.diagnosis.measuring.sample import Sample, tensors
 from gradstab.diagnosis.measuring.scaling import both, scaled_inputs, scaled_targets
+from gradstab.diagnosis.rules.heads import OF_NUMBERS
 
 # A change that gets so far ends the search.
 _WELL: Final = 0.8
@@ -37,8 +38,8 @@ _NARROW: Final = 16
 _DROPPED: Final = 0.3
 # What counts as better while a direction is followed.
 _BETTER: Final = 0.03
-# Merit of a net that is still where it began.
-_STILL: Final = 0.05
+# Merit by which a larger rate may be worse and is still followed.
+_NOISE: Final = 0.02
 # Seconds of one training, and steps that it has at least and at most.
 _SECONDS: Final = 1.0
 _LEAST: Final = 30
@@ -62,6 +63,7 @@ class _Search:
     steps: int
     clock: Clock
     planned: int | None = None
+    is_cut: bool = False
     runs: dict[str, Run] = dataclasses.field(default_factory=dict)
 
     def try_(self, change: str, steps: int | None = None, **changes: Any) -> Run | None:
@@ -70,6 +72,7 @@ class _Search:
             return self.runs[change]
         wanted = steps or self.steps
         if self.clock.left() < 0.7 * wanted * self.laboratory.step_seconds and change != "plan":
+            self.is_cut = True
             return None
         self.runs[change] = self.laboratory.run(change, wanted, **changes)
         return self.runs[change]
@@ -99,7 +102,10 @@ def look_at_trial(
         optimizer = variants.copy_of_optimizer(model.optimizer)
         train, kept = _split(sample, seed)
         batch = min(sample.batch_size, _BATCH)
-        kinds = [each.kind for each in data.targets]
+        kinds = [
+            "other" if target.kind == "continuous" and head.loss not in OF_NUMBERS else target.kind
+            for head, target in zip(structure.heads, data.targets, strict=False)
+        ]
         laboratory = Laboratory(model, optimizer, train, kept, batch, seed, kinds)
         laboratory.warm_up()
         steps = probe_steps or _steps(data.total_steps, laboratory.step_seconds)
@@ -117,6 +123,7 @@ def look_at_trial(
         batch_size=batch,
         constant_loss=constant,
         penalty_share=share,
+        is_cut=search.is_cut,
     )
 
 
@@ -140,6 +147,8 @@ def _follow(
     if search.has_learned():
         return
     laboratory = search.laboratory
+    if _hides_rows(structure, signal):
+        _try_copy(search, "relu", model, structure, seed)
     if plan.finite:
         search.try_("rate*10", rate=10.0)
         if search.has_learned():
@@ -147,8 +156,6 @@ def _follow(
     scaled = scaled_inputs(laboratory, data)
     if scaled is not None:
         search.try_("inputs", data=scaled)
-    if _hides_rows(structure, signal):
-        _try_copy(search, "relu", model, structure, seed)
     _follow_rate(search, plan, "rate", {})
     targets = scaled_targets(laboratory, data, structure)
     if targets is not None and search.best < _WELL:
@@ -213,14 +220,14 @@ def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any])
     A net that has not moved at all may need more than ten times its rate before anything shows.
     """
     for sign in (1, -1) if base.finite else (-1,):
-        before, latest = base.merit, base
+        latest = base
         for power in (1, 2, 3):
             word = f"{name}{'*' if sign > 0 else '/'}{10**power}"
             run = search.try_(word, rate=10.0 ** (sign * power), **changes)
             if run is None or (sign > 0 and not run.finite):
                 break
-            has_not_moved = sign > 0 and abs(run.merit) < _STILL and abs(before) < _STILL
-            if run.finite and run.merit < latest.merit + _BETTER and not has_not_moved:
+            least = latest.merit + (_BETTER if sign < 0 else -_NOISE)
+            if run.finite and (run.merit < least or run.merit > _WELL):
                 break
             latest = run if run.finite else latest
 
@@ -254,7 +261,10 @@ def _try_copies(search: _Search, model: Any, structure: StructureLook, seed: int
 
 def _try_copy(search: _Search, name: str, model: Any, structure: StructureLook, seed: int) -> None:
     """Try a copy with other activations, without dropout, or with wider layers."""
-    if name in search.runs or search.clock.left() < 2 * _SECONDS:
+    if name in search.runs:
+        return
+    if search.clock.left() < 2 * _SECONDS:
+        search.is_cut = True
         return
     heads = {head.layer for head in structure.heads}
     change = {

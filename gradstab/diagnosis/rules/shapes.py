@@ -19,7 +19,7 @@ def missing_layer(looks: Looks) -> Iterator[Finding]:
     """Find an output that keeps positions which the targets do not have."""
     for head, target in looks.heads_with_targets():
         extra = len(head.shape) - len(_expected(head, target))
-        if extra <= 0 or _fits(head, target):
+        if extra <= 0 or _fits(head, target) or not _pairs_entries(looks, head):
             continue
         layer = _first_dense_over_positions(looks) or head.layer
         recurrent = [
@@ -50,7 +50,7 @@ def wrong_shape(looks: Looks) -> Iterator[Finding]:
         expected = _expected(head, target)
         is_missing = len(head.shape) > len(expected) and not _fits(head, target)
         is_code = target.kind in ("classes", "binary") and (head.units or 0) > 1
-        if _fits(head, target) or is_missing or is_code or head.loss in ("custom", ""):
+        if _fits(head, target) or is_missing or is_code or not _pairs_entries(looks, head):
             continue
         one = head.units == 1 and head.loss in CATEGORICAL
         if one or (head.loss in SPARSE and target.kind == "one-hot"):
@@ -86,6 +86,11 @@ def wrong_shape(looks: Looks) -> Iterator[Finding]:
             {},
             "Look for a reshape or a reduction over the first axis.",
         )
+
+
+def _pairs_entries(looks: Looks, head: HeadLook) -> bool:
+    """Whether the loss pairs outputs with targets entry by entry, or failed at it."""
+    return head.loss not in ("custom", "", "CTC") or bool(looks.signal.error)
 
 
 def _expected(head: HeadLook, target: TargetLook) -> tuple[int, ...]:

@@ -65,9 +65,8 @@ def learning_rate_too_low(looks: Looks) -> Iterator[Finding]:
         "learning-rate-too-low",
         "warning",
         None,
-        f"At a rate of {_shown(rate)} the loss only goes from {plan.first_loss:.3g} to "
-        f"{plan.last_loss:.3g} in {plan.steps} steps; at {_shown(rate, healed)} the same training "
-        f"learns {healed.run.merit:.0%}{_with(healed)}.",
+        f"At a rate of {_shown(rate)} {plan.steps} steps learn {max(plan.merit, 0):.0%}; at "
+        f"{_shown(rate, healed)} the same training learns {healed.run.merit:.0%}{_with(healed)}.",
         {"rate": rate, "factor": healed.factor, "gain": healed.gain, "plan": plan.merit,
          "higher": healed.run.merit},
         f"- learning_rate={_shown(rate)}\n+ learning_rate={_shown(rate, healed)}",
@@ -219,7 +218,7 @@ def float16(looks: Looks) -> Iterator[Finding]:
             {"input_maximum": over.input_maximum},
             'Scale its inputs, or give the layer `dtype="float32"`.',
         )
-    elif first is not None and not learns(looks.trial):
+    elif first is not None and not looks.structure.is_loss_scaled and not learns(looks.trial):
         yield Finding(
             "float16-underflow",
             "warning",
