@@ -12,10 +12,12 @@ from gradstab.diagnosis.diagnose import diagnose
 from gradstab.repairs.draft import Plan, compile_arguments
 from gradstab.repairs.result import Action, Repair
 from gradstab.repairs.search import (
+    GOOD,
     Search,
     allowed_by,
     gain_that_counts,
     recipes_for,
+    usual,
 )
 from gradstab.repairs.trial import Bench, Trial, seeded
 
@@ -24,8 +26,8 @@ REPAIRED: Final = "repaired"
 IMPROVED: Final = "improved"
 NOT_REPAIRABLE: Final = "not repairable"
 
-# A score is hardly better than a constant answer's up to the first, and good from the second on.
-_CHANCE, _GOOD = 0.15, 0.5
+# Up to this a score is hardly better than a constant answer's.
+_CHANCE: Final = 0.15
 # The share of what was missing to a perfect score that a repair has to bring.
 _SHARE: Final = 0.5
 
@@ -101,13 +103,15 @@ def repair(
     least = gain_that_counts(bench.num_scored)
     recipes = recipes_for([root.code for root in roots], bench.applicable(allowed))
     found = search.best(recipes, least / 2)
+    if found is not None:
+        found = search.extended(found, usual(allowed), least / 2)
     # What is good already has to get much better: some change or other always helps a little.
-    wanted = _SHARE * (1 - plain.score) if plain.score >= _GOOD else 0.0
-    if found is None or found.score < plain.score + max(least, wanted):
+    wanted = _SHARE * (1 - plain.score) if plain.score >= GOOD else 0.0
+    if found is None or found.score < max(plain.score, 0.0) + max(least, wanted):
         return _no_gain(model, plain, roots, search, diagnosis)
     found, evidence = search.pruned(found, least / 2)
     gain = found.score - plain.score
-    is_good = found.score >= _GOOD or gain >= _SHARE * (1 - plain.score)
+    is_good = found.score >= GOOD or gain >= _SHARE * (1 - plain.score)
     holds = search.holds(found, seed + 1, plain.score + max(least, gain / 2)) if is_good else None
     verdict = REPAIRED if is_good and holds is not False else IMPROVED
     cause = roots[0].cause if roots else "it does not learn, and the diagnosis names no cause"
@@ -128,7 +132,7 @@ def repair(
 
 
 def _no_gain(model: Any, plain: Trial, roots: Any, search: Search, diagnosis: Any) -> Repair:
-    if plain.score >= _GOOD:
+    if plain.score >= GOOD:
         reason = "it learns, and no change made it better"
         return _unchanged(model, plain, NOT_NEEDED, reason, search.spent, diagnosis)
     cause = roots[0].cause if roots else plain.error or "no cause was found"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from gradstab.repairs.prescriptions.base import Prescription
 from gradstab.repairs.prescriptions.catalogue import CATALOGUE
@@ -17,6 +17,8 @@ _ENOUGH: Final = 0.9
 # Tracing takes some seconds however small the net is, and a plain run that raises takes none.
 _LEAST_SECONDS: Final = 2.0
 _MOST_ACTIONS: Final = 3
+# A score from which on a net is called good.
+GOOD: Final = 0.5
 # Shares of the budget beyond the plain run: for first tries, and then for long ones.
 _FOR_FIRST, _FOR_LONG = 0.5, 0.85
 # What a net should be given where its findings say nothing, or what they say does not help.
@@ -89,9 +91,23 @@ class Search:
                 break
             self._train(trial, _FULL)
             finished.append(trial)
-        highest = max((trial.score for trial in finished), default=0.0)
+        if not finished:
+            return None
+        highest = max(trial.score for trial in finished)
+        if highest < margin:  # None learns: what is missing may come on top of the most changes.
+            return max(finished, key=lambda trial: len(trial.actions))
         near = [trial for trial in finished if trial.score >= highest - margin]
-        return min(near, key=lambda trial: (len(trial.actions), -trial.score), default=None)
+        return min(near, key=lambda trial: (len(trial.actions), -trial.score))
+
+    def extended(self, trial: Trial, more: Sequence[Prescription], margin: float) -> Trial:
+        """Add changes to a recipe, one at a time, while it is not good and time is left."""
+        while trial.score < GOOD and len(trial.actions) < _MOST_ACTIONS and not self._is_over(1.0):
+            has = tuple(trial.actions)
+            longer = self.best([(*has, each) for each in more if each not in has], margin)
+            if longer is None or _floored(longer.score) < _floored(trial.score) + margin:
+                break
+            trial = longer
+        return trial
 
     def pruned(self, trial: Trial, margin: float) -> tuple[Trial, dict[Prescription, Evidence]]:
         """Take out of a recipe what does not help, and return what the rest is worth.
@@ -100,7 +116,7 @@ class Search:
             trial: A recipe, trained in full.
             margin: By how much a score has to fall for a change to have helped.
         """
-        evidence = {}
+        evidence: dict[Prescription, Evidence] = {}
         if len(trial.actions) == 1:
             (only,) = trial.actions
             share = max(set(trial.scores) & set(self._plain.scores))
@@ -115,10 +131,10 @@ class Search:
                 continue
             self._train(undone, _FIRST)
             after, without = trial.scores[_FIRST], undone.scores[_FIRST]
-            if without >= after - margin and not self._is_over(1.0):
+            if _floored(without) >= _floored(after) - margin and not self._is_over(1.0):
                 self._train(undone, _FULL)
                 after, without = trial.score, undone.score
-                if without >= after - margin:
+                if _floored(without) >= _floored(after) - margin:
                     return self.pruned(undone, margin)
             evidence[action] = Evidence(self._plain.score, after, without)
         return trial, evidence
@@ -151,6 +167,16 @@ class Search:
         return self._spent >= share * self._budget * self._unit
 
 
+def _floored(score: float) -> float:
+    """Return a score, but 0 where it is worse than a constant answer's: none of those learns."""
+    return max(score, 0.0)
+
+
+def usual(allowed: Sequence[Prescription]) -> list[Prescription]:
+    """Return what a net should be given where its findings do not help."""
+    return [each for name in _USUAL for each in allowed if type(each).__name__ == name]
+
+
 def recipes_for(codes: Sequence[str], allowed: Sequence[Prescription]) -> list[Recipe]:
     """Return recipes for findings, those first that are likely to heal.
 
@@ -164,8 +190,7 @@ def recipes_for(codes: Sequence[str], allowed: Sequence[Prescription]) -> list[R
         answers = answers_to(code, allowed)
         firsts += [each for each in answers[:1] if each not in firsts]
         others += [each for each in answers[1:] if each not in others]
-    usual = [each for name in _USUAL for each in allowed if type(each).__name__ == name]
-    known = list(dict.fromkeys([*firsts, *others, *usual]))
+    known = list(dict.fromkeys([*firsts, *others, *usual(allowed)]))
     if not known:
         return []
     firsts = known[: max(1, len(firsts))]
@@ -173,7 +198,7 @@ def recipes_for(codes: Sequence[str], allowed: Sequence[Prescription]) -> list[R
     together = tuple(firsts[:_MOST_ACTIONS])
     recipes: list[Recipe] = [together, tuple(firsts[:1])]
     recipes += [(firsts[0], each) for each in rest[:2]]
-    recipes.append(tuple(usual[:_MOST_ACTIONS]))
+    recipes.append(tuple(usual(allowed)[:_MOST_ACTIONS]))
     recipes += [(each,) for each in [*firsts[1:3], *rest]]
     return list(dict.fromkeys(recipe for recipe in recipes if recipe))
 
@@ -195,8 +220,3 @@ def allowed_by(names: Sequence[str] | None) -> list[Prescription]:
 def gain_that_counts(num_scored: int) -> float:
     """Return the difference of two scores that is no noise, for a number of scored examples."""
     return 0.05 + 0.5 / max(num_scored, 1) ** 0.5
-
-
-def describe(score: Any) -> str:
-    """Return a score as text."""
-    return f"{float(score):.2f}"
