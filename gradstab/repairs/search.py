@@ -27,6 +27,9 @@ _USUAL: Final = (
     "SwapActivations", "InsertNormalization", "TrainLonger",
 )  # fmt: skip
 
+# What is off scale hides all else; of data on unit scale these change nothing.
+_SCALES: Final = ("ScaleInputs", "ScaleTargets")
+
 Recipe = tuple[Prescription, ...]
 
 
@@ -195,7 +198,8 @@ def recipes_for(codes: Sequence[str], allowed: Sequence[Prescription]) -> list[R
         return []
     firsts = known[: max(1, len(firsts))]
     rest = known[len(firsts) :]
-    together = tuple(firsts[:_MOST_ACTIONS])
+    scales = [each for each in CATALOGUE if type(each).__name__ in _SCALES and each not in firsts]
+    together = tuple((firsts + scales)[:_MOST_ACTIONS])
     recipes: list[Recipe] = [together, tuple(firsts[:1])]
     recipes += [(firsts[0], each) for each in rest[:2]]
     recipes.append(tuple(usual(allowed)[:_MOST_ACTIONS]))
