@@ -101,7 +101,7 @@ def repair(
         return _unchanged(model, plain, NOT_NEEDED, reason, 1.0, diagnosis)
     search = Search(bench, plain, budget)
     least = gain_that_counts(bench.num_scored)
-    recipes = recipes_for([root.code for root in roots], bench.applicable(allowed))
+    recipes = recipes_for([root.code for root in roots], bench.applicable(allowed), allowed)
     found = search.best(recipes, least / 2)
     if found is not None:
         found = search.extended(found, usual(allowed), least / 2)

@@ -180,29 +180,32 @@ def usual(allowed: Sequence[Prescription]) -> list[Prescription]:
     return [each for name in _USUAL for each in allowed if type(each).__name__ == name]
 
 
-def recipes_for(codes: Sequence[str], allowed: Sequence[Prescription]) -> list[Recipe]:
+def recipes_for(
+    codes: Sequence[str], applicable: Sequence[Prescription], allowed: Sequence[Prescription]
+) -> list[Recipe]:
     """Return recipes for findings, those first that are likely to heal.
 
     Args:
         codes: Codes of the root findings, the likeliest first.
-        allowed: Prescriptions that apply.
+        applicable: Prescriptions that change something of the model as it was given.
+        allowed: Prescriptions that the person allows.
     """
     firsts: list[Prescription] = []
     others: list[Prescription] = []
     for code in codes:
-        answers = answers_to(code, allowed)
+        answers = answers_to(code, applicable)
         firsts += [each for each in answers[:1] if each not in firsts]
         others += [each for each in answers[1:] if each not in others]
-    known = list(dict.fromkeys([*firsts, *others, *usual(allowed)]))
+    known = list(dict.fromkeys([*firsts, *others, *usual(applicable)]))
     if not known:
         return []
     firsts = known[: max(1, len(firsts))]
     rest = known[len(firsts) :]
-    scales = [each for each in CATALOGUE if type(each).__name__ in _SCALES and each not in firsts]
+    scales = [each for each in allowed if type(each).__name__ in _SCALES and each not in firsts]
     together = tuple((firsts + scales)[:_MOST_ACTIONS])
     recipes: list[Recipe] = [together, tuple(firsts[:1])]
     recipes += [(firsts[0], each) for each in rest[:2]]
-    recipes.append(tuple(usual(allowed)[:_MOST_ACTIONS]))
+    recipes.append(tuple(usual(applicable)[:_MOST_ACTIONS]))
     recipes += [(each,) for each in [*firsts[1:3], *rest]]
     return list(dict.fromkeys(recipe for recipe in recipes if recipe))
 
