@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradstab import (
         callbacks,
         data,
+        diagnosis,
         functional,
         initializers,
         layers,
@@ -32,13 +33,16 @@ if TYPE_CHECKING:
         optimizers,
         recipes,
         regularizers,
+        repairs,
         reports,
         schedules,
         training,
         transforms,
     )
     from gradstab._errors import DivergenceError, WorkerLostError
+    from gradstab.diagnosis.diagnose import diagnose
     from gradstab.optimizers import stabilize
+    from gradstab.repairs import Repair, find_learning_rate, repair
     from gradstab.unwrap import unwrap
 
 __version__ = "0.1.0"
@@ -46,6 +50,7 @@ __version__ = "0.1.0"
 _SUBPACKAGES = (
     "callbacks",
     "data",
+    "diagnosis",
     "functional",
     "initializers",
     "layers",
@@ -54,6 +59,7 @@ _SUBPACKAGES = (
     "optimizers",
     "recipes",
     "regularizers",
+    "repairs",
     "reports",
     "schedules",
     "training",
@@ -62,16 +68,24 @@ _SUBPACKAGES = (
 _NAMES = {
     "DivergenceError": "gradstab._errors",
     "WorkerLostError": "gradstab._errors",
+    "diagnose": "gradstab.diagnosis.diagnose",
+    "Repair": "gradstab.repairs",
+    "find_learning_rate": "gradstab.repairs",
+    "repair": "gradstab.repairs",
     "stabilize": "gradstab.optimizers",
     "unwrap": "gradstab.unwrap",
 }
 
 __all__ = [
     "DivergenceError",
+    "Repair",
     "WorkerLostError",
     "__version__",
     "callbacks",
     "data",
+    "diagnose",
+    "diagnosis",
+    "find_learning_rate",
     "functional",
     "initializers",
     "layers",
@@ -80,6 +94,8 @@ __all__ = [
     "optimizers",
     "recipes",
     "regularizers",
+    "repair",
+    "repairs",
     "reports",
     "schedules",
     "stabilize",

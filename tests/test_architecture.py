@@ -19,8 +19,8 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 
 # A room imports from its own and from these. The spine runs one way:
 SPINE = (
-    "keras_hooks", "functional", "transforms", "optimizers", "monitoring", "recovery", "callbacks",
-    "training", "cli",
+    "keras_hooks", "functional", "transforms", "optimizers", "monitoring", "diagnosis", "recovery",
+    "callbacks", "training", "repairs", "cli",
 )  # fmt: skip
 MAY_IMPORT = {room: set(SPINE[:place]) for place, room in enumerate(SPINE)}
 MAY_IMPORT |= {
@@ -60,7 +60,8 @@ KERAS_FREE = [
     for name in MODULES
     if name in {"gradstab", "gradstab._lazy", "gradstab.cli", "gradstab.cli.main"}
     or name in {"gradstab.monitoring", "gradstab.monitoring.record", "gradstab.monitoring.writer"}
-    or name.startswith("gradstab.reports")
+    or name in {"gradstab.diagnosis", "gradstab.diagnosis.finding", "gradstab.diagnosis.diagnosis"}
+    or name.startswith(("gradstab.reports", "gradstab.diagnosis.looks", "gradstab.diagnosis.rules"))
 ]
 
 

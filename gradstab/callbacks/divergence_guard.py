@@ -157,7 +157,10 @@ class DivergenceGuard(keras.callbacks.Callback):
         judge, best = self._judge, self._best
         if cause is None or judge is None or best is None or self.verdict is not None:
             return
-        self.verdict = f"Training has diverged. {cause} {best.restore(cause)}"
+        self.verdict = (
+            f"Training has diverged. {cause} {best.restore(cause)} "
+            f"Rule: {cause.code} (docs/rules/{cause.code}.md)."
+        )
         for each in judge.watched:
             each.optimizer.telemetry.acknowledge()
         if self.on_divergence == "raise":

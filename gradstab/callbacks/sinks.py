@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from gradstab.callbacks.sampled import Rates, Sample, each, rate_scalar, scalars_of
+from gradstab.diagnosis.rules.records import diagnose_record
 from gradstab.monitoring.record import PerVariable, Record, read_record
 from gradstab.monitoring.tensorboard import TensorBoardWriter
 from gradstab.monitoring.writer import RecordWriter
@@ -135,6 +136,7 @@ class RecordSink:
         """Write the last step and how the run ended, close, and draw."""
         if len(reading.steps) and reading.steps[-1] > self._last_written:
             self._step(int(reading.steps[-1]), reading, len(reading.steps) - 1, None)
+        self._diagnose()
         why = reading.divergence
         if why is None:
             self._writer.event("end", step=reading.cursor)
@@ -146,6 +148,18 @@ class RecordSink:
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
+
+    def _diagnose(self) -> None:
+        """Write what the rules find in the record, for the report."""
+        for finding in diagnose_record(read_record(self._run_dir)):
+            if finding.is_root and finding.severity != "info":
+                self._writer.finding(
+                    finding.code,
+                    step=None,
+                    severity=finding.severity,
+                    layer=finding.layer,
+                    message=finding.cause,
+                )
 
     def _draw(self) -> None:
         record = read_record(self._run_dir)

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     data = _data(arguments, file.parent / COMMAND_FILE)
     with refusing_bad_input():
         quiet_tensorflow()
-        model = _load(file)
+        model = load_model(file)
     datasets = load_data(**data)
     with refusing_bad_input():
         _check_shapes(model, datasets, data["data"])
@@ -87,7 +87,8 @@ def _data(arguments: argparse.Namespace, command_file: Path) -> dict[str, Any]:
     return {name: known.get(name) if given[name] is None else given[name] for name in _DATA}
 
 
-def _load(file: Path) -> Any:
+def load_model(file: Path) -> Any:
+    """Return the compiled model in a file, or refuse it in one line."""
     import keras
 
     import gradstab  # noqa: F401  its classes have to be registered

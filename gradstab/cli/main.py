@@ -3,7 +3,8 @@
 Nothing here imports Keras or TensorFlow, so that `--help` and wrong arguments answer at once; a
 command imports them when it runs.
 
-Exit codes: 0 all went well, 1 training failed, 2 bad arguments or data, with one line on stderr.
+Exit codes: 0 all went well, 1 training failed or a diagnosis found an error, 2 bad arguments or
+data, with one line on stderr.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import NoReturn
 
 from gradstab import __version__
 from gradstab._errors import DivergenceError
-from gradstab.cli import demo, evaluate, report, train
+from gradstab.cli import demo, diagnose, evaluate, repair, report, train
 from gradstab.cli.console import InputError, RunFailedError, one_line
 
-_COMMANDS = (demo, train, evaluate, report)
+_COMMANDS = (demo, train, evaluate, report, diagnose, repair)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="gradstab",
         description="Keeps Keras training stable: prevents, watches and explains exploding and "
         "vanishing gradients.",
-        epilog="Exit codes: 0 fine, 1 training failed, 2 bad arguments or data.",
+        epilog="Exit codes: 0 fine, 1 training failed or a diagnosis found an error, 2 bad "
+        "arguments or data.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"gradstab {__version__}")

@@ -135,6 +135,16 @@ class RecordWriter:
         """
         self._write(_encode_line("event", {"step": step, "event": event, "details": details}))
 
+    def finding(self, finding: str, *, step: int | None = None, **details: Any) -> None:
+        """Write what a diagnosis found.
+
+        Args:
+            finding: Code of the rule.
+            step: Number of the step, or `None` where it belongs to none.
+            details: What else there is to tell, such as `severity`, `layer`, `message`.
+        """
+        self._write(_encode_line("finding", {"step": step, "finding": finding, "details": details}))
+
     def close(self) -> None:
         """Close the file. A second call does nothing."""
         self._file.close()

@@ -25,11 +25,13 @@ class Cause:
         text: In words.
         goes_back: Whether the state is to be put back: to the best, or to where training began.
         is_applied: Whether steps that were applied are at fault; skipped ones changed nothing.
+        code: The rule of `gradstab.diagnose` that it falls under, with a page in docs/rules/.
     """
 
     text: str
     goes_back: bool = True
     is_applied: bool = True
+    code: str = "nonfinite-gradients"
 
     def __str__(self) -> str:
         return self.text
@@ -71,7 +73,7 @@ def of_zero_gradient(steps: int, layer: str | None) -> Cause:
         told += (
             f"Layer `{layer}` stops it: all of its units are zero on examples of the training data."
         )
-    return Cause(told, goes_back=False)
+    return Cause(told, goes_back=False, code="dead-units")
 
 
 def lost_between(model: Any, bad: Collection[str]) -> str:

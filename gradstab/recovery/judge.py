@@ -153,7 +153,7 @@ class Judge:
                 cause = of_divergence(self._model, divergence, every, self.state.damage())
                 named = cause.text if len(self.watched) == 1 else f"Of `{each.name}`: {cause}"
                 return dataclasses.replace(cause, text=named)
-        return _as_cause(self._explosion.told())
+        return _as_cause(self._explosion.told(), "exploding-gradients")
 
     def after_epoch(self, loss: float) -> Cause | None:
         """Return what an epoch tells, or `None` if all is well.
@@ -169,13 +169,15 @@ class Judge:
         if steps and self.applied == 0:
             latest = [each.latest for each in self.watched if each.steps]
             return of_nothing_applied(steps, latest, self.state.damage())
-        cause = self._settled(loss, is_last=True) or _as_cause(self._statistics.told())
+        cause = self._settled(loss, is_last=True) or _as_cause(
+            self._statistics.told(), "loss-spikes"
+        )
         if cause is not None:
             return cause
         if steps and not any(each.has_moved for each in self.watched):
             return of_zero_gradient(steps, stopping_layer(self._liveness.latest))
         told = self._liveness.never_learned()
-        return None if told is None else Cause(told, goes_back=False)
+        return None if told is None else Cause(told, goes_back=False, code="collapsed-output")
 
     def _settled(self, loss: float, *, is_last: bool) -> Cause | None:
         cause = self.after_steps()
@@ -185,15 +187,15 @@ class Judge:
         if damage is not None:
             return Cause(str(damage))
         told = self._explosion.see_epoch(loss, is_last=is_last)
-        if told is None:
-            self._liveness.look()
-            self._statistics.look()
-            told = self._liveness.told(is_last=is_last)
-        return _as_cause(told)
+        if told is not None:
+            return Cause(told, code="exploding-gradients")
+        self._liveness.look()
+        self._statistics.look()
+        return _as_cause(self._liveness.told(is_last=is_last), "collapsed-output")
 
 
-def _as_cause(text: str | None) -> Cause | None:
-    return None if text is None else Cause(text)
+def _as_cause(text: str | None, code: str) -> Cause | None:
+    return None if text is None else Cause(text, code=code)
 
 
 def value_of_logs(logs: Mapping[str, Any], name: str) -> float:

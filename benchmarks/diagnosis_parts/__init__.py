@@ -1,0 +1,1 @@
+"""What `diagnosis.py` is made of: cases, and how a diagnosis of one is scored."""

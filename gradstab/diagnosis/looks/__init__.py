@@ -1,0 +1,1 @@
+"""What a diagnosis measures: plain data that rules read, without Keras."""

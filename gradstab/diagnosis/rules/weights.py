@@ -1,0 +1,141 @@
+"""Rules on weights before training, and on what is not finite in the first pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gradstab.diagnosis.finding import Finding
+from gradstab.diagnosis.looks.bundle import Looks
+from gradstab.diagnosis.looks.signal import LayerSignal
+
+
+def constant_initialization(looks: Looks) -> Iterator[Finding]:
+    """Find hidden layers whose units begin alike and stay alike."""
+    for each in looks.hidden:
+        signal = looks.signal.layer(each.name)
+        unknown = signal is None or signal.gradient is None
+        if each.kernel_alike and each.trainable and (unknown or (signal and signal.gradient_alike)):
+            value = each.kernel_offset or 0.0
+            yield Finding(
+                "constant-initialization",
+                "error",
+                each.name,
+                f"All units of `{each.name}` begin with the same weights ({value:.3g}) and get the "
+                "same gradient, so they stay alike: the layer is as good as one unit."
+                if value
+                else f"All weights of `{each.name}` begin at 0: nothing passes, and no gradient "
+                "tells its units apart.",
+                {"value": value, "units": each.units},
+                '- kernel_initializer=...\n+ kernel_initializer="he_normal"',
+            )
+            return
+
+
+def disconnected_variables(looks: Looks) -> Iterator[Finding]:
+    """Find trained variables that the loss does not depend on."""
+    names = looks.signal.disconnected
+    # Biases before a normalization and the like come and go; whole layers do not.
+    if names:
+        layer = names[0].split("/")[-2] if "/" in names[0] else names[0]
+        everything = len(names) >= sum(each.trainable for each in looks.structure.layers) * 2
+        yield Finding(
+            "disconnected-variables",
+            "error" if everything else "warning",
+            layer,
+            f"The loss does not depend on {len(names)} trained variables, the first of them "
+            f"`{names[0]}`: they never change.",
+            {"variables": len(names)},
+            "Use the layer's output in `call`, or take the layer out. `argmax`, rounding, casts to "
+            "integers, NumPy and `stop_gradient` cut the gradient.",
+        )
+
+
+def frozen_model(looks: Looks) -> Iterator[Finding]:
+    """Find a model in which nothing, or next to nothing, is trained."""
+    layers = [each for each in looks.structure.layers if each.units is not None]
+    frozen = [each.name for each in layers if each.frozen and not each.trainable]
+    if layers and looks.structure.trainable_weights == 0:
+        yield Finding(
+            "frozen-model",
+            "error",
+            frozen[0] if frozen else None,
+            "The model has no trained weight: training changes nothing.",
+            {"layers": len(layers)},
+            "Say `layer.trainable = True` where it is to learn, then compile again.",
+        )
+    elif frozen and layers[-1].name in frozen:
+        yield Finding(
+            "frozen-model",
+            "warning",
+            layers[-1].name,
+            f"The last layer, `{layers[-1].name}`, is frozen: what is trained before it can't "
+            "change how it answers.",
+            {"frozen": len(frozen)},
+            f'`model.get_layer("{layers[-1].name}").trainable = True`, then compile again.',
+        )
+    elif len(frozen) * 2 > len(layers) and not looks.structure.iterations:
+        yield Finding(
+            "frozen-model",
+            "info",
+            frozen[0],
+            f"{len(frozen)} of {len(layers)} layers are frozen.",
+            {"frozen": len(frozen), "layers": len(layers)},
+            "Right for a model that was trained before; else say `trainable = True` and compile.",
+        )
+
+
+def nonfinite_forward(looks: Looks) -> Iterator[Finding]:
+    """Find the first layer that turns finite inputs into NaN or infinity."""
+    first = next((each for each in looks.signal.layers if each.finite < 1), None)
+    if first is not None and first.input_finite:
+        yield Finding(
+            "nonfinite-forward",
+            "error",
+            first.name,
+            f"`{first.name}` gets finite numbers and gives {1 - first.finite:.0%} NaN or infinity"
+            f"{_why(first)}.",
+            {"finite": first.finite, "input_minimum": first.input_minimum,
+             "input_maximum": first.input_maximum},
+            "Keep what goes into a logarithm, a root or a division away from 0: "
+            "`ops.log(ops.maximum(x, 1e-7))`; scale what goes into an exponential.",
+        )  # fmt: skip
+    signal = looks.signal
+    is_lost = signal.loss is not None and not math.isfinite(signal.loss)
+    has_data = not any(target.nonfinite for target in looks.data.targets)
+    if first is None and is_lost and signal.outputs_finite and has_data and looks.structure.heads:
+        yield Finding(
+            "nonfinite-forward",
+            "error",
+            looks.structure.heads[0].layer,
+            "The outputs are finite and the loss is not: the loss takes a logarithm, root or "
+            "quotient of something at or below 0.",
+            {"loss": str(signal.loss)},
+            "Clip inside of the loss, `ops.clip(y_pred, 1e-7, 1 - 1e-7)`, or use Keras' loss of "
+            "that kind.",
+        )
+
+
+def _why(layer: LayerSignal) -> str:
+    size = max(abs(layer.input_minimum), abs(layer.input_maximum))
+    if size > 80:
+        return f"; its inputs reach {size:.3g}, where exponentials overflow"
+    if layer.input_minimum <= 0:
+        return f"; its inputs go down to {layer.input_minimum:.3g}, of which there is no logarithm"
+    return ""
+
+
+def nonfinite_gradients(looks: Looks) -> Iterator[Finding]:
+    """Find a finite loss whose gradient is not finite."""
+    bad = [each for each in looks.signal.layers if not each.gradient_finite]
+    if bad and looks.signal.loss is not None and abs(looks.signal.loss) < float("inf"):
+        last = bad[-1]
+        yield Finding(
+            "nonfinite-gradients",
+            "error",
+            last.name,
+            f"The loss is finite and its gradient is not, from `{last.name}` on back: behind it "
+            "stands a root, norm or power at 0.",
+            {"layers": len(bad)},
+            "Add a small number inside of the root: `ops.sqrt(x + 1e-12)`.",
+        )

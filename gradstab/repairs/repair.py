@@ -1,0 +1,190 @@
+"""The smallest change that heals a model: found from its diagnosis, tried, and shown as a diff."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import keras
+
+from gradstab._validation import check_float, check_int
+from gradstab.diagnosis.diagnose import diagnose
+from gradstab.repairs.draft import Plan, compile_arguments
+from gradstab.repairs.result import Action, Repair
+from gradstab.repairs.search import (
+    GOOD,
+    Search,
+    allowed_by,
+    gain_that_counts,
+    recipes_for,
+    usual,
+)
+from gradstab.repairs.trial import Bench, Trial, seeded
+
+NOT_NEEDED: Final = "not needed"
+REPAIRED: Final = "repaired"
+IMPROVED: Final = "improved"
+NOT_REPAIRABLE: Final = "not repairable"
+
+# Up to this a score is hardly better than a constant answer's.
+_CHANCE: Final = 0.15
+# The share of what was missing to a perfect score that a repair has to bring.
+_SHARE: Final = 0.5
+
+
+def repair(
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    validation_data: Any = None,
+    epochs: int = 10,
+    batch_size: int = 32,
+    budget: float = 3.0,
+    seed: int = 0,
+    allow: Sequence[str] | None = None,
+) -> Repair:
+    """Find the smallest change that heals a model, and show it as a diff.
+
+    The model is diagnosed and trained once as planned. Where it is sick, changes that answer the
+    diagnosis are tried on copies, alone and up to three together; the better ones are trained
+    longer. What does not help is taken out again. The model that was given is never changed.
+
+    Args:
+        model: A compiled model. Sequential and functional models can get other layers. Of
+            subclassed ones only the training is changed, and they need a `get_config`.
+        x: Inputs: an array, or a list or dict of arrays, with the examples along the first axis.
+        y: Targets, likewise.
+        validation_data: Inputs and targets to score on; by default a fifth of the data is held out.
+        epochs: Epochs as planned.
+        batch_size: Batch size as planned.
+        budget: Time to spend, in multiples of one training as planned. Diagnosis and first traces
+            come on top for nets that train within seconds.
+        seed: Draws first weights, the examples held out, and the order of examples.
+        allow: Class names of prescriptions to try; all by default.
+
+    Raises:
+        TypeError: If data is not given as arrays.
+        ValueError: If the model is not compiled or can't be copied, or arguments are out of range.
+
+    Example:
+    >>> import keras, numpy as np, gradstab
+    >>> x = np.random.default_rng(0).normal(size=(400, 4)).astype("float32")
+    >>> y = (x.sum(1) > 0).astype("float32")
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "softmax", name="out")])
+    >>> model.compile("adam", "binary_crossentropy")
+    >>> print(gradstab.repair(model, x, y, epochs=20).diff())  # doctest: +SKIP
+    # make output, loss and labels fit
+    - keras.layers.Dense(1, activation="softmax")
+    + keras.layers.Dense(1, activation="sigmoid")
+
+    Reference:
+        Zhang et al. (2021), "AUTOTRAINER: An Automatic DNN Training Problem Detection and Repair
+        System", for repairs from a catalogue; Jamieson and Talwalkar (2016), "Non-stochastic Best
+        Arm Identification and Hyperparameter Optimization", for successive halving.
+    """
+    _check(model, x, y, validation_data)
+    check_int("epochs", epochs, minimum=1)
+    check_int("batch_size", batch_size, minimum=1)
+    check_float("budget", budget, minimum=1.0)
+    allowed = allowed_by(allow)
+    bench = Bench(model, x, y, validation_data, Plan(epochs, batch_size), seed)
+    diagnosis = _diagnosed(model, x, y, epochs, batch_size, seed)
+    roots = [root for root in diagnosis.roots if root.severity != "info"]
+    plain = bench.trial([])
+    if plain.model is None:
+        raise ValueError(f"`model` can't be copied. {plain.error}")
+    for share in (0.25, 1.0):
+        bench.train(plain, share)
+    if not roots and plain.score > _CHANCE:
+        reason = "it learns, and the diagnosis finds no fault"
+        return _unchanged(model, plain, NOT_NEEDED, reason, 1.0, diagnosis)
+    search = Search(bench, plain, budget)
+    least = gain_that_counts(bench.num_scored)
+    recipes = recipes_for([root.code for root in roots], bench.applicable(allowed), allowed)
+    found = search.best(recipes, least / 2)
+    if found is not None:
+        found = search.extended(found, usual(allowed), least / 2)
+    # What is good already has to get much better: some change or other always helps a little.
+    wanted = _SHARE * (1 - plain.score) if plain.score >= GOOD else 0.0
+    if found is None or found.score < max(plain.score, 0.0) + max(least, wanted):
+        return _no_gain(model, plain, roots, search, diagnosis)
+    found, evidence = search.pruned(found, least / 2)
+    gain = found.score - plain.score
+    is_good = found.score >= GOOD or gain >= _SHARE * (1 - plain.score)
+    holds = search.holds(found, seed + 1, plain.score + max(least, gain / 2)) if is_good else None
+    verdict = REPAIRED if is_good and holds is not False else IMPROVED
+    cause = roots[0].cause if roots else "it does not learn, and the diagnosis names no cause"
+    return Repair(
+        _fresh(model, found, seed),
+        verdict,
+        cause,
+        actions=[
+            Action(each.name, tuple(changes), evidence.get(each))
+            for each, changes in found.actions.items()
+        ],
+        draft=found.draft,
+        score_before=plain.score,
+        score=found.score,
+        cost=search.spent,
+        diagnosis=diagnosis,
+    )
+
+
+def _no_gain(model: Any, plain: Trial, roots: Any, search: Search, diagnosis: Any) -> Repair:
+    if plain.score >= GOOD:
+        reason = "it learns, and no change made it better"
+        return _unchanged(model, plain, NOT_NEEDED, reason, search.spent, diagnosis)
+    cause = roots[0].cause if roots else plain.error or "no cause was found"
+    reason = f"{cause} No change that was tried helped."
+    return _unchanged(model, plain, NOT_REPAIRABLE, reason, search.spent, diagnosis)
+
+
+def _unchanged(
+    model: Any, plain: Trial, verdict: str, reason: str, cost: float, diagnosis: Any
+) -> Repair:
+    return Repair(model, verdict, reason, actions=(), draft=plain.draft, score_before=plain.score,
+                  score=plain.score, cost=cost, diagnosis=diagnosis)  # fmt: skip
+
+
+def _fresh(model: Any, trial: Trial, seed: int) -> Any:
+    """Return the repaired model with fresh weights, and with the person's metrics."""
+    with seeded(seed):
+        fresh = trial.draft.built()
+    config = compile_arguments(model)
+    metrics = {}
+    for name in ("metrics", "weighted_metrics"):
+        try:
+            metrics[name] = keras.saving.deserialize_keras_object(config.get(name))
+        except (TypeError, ValueError):  # A function of the person's own: it has no config.
+            metrics[name] = None
+    fresh.compile(
+        fresh.optimizer, trial.draft.loss, loss_weights=trial.draft.loss_weights,
+        jit_compile=config.get("jit_compile", "auto"),
+        steps_per_execution=config.get("steps_per_execution", 1), **metrics,
+    )  # fmt: skip
+    return fresh
+
+
+def _diagnosed(model: Any, x: Any, y: Any, epochs: int, batch_size: int, seed: int) -> Any:
+    return diagnose(model, x, y, epochs=epochs, batch_size=batch_size, seed=seed)
+
+
+def _check(model: Any, x: Any, y: Any, validation_data: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+    if not getattr(model, "compiled", False):
+        raise ValueError("`model` must be compiled. Call `model.compile(optimizer, loss)` first")
+    if validation_data is not None and len(validation_data) < 2:
+        raise ValueError("`validation_data` must be a pair of inputs and targets")
+    for name, data in (("x", x), ("y", y)):
+        leaves = keras.tree.flatten(data)
+        if not leaves or any(not hasattr(leaf, "shape") for leaf in leaves):
+            raise TypeError(
+                f"`{name}` must be an array, or a list or dict of arrays, since parts of it are "
+                f"drawn by row. Received: {type(data).__name__}. Gather a data set into arrays "
+                "first, at best some thousand examples"
+            )
+    counts = {len(leaf) for leaf in keras.tree.flatten((x, y))}
+    if len(counts) != 1:
+        raise ValueError(f"`x` and `y` must have as many examples. Received: {sorted(counts)}")

@@ -1,0 +1,229 @@
+"""A search for the recipe that heals: better ones are tried longer, each change is undone once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from gradstab.repairs.prescriptions.base import Prescription
+from gradstab.repairs.prescriptions.catalogue import CATALOGUE
+from gradstab.repairs.trial import Bench, Trial
+
+# Shares of the plan after which the worse half goes.
+_FIRST, _FULL = 0.25, 1.0
+# A recipe that scores this after the first share is trained on at once, and no other one tried.
+_ENOUGH: Final = 0.9
+# Tracing takes some seconds however small the net is, and a plain run that raises takes none.
+_LEAST_SECONDS: Final = 2.0
+_MOST_ACTIONS: Final = 3
+# A score from which on a net is called good.
+GOOD: Final = 0.5
+# Shares of the budget beyond the plain run: for first tries, and then for long ones.
+_FOR_FIRST, _FOR_LONG = 0.5, 0.85
+# What a net should be given where its findings say nothing, or what they say does not help.
+_USUAL: Final = (
+    "ScaleInputs", "ScaleTargets", "FitHead", "SetLearningRate", "UseAdam", "Reinitialize",
+    "SwapActivations", "InsertNormalization", "TrainLonger",
+)  # fmt: skip
+
+# What is off scale hides all else; of data on unit scale these change nothing.
+_SCALES: Final = ("ScaleInputs", "ScaleTargets")
+
+Recipe = tuple[Prescription, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a change was worth.
+
+    Attributes:
+        before: Score of the model as it was given.
+        after: Score of the recipe, after the same share of training as `undone`.
+        undone: Score of the recipe without the change.
+    """
+
+    before: float
+    after: float
+    undone: float
+
+
+class Search:
+    """A search within a budget of time.
+
+    Args:
+        bench: Where drafts are tried.
+        plain: The model as it was given, trained in full.
+        budget: Time in multiples of that of the plain run, which is counted.
+    """
+
+    def __init__(self, bench: Bench, plain: Trial, budget: float) -> None:
+        self._bench, self._plain = bench, plain
+        self._unit = max(plain.seconds, _LEAST_SECONDS)
+        self._budget = budget - 1.0
+        self._spent = 0.0
+        self._seen: dict[tuple[str, ...], Trial] = {}
+
+    @property
+    def spent(self) -> float:
+        """Time in multiples of the plain run, with that."""
+        return 1.0 + self._spent / self._unit
+
+    def best(self, recipes: Iterable[Recipe], margin: float) -> Trial | None:
+        """Return the recipe that scores best in the end, or `None` if none could be tried.
+
+        Args:
+            recipes: What to try, the likeliest first.
+            margin: Of scores that are no further apart, the one with fewer changes is taken.
+        """
+        tried: list[Trial] = []
+        for recipe in recipes:
+            if tried and self._is_over(_FOR_FIRST):
+                break
+            trial = self._tried(recipe)
+            if trial is not None and trial not in tried:
+                self._train(trial, _FIRST)
+                tried.append(trial)
+                if trial.score >= _ENOUGH:
+                    break
+        tried.sort(key=lambda trial: (-trial.score, len(trial.actions)))
+        finished: list[Trial] = []
+        plain = self._plain.scores.get(_FIRST, self._plain.score)
+        for trial in tried[:2]:
+            if finished and (self._is_over(_FOR_LONG) or trial.score <= plain):
+                break
+            self._train(trial, _FULL)
+            finished.append(trial)
+        if not finished:
+            return None
+        highest = max(trial.score for trial in finished)
+        if highest < margin:  # None learns: what is missing may come on top of the most changes.
+            return max(finished, key=lambda trial: len(trial.actions))
+        near = [trial for trial in finished if trial.score >= highest - margin]
+        return min(near, key=lambda trial: (len(trial.actions), -trial.score))
+
+    def extended(self, trial: Trial, more: Sequence[Prescription], margin: float) -> Trial:
+        """Add changes to a recipe, one at a time, while it is not good and time is left."""
+        while trial.score < GOOD and len(trial.actions) < _MOST_ACTIONS and not self._is_over(1.0):
+            has = tuple(trial.actions)
+            longer = self.best([(*has, each) for each in more if each not in has], margin)
+            if longer is None or _floored(longer.score) < _floored(trial.score) + margin:
+                break
+            trial = longer
+        return trial
+
+    def pruned(self, trial: Trial, margin: float) -> tuple[Trial, dict[Prescription, Evidence]]:
+        """Take out of a recipe what does not help, and return what the rest is worth.
+
+        Args:
+            trial: A recipe, trained in full.
+            margin: By how much a score has to fall for a change to have helped.
+        """
+        evidence: dict[Prescription, Evidence] = {}
+        if len(trial.actions) == 1:
+            (only,) = trial.actions
+            share = max(set(trial.scores) & set(self._plain.scores))
+            return trial, {only: Evidence(self._plain.score, trial.scores[share],
+                                          self._plain.scores[share])}  # fmt: skip
+        for action in reversed(list(trial.actions)):
+            rest = [each for each in trial.actions if each is not action]
+            if not rest or self._is_over(1.0):
+                continue
+            undone = self._tried(tuple(rest))
+            if undone is None:
+                continue
+            self._train(undone, _FIRST)
+            after, without = trial.scores[_FIRST], undone.scores[_FIRST]
+            if _floored(without) >= _floored(after) - margin and not self._is_over(1.0):
+                self._train(undone, _FULL)
+                after, without = trial.score, undone.score
+                if _floored(without) >= _floored(after) - margin:
+                    return self.pruned(undone, margin)
+            evidence[action] = Evidence(self._plain.score, after, without)
+        return trial, evidence
+
+    def holds(self, trial: Trial, seed: int, least: float) -> bool | None:
+        """Tell whether a recipe reaches a score from other first weights; `None`: no time left."""
+        if self._spent + trial.seconds > self._budget * self._unit:
+            return None
+        again = self._bench.trial(list(trial.actions), seed)
+        self._train(again, _FULL)
+        return again.score >= least
+
+    def _tried(self, recipe: Recipe) -> Trial | None:
+        key = tuple(sorted(type(each).__name__ for each in recipe))
+        if key in self._seen:
+            return self._seen[key]
+        trial = self._bench.trial(recipe)
+        self._spent += trial.seconds
+        if not trial.actions:
+            return None
+        effective = tuple(sorted(type(each).__name__ for each in trial.actions))
+        return self._seen.setdefault(effective, self._seen.setdefault(key, trial))
+
+    def _train(self, trial: Trial, share: float) -> None:
+        before = trial.seconds
+        self._bench.train(trial, share)
+        self._spent += trial.seconds - before
+
+    def _is_over(self, share: float) -> bool:
+        return self._spent >= share * self._budget * self._unit
+
+
+def _floored(score: float) -> float:
+    """Return a score, but 0 where it is worse than a constant answer's: none of those learns."""
+    return max(score, 0.0)
+
+
+def usual(allowed: Sequence[Prescription]) -> list[Prescription]:
+    """Return what a net should be given where its findings do not help."""
+    return [each for name in _USUAL for each in allowed if type(each).__name__ == name]
+
+
+def recipes_for(
+    codes: Sequence[str], applicable: Sequence[Prescription], allowed: Sequence[Prescription]
+) -> list[Recipe]:
+    """Return recipes for findings, those first that are likely to heal.
+
+    Args:
+        codes: Codes of the root findings, the likeliest first.
+        applicable: Prescriptions that change something of the model as it was given.
+        allowed: Prescriptions that the person allows.
+    """
+    firsts: list[Prescription] = []
+    others: list[Prescription] = []
+    for code in codes:
+        answers = answers_to(code, applicable)
+        firsts += [each for each in answers[:1] if each not in firsts]
+        others += [each for each in answers[1:] if each not in others]
+    known = list(dict.fromkeys([*firsts, *others, *usual(applicable)]))
+    if not known:
+        return []
+    firsts = known[: max(1, len(firsts))]
+    rest = known[len(firsts) :]
+    scales = [each for each in allowed if type(each).__name__ in _SCALES and each not in firsts]
+    together = tuple((firsts + scales)[:_MOST_ACTIONS])
+    recipes: list[Recipe] = [together, tuple(firsts[:1])]
+    recipes += [(firsts[0], each) for each in rest[:2]]
+    recipes.append(tuple(usual(applicable)[:_MOST_ACTIONS]))
+    recipes += [(each,) for each in [*firsts[1:3], *rest]]
+    return list(dict.fromkeys(recipe for recipe in recipes if recipe))
+
+
+def answers_to(code: str, allowed: Sequence[Prescription]) -> list[Prescription]:
+    """Return the prescriptions for a code: those that heal it, then those that may help."""
+    healing = [each for each in allowed if code in each.heals]
+    helping = [each for each in allowed if code in each.helps and each not in healing]
+    return healing + helping
+
+
+def allowed_by(names: Sequence[str] | None) -> list[Prescription]:
+    """Return the prescriptions of some class names, or all."""
+    from gradstab.repairs.prescriptions.catalogue import named
+
+    return list(CATALOGUE) if names is None else [named(name) for name in names]
+
+
+def gain_that_counts(num_scored: int) -> float:
+    """Return the difference of two scores that is no noise, for a number of scored examples."""
+    return 0.05 + 0.5 / max(num_scored, 1) ** 0.5
