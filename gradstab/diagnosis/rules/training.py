@@ -23,6 +23,8 @@ _RISING: Final = 0.1
 # Steps of an epoch below which larger batches are paid with steps.
 _FEW_PER_EPOCH: Final = 12
 _LARGE_BATCH: Final = 128
+# Epochs from which on it is the batches, not the epochs, that leave too few steps.
+_MANY_EPOCHS: Final = 10
 # Outputs that change from row to row by less, in units of the targets, are constant.
 _CONSTANT: Final = 0.02
 
@@ -111,6 +113,7 @@ def batch_size(looks: Looks) -> Iterator[Finding]:
     short = next(too_few_epochs(looks), None)
     if short is None or per_epoch is None:
         return
+    is_long = (looks.data.epochs or 0) >= _MANY_EPOCHS
     if per_epoch < _FEW_PER_EPOCH and looks.data.batch_size >= _LARGE_BATCH:
         yield Finding(
             "batch-size",
@@ -118,7 +121,7 @@ def batch_size(looks: Looks) -> Iterator[Finding]:
             None,
             f"Batches of {looks.data.batch_size} leave {per_epoch} steps to an epoch.",
             {"batch_size": looks.data.batch_size, "steps_per_epoch": per_epoch,
-             "gain": short.evidence["gain"] - 0.05},
+             "gain": short.evidence["gain"] + (0.01 if is_long else -0.05)},
             f"- model.fit(x, y, batch_size={looks.data.batch_size})\n"
             "+ model.fit(x, y, batch_size=32)",
         )  # fmt: skip
