@@ -86,10 +86,10 @@ def too_few_epochs(looks: Looks) -> Iterator[Finding]:
     is_short = steps < _FEW_STEPS and _is_usual(looks) and not others
     wants_rate = rate is not None and rate.factor > 1
     is_rising = plan.merit > 0.02 and plan.merit - plan.merit_at(0.6 * plan.steps) > 0.01
-    if more > CLEAR:
+    if longer is not None and more > CLEAR and longer.merit > CLEAR:
         # A usual rate over few steps is short of steps, not of rate.
         gain = max(more, rate.gain + 0.02 if is_short and rate is not None else 0.0)
-        shown = f"; three times as many learn {longer.merit:.0%}" if longer is not None else ""
+        shown = f"; three times as many learn {longer.merit:.0%}"
     elif is_short and (wants_rate or (is_rising and not healings(looks))):
         gain, shown = (rate.gain - 0.02 if rate is not None else _RISING), ""
     else:
