@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from diagnosis.hand_made import (
     codes,
@@ -240,9 +241,26 @@ def test_an_optimizer_that_learns_at_no_rate_is_told_of():
     assert "optimizer" not in found(with_runs(STUCK, run("rate*10", 0.0, 0.8), planned=90))
 
 
-def test_wrong_widths_are_an_error():
-    import numpy as np
+def test_deep_nets_without_normalization_are_told_of_where_they_do_not_learn():
+    names = [f"layer{place}" for place in range(7)]
+    looks = with_layers(*map(layer, names), signals=[signal(name) for name in names])
+    assert "missing-normalization" not in found(looks)
+    assert severities(with_runs(STUCK, of=looks), "missing-normalization") == {"info"}
 
+
+def test_rows_learned_by_heart_are_told_of():
+    looks = with_runs(run("plan", 0.0, 0.02, fitted=0.9))
+    assert severities(looks, "too-little-data") == {"warning"}
+    assert "too-little-data" not in found(with_runs(run("plan", 0.0, 0.02, fitted=0.1)))
+
+
+def test_a_longer_training_that_is_only_less_bad_is_no_remedy():
+    looks = with_runs(run("plan", -0.9, -0.9), run("longer", -0.9, 0.0, steps=300), planned=100)
+    looks = dataclasses.replace(looks, data=dataclasses.replace(looks.data, epochs=10))
+    assert "too-few-epochs" not in found(looks)
+
+
+def test_wrong_widths_are_an_error():
     looks = with_head(np.eye(5)[np.arange(300) % 5], loss="CategoricalCrossentropy")
     assert severities(looks, "wrong-shape") == {"error"}
     assert "wrong-shape" not in found(with_data())

@@ -43,6 +43,7 @@ class Run:
         update_ratio: Change of the weights in the first steps, per step, in units of the weights.
         output_variation: Deviation of the outputs from row to row at the end, in units of the
             targets'.
+        fitted: Merit at the end on rows that were trained on, of the plan alone.
     """
 
     change: str
@@ -55,6 +56,7 @@ class Run:
     losses: tuple[float, ...] = ()
     update_ratio: float = math.nan
     output_variation: float = math.nan
+    fitted: float = math.nan
 
     @property
     def end(self) -> Point:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gradstab.diagnosis.looks.trial import Point, Run
+from gradstab.diagnosis.looks.trial import Point, Run, merit
 from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.losses import constant_loss, data_loss
 from gradstab.diagnosis.measuring.skill import output_variation, skill_of
@@ -148,10 +148,12 @@ class Laboratory:
             bool(tf.reduce_all(tf.math.is_finite(tf.cast(each.value, tf.float32))))
             for each in self.model.trainable_variables
         )
-        variation = math.nan
+        variation = fitted = math.nan
         if finite:
             point, variation = self._end(done, train, kept)
             points.append(point)
+            if change == "plan":
+                fitted = self._fitted(done)
         all_losses = np.concatenate(losses) if losses else np.zeros(1)
         return Run(
             change=change,
@@ -164,6 +166,7 @@ class Laboratory:
             losses=tuple(float(f"{v:.5g}") for v in _thinned(all_losses)),
             update_ratio=ratio,
             output_variation=variation,
+            fitted=fitted,
         )
 
     def restart(self) -> None:
@@ -230,6 +233,16 @@ class Laboratory:
         for variable, value in moving:
             variable.assign(value)
         return self._judged(step, loss, outputs, kept)
+
+    def _fitted(self, step: int) -> float:
+        """Return the merit on as many rows that were trained on as are kept aside."""
+        rows = len(keras.tree.flatten(self.kept[0])[0])
+        seen = tuple(
+            None if part is None else keras.tree.map_structure(lambda each: each[:rows], part)
+            for part in self.train
+        )
+        loss, outputs = self._judge(*seen)
+        return merit(self._judged(step, loss, outputs, seen))
 
     def _judged(self, step: int, loss: Any, outputs: Any, kept: Any) -> Point:
         constant = self.constant(kept, outputs)

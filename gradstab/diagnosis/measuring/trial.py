@@ -25,14 +25,11 @@ from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.laboratory import CHUNK, Laboratory
 from gradstab.diagnosis.measuring.sample import Sample, tensors
 from gradstab.diagnosis.measuring.scaling import both, scaled_inputs, scaled_targets
+from gradstab.diagnosis.measuring.suspicions import begins_off, hides_rows
 from gradstab.diagnosis.rules.heads import OF_NUMBERS
 
 # A change that gets so far ends the search.
 _WELL: Final = 0.8
-# Share of the variation from row to row that is left behind a layer which hides it.
-_HIDDEN: Final = 0.25
-# Ratio of kernels to Glorot's draw beyond which other first weights are tried.
-_OFF: Final = 3.0
 # Width of a hidden layer up to which a wider copy is tried, and dropout from which on none is.
 _NARROW: Final = 16
 _DROPPED: Final = 0.3
@@ -147,7 +144,7 @@ def _follow(
     if search.has_learned():
         return
     laboratory = search.laboratory
-    if _hides_rows(structure, signal):
+    if hides_rows(structure, signal):
         _try_copy(search, "relu", model, structure, seed)
     if plan.finite:
         search.try_("rate*10", rate=10.0)
@@ -166,7 +163,7 @@ def _follow(
             search.try_("inputs, targets", data=both(scaled, targets))
     if penalty_share > 0.03 and search.best < _WELL:
         search.try_("penalty", penalty=0.0)
-    if structure.iterations == 0 and _begins_off(structure) and search.best < _WELL:
+    if structure.iterations == 0 and begins_off(structure) and search.best < _WELL:
         start = variants.first_weights(model, seed, structure)
         fresh = search.try_("start", start=start)
         if fresh is not None and fresh.merit > plan.merit + 0.1 and search.best < _WELL:
@@ -183,35 +180,6 @@ def _follow(
         has_time = steps * laboratory.step_seconds < _WHOLE * search.clock.left()
         if has_time:
             search.try_("whole", steps=steps)
-
-
-def _hides_rows(structure: StructureLook, signal: SignalLook) -> bool:
-    """Whether what tells rows apart shrinks to a part in a hidden layer that squashes."""
-    before = None
-    heads = {head.layer for head in structure.heads}
-    for each in signal.layers:
-        layer = structure.layer(each.name)
-        if layer is None or layer.units is None:
-            continue
-        squashes = layer.activation in variants.SQUASHING and layer.name not in heads
-        if squashes and before is not None and each.variation < _HIDDEN * before:
-            return True
-        before = each.variation
-    return False
-
-
-def _begins_off(structure: StructureLook) -> bool:
-    """Whether a kernel is of another size than Glorot's and He's draws, or has units alike."""
-    for each in structure.layers:
-        if not each.kernel_scale or not each.fan_in or not each.trainable:
-            if each.kernel_alike and each.trainable:
-                return True
-            continue
-        glorot = math.sqrt(2 / (each.fan_in + (each.fan_out or each.fan_in)))
-        ratio = each.kernel_scale / glorot
-        if not 1 / _OFF < ratio < _OFF or each.kernel_alike:
-            return True
-    return False
 
 
 def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any]) -> None:

@@ -16,10 +16,10 @@ _SQUASHING: Final = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softsign",
 _RECTIFYING: Final = ("relu", "relu6")
 # Share of a layer's outputs at a bound, or of its units at zero, from which on it is lost.
 _LOST: Final = 0.8
+# Layers with kernels from which on a net is deep.
+_DEEP: Final = 6
 # Growth of the signal per layer, on the mean over depth, that nothing makes up for.
 _GROWTH: Final = 3.0
-# Kernels this many times larger than He's draw; smaller than its inverse are too small.
-_OFF: Final = 4.0
 
 
 def saturated_units(looks: Looks) -> Iterator[Finding]:
@@ -103,50 +103,6 @@ def _linear(layer: LayerStructure, severity: str, gain: float, merit: float | No
     )
 
 
-def kernels_off_scale(looks: Looks) -> Iterator[Finding]:
-    """Find first weights far from He's and Glorot's size, where another start heals."""
-    if looks.structure.iterations:
-        return
-    ratios = [
-        (each, each.kernel_scale / math.sqrt(2 / (each.fan_in + (each.fan_out or each.fan_in))))
-        for each in looks.structure.layers
-        if each.kernel_scale and each.fan_in and not each.kernel_orthogonal and each.trainable
-    ]
-    healed = healing(looks, "start")
-    if not ratios or learns(looks.trial):
-        return
-    large = [pair for pair in ratios if pair[1] > _OFF]
-    small = [pair for pair in ratios if pair[1] < 1 / _OFF]
-    plan = looks.trial.plan
-    for code, pairs, word in (
-        ("kernels-too-large", large, "larger"), ("kernels-too-small", small, "smaller"),
-    ):  # fmt: skip
-        if not pairs or any(each.kernel_alike for each, _ in pairs):
-            continue
-        layer, ratio = pairs[0]
-        times = ratio if ratio > 1 else 1 / ratio
-        if healed is None and not (code == "kernels-too-large" and ratio > 2 * _OFF):
-            continue
-        begins = plan is None or not plan.points or plan.points[0].explained < -0.5
-        if healed is None and not begins:
-            continue
-        shown = (
-            ""
-            if healed is None
-            else (f"; from Glorot's size the same training learns {healed.run.merit:.0%}")
-        )
-        yield Finding(
-            code,
-            "warning",
-            layer.name,
-            f"The kernel of `{layer.name}` begins {times:.0f} times {word} than Glorot's and He's "
-            f"draws for {layer.fan_in} inputs{shown}.",
-            {"ratio": ratio, "gain": healed.gain if healed is not None else 0.0,
-             "layers": len(pairs)},
-            "- kernel_initializer=...\n+ kernel_initializer=\"he_normal\"",
-        )  # fmt: skip
-
-
 def exploding_signal(looks: Looks) -> Iterator[Finding]:
     """Find a signal that grows from layer to layer."""
     if learns(looks.trial):
@@ -188,6 +144,23 @@ def vanishing_signal(looks: Looks) -> Iterator[Finding]:
             f"of the signal, after the first layer {first.variation:.1g}.",
             {"first": first.variation, "last": last.variation, "layers": len(seen)},
             '+ activation="relu", kernel_initializer="he_normal", or BatchNormalization between',
+        )
+
+
+def missing_normalization(looks: Looks) -> Iterator[Finding]:
+    """Find a deep net without normalization that does not learn."""
+    if learns(looks.trial) or looks.trial.plan is None:
+        return
+    seen = [each for each, _ in _kernels(looks)]
+    has_norm = any("Normalization" in each.kind for each in looks.structure.layers)
+    if len(seen) >= _DEEP and not has_norm:
+        yield Finding(
+            "missing-normalization",
+            "info",
+            seen[0].name,
+            f"{len(seen)} layers with kernels follow each other without a normalization.",
+            {"layers": len(seen)},
+            "+ keras.layers.BatchNormalization() after each of them, before its activation",
         )
 
 

@@ -23,6 +23,8 @@ _RISING: Final = 0.1
 # Steps of an epoch below which larger batches are paid with steps.
 _FEW_PER_EPOCH: Final = 12
 _LARGE_BATCH: Final = 128
+# Epochs from which on it is the batches, not the epochs, that leave too few steps.
+_MANY_EPOCHS: Final = 10
 # Outputs that change from row to row by less, in units of the targets, are constant.
 _CONSTANT: Final = 0.02
 
@@ -84,10 +86,10 @@ def too_few_epochs(looks: Looks) -> Iterator[Finding]:
     is_short = steps < _FEW_STEPS and _is_usual(looks) and not others
     wants_rate = rate is not None and rate.factor > 1
     is_rising = plan.merit > 0.02 and plan.merit - plan.merit_at(0.6 * plan.steps) > 0.01
-    if more > CLEAR:
+    if longer is not None and more > CLEAR and longer.merit > CLEAR:
         # A usual rate over few steps is short of steps, not of rate.
         gain = max(more, rate.gain + 0.02 if is_short and rate is not None else 0.0)
-        shown = f"; three times as many learn {longer.merit:.0%}" if longer is not None else ""
+        shown = f"; three times as many learn {longer.merit:.0%}"
     elif is_short and (wants_rate or (is_rising and not healings(looks))):
         gain, shown = (rate.gain - 0.02 if rate is not None else _RISING), ""
     else:
@@ -111,6 +113,7 @@ def batch_size(looks: Looks) -> Iterator[Finding]:
     short = next(too_few_epochs(looks), None)
     if short is None or per_epoch is None:
         return
+    is_long = (looks.data.epochs or 0) >= _MANY_EPOCHS
     if per_epoch < _FEW_PER_EPOCH and looks.data.batch_size >= _LARGE_BATCH:
         yield Finding(
             "batch-size",
@@ -118,7 +121,7 @@ def batch_size(looks: Looks) -> Iterator[Finding]:
             None,
             f"Batches of {looks.data.batch_size} leave {per_epoch} steps to an epoch.",
             {"batch_size": looks.data.batch_size, "steps_per_epoch": per_epoch,
-             "gain": short.evidence["gain"] - 0.05},
+             "gain": short.evidence["gain"] + (0.01 if is_long else -0.05)},
             f"- model.fit(x, y, batch_size={looks.data.batch_size})\n"
             "+ model.fit(x, y, batch_size=32)",
         )  # fmt: skip

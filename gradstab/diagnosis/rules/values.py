@@ -17,6 +17,9 @@ _EXPECTED_ROWS: Final = 20
 _FEW_CLASSES: Final = 100
 # Share of the most frequent class from which on accuracy alone deceives.
 _ONE_SIDED: Final = 0.9
+# Merit on rows trained on, and on others, between which lies learning by heart.
+_BY_HEART: Final = 0.6
+_NOT_AT_ALL: Final = 0.2
 # Agreement beyond chance, of neighbours and of answers, below which labels are noise.
 _UNRELATED: Final = 0.08
 # Rows below which a net has next to nothing to learn from, and weights per row that go with it.
@@ -145,8 +148,21 @@ def class_imbalance(looks: Looks) -> Iterator[Finding]:
 
 
 def too_little_data(looks: Looks) -> Iterator[Finding]:
-    """Find very few rows for very many weights."""
+    """Find very few rows for very many weights, and rows that are only learned by heart."""
     rows, weights = looks.data.rows, looks.structure.trainable_weights
+    plan = looks.trial.plan
+    by_heart = plan is not None and plan.fitted > _BY_HEART and plan.merit < _NOT_AT_ALL
+    if plan is not None and by_heart and not healings(looks):
+        yield Finding(
+            "too-little-data",
+            "warning",
+            None,
+            f"On rows that it is trained on the model learns {plan.fitted:.0%}, on others "
+            f"{max(plan.merit, 0):.0%}: it learns its {rows} rows by heart.",
+            {"rows": rows, "weights": weights, "fitted": plan.fitted, "kept": plan.merit},
+            "Get more rows, augment them, or use a smaller model.",
+        )
+        return
     if rows is not None and rows < _FEW_ROWS and weights > _WEIGHTS_PER_ROW * rows:
         yield Finding(
             "too-little-data",

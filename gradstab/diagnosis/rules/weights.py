@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
 from gradstab.diagnosis.looks.signal import LayerSignal
+from gradstab.diagnosis.rules.comparison import healing, learns
+
+# Kernels this many times larger than He's draw; smaller than its inverse are too small.
+_OFF: Final = 4.0
 
 
 def constant_initialization(looks: Looks) -> Iterator[Finding]:
@@ -30,6 +35,50 @@ def constant_initialization(looks: Looks) -> Iterator[Finding]:
                 '- kernel_initializer=...\n+ kernel_initializer="he_normal"',
             )
             return
+
+
+def kernels_off_scale(looks: Looks) -> Iterator[Finding]:
+    """Find first weights far from He's and Glorot's size, where another start heals."""
+    if looks.structure.iterations:
+        return
+    ratios = [
+        (each, each.kernel_scale / math.sqrt(2 / (each.fan_in + (each.fan_out or each.fan_in))))
+        for each in looks.structure.layers
+        if each.kernel_scale and each.fan_in and not each.kernel_orthogonal and each.trainable
+    ]
+    healed = healing(looks, "start")
+    if not ratios or learns(looks.trial):
+        return
+    large = [pair for pair in ratios if pair[1] > _OFF]
+    small = [pair for pair in ratios if pair[1] < 1 / _OFF]
+    plan = looks.trial.plan
+    for code, pairs, word in (
+        ("kernels-too-large", large, "larger"), ("kernels-too-small", small, "smaller"),
+    ):  # fmt: skip
+        if not pairs or any(each.kernel_alike for each, _ in pairs):
+            continue
+        layer, ratio = pairs[0]
+        times = ratio if ratio > 1 else 1 / ratio
+        if healed is None and not (code == "kernels-too-large" and ratio > 2 * _OFF):
+            continue
+        begins = plan is None or not plan.points or plan.points[0].explained < -0.5
+        if healed is None and not begins:
+            continue
+        shown = (
+            ""
+            if healed is None
+            else (f"; from Glorot's size the same training learns {healed.run.merit:.0%}")
+        )
+        yield Finding(
+            code,
+            "warning",
+            layer.name,
+            f"The kernel of `{layer.name}` begins {times:.0f} times {word} than Glorot's and He's "
+            f"draws for {layer.fan_in} inputs{shown}.",
+            {"ratio": ratio, "gain": healed.gain if healed is not None else 0.0,
+             "layers": len(pairs)},
+            "- kernel_initializer=...\n+ kernel_initializer=\"he_normal\"",
+        )  # fmt: skip
 
 
 def disconnected_variables(looks: Looks) -> Iterator[Finding]:
