@@ -30,7 +30,7 @@ MAY_IMPORT |= {
     "data": {"functional"},
     "models": {"functional", "initializers", "regularizers", "layers"},
     "recipes": {"optimizers", "schedules"},
-    "reports": {"monitoring.record"},
+    "reports": {"monitoring.entries", "monitoring.record"},
     "__main__": {"cli.main"},
 }
 # Replaces classes of all these by Keras' own.
@@ -49,8 +49,8 @@ KERAS_FREE = [
     name
     for name in MODULES
     if name in {"gradstab", "gradstab._lazy", "gradstab.cli", "gradstab.cli.main"}
-    or name in {"gradstab.monitoring", "gradstab.monitoring.record", "gradstab.monitoring.writer"}
-    or name.startswith("gradstab.reports")
+    or name.startswith(("gradstab.monitoring.record", "gradstab.reports"))
+    or name in {"gradstab.monitoring", "gradstab.monitoring.reader", "gradstab.monitoring.writer"}
 ]
 
 

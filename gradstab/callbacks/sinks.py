@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from gradstab.callbacks.sampled import Rates, Sample, each, rate_scalar, scalars_of
-from gradstab.monitoring.record import PerVariable, Record, read_record
+from gradstab.monitoring.entries import PerVariable, Totals
+from gradstab.monitoring.record import Record, read_record
 from gradstab.monitoring.tensorboard import TensorBoardWriter
 from gradstab.monitoring.writer import RecordWriter
 from gradstab.optimizers.effective_rate import LEVELS
@@ -34,11 +35,20 @@ class Sink(Protocol):
     def event(self, name: str, step: int, message: str) -> None:
         """Put down something that happened."""
 
-    def end_epoch(self) -> None:
-        """Put down what is due at the end of an epoch."""
+    def totals(self, totals: Totals, step: int) -> None:
+        """Put down counts and extremes over every step up to `step`."""
 
-    def end(self, reading: Reading) -> None:
-        """Put down the end of the run, and close."""
+    def end_epoch(self, epoch: int, step: int, logs: Mapping[str, Any]) -> None:
+        """Put down what is due at the end of an epoch: its number from 1, last step and logs."""
+
+    def end(self, reading: Reading, diverged: str | None, interrupted: str | None) -> None:
+        """Put down the end of the run, and close.
+
+        Args:
+            reading: The last one.
+            diverged: Why the run had to be stopped, or `None`.
+            interrupted: Name of the exception that ended it, or `None`.
+        """
 
     def close(self) -> None:
         """Close, without another word."""
@@ -54,6 +64,9 @@ class RecordSink:
         layers: Names of the layers whose activations are sampled.
         trained_layers: Names of the layers whose effective rates are sampled.
         config: What describes the run.
+        after_step: Steps that the optimizer had counted when the run began.
+        resumes: Whether the run is the latest one in the record, resumed.
+        offset: Steps before it that its numbers do not count.
 
     Raises:
         OSError: If the record can't be written.
@@ -67,7 +80,12 @@ class RecordSink:
         layers: Sequence[str],
         trained_layers: Sequence[str],
         config: Mapping[str, Any],
+        *,
+        after_step: int = 0,
+        resumes: bool = False,
+        offset: int = 0,
     ) -> None:
+        self._offset = offset
         self._run_dir = run_dir
         self._every_n_steps = every_n_steps
         self._last_written = -1
@@ -77,12 +95,15 @@ class RecordSink:
             layers=layers,
             trained_layers=trained_layers,
             config=config,
+            after_step=after_step + offset,
+            resumes=resumes,
         )
 
     def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Write skipped steps as events, and the sampled steps with their numbers."""
         if reading.missed:
-            self._writer.event("missed", step=reading.cursor, steps=reading.missed)
+            step = reading.cursor + self._offset
+            self._writer.event("missed", step=step, steps=reading.missed)
         samples = {} if reading.samples is None else dict(each(reading.samples))
         kept = set(samples) | {int(n) for n in reading.steps if n % self._every_n_steps == 0}
         if rates is not None:
@@ -93,7 +114,7 @@ class RecordSink:
             if row is not None and reading.skipped[row]:
                 self._writer.event(
                     "skip",
-                    step=number,
+                    step=number + self._offset,
                     cause=reading.cause[row],
                     variable=reading.bad_variable[row],
                 )
@@ -116,30 +137,38 @@ class RecordSink:
             effective = {
                 f"effective_rate_{name}": rates[1][:, place] for place, name in enumerate(LEVELS)
             }
+        step = number + self._offset
         if sample is None:
-            self._writer.step(number, scalars, per_trained_layer=effective)
+            self._writer.step(step, scalars, per_trained_layer=effective)
         else:
             self._writer.step(
-                number, scalars | sample.scalars, sample.variables, sample.layers, effective
+                step, scalars | sample.scalars, sample.variables, sample.layers, effective
             )
         self._last_written = number
 
     def event(self, name: str, step: int, message: str) -> None:
         """Write an event."""
-        self._writer.event(name, step=step, message=message)
+        self._writer.event(name, step=step + self._offset, message=message)
 
-    def end_epoch(self) -> None:
-        """Do nothing: the record is on disk already."""
+    def totals(self, totals: Totals, step: int) -> None:
+        """Write the totals."""
+        self._writer.totals(totals, step=step + self._offset)
 
-    def end(self, reading: Reading) -> None:
+    def end_epoch(self, epoch: int, step: int, logs: Mapping[str, Any]) -> None:
+        """Write the epoch's losses and metrics."""
+        self._writer.epoch(epoch, step=step + self._offset, logs=logs)
+
+    def end(self, reading: Reading, diverged: str | None, interrupted: str | None) -> None:
         """Write the last step and how the run ended, close, and draw."""
         if len(reading.steps) and reading.steps[-1] > self._last_written:
             self._step(int(reading.steps[-1]), reading, len(reading.steps) - 1, None)
-        why = reading.divergence
-        if why is None:
-            self._writer.event("end", step=reading.cursor)
+        step = reading.cursor + self._offset
+        if diverged is not None:
+            self._writer.event("stop", step=step, cause="divergence", message=diverged)
+        elif interrupted is not None:
+            self._writer.event("stop", step=step, cause="interrupted", message=interrupted)
         else:
-            self._writer.event("stop", step=reading.cursor, cause="divergence", message=str(why))
+            self._writer.event("end", step=step)
         self._writer.close()
         self._draw()
 
@@ -222,12 +251,15 @@ class TensorBoardSink:
     def event(self, name: str, step: int, message: str) -> None:
         """Do nothing: there are no words in TensorBoard's event files."""
 
-    def end_epoch(self) -> None:
+    def totals(self, totals: Totals, step: int) -> None:
+        """Do nothing: the logs have them by epoch."""
+
+    def end_epoch(self, epoch: int, step: int, logs: Mapping[str, Any]) -> None:
         """Draw the heat map anew, if the last one is some time old."""
         if time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_IMAGES:
             self._draw()
 
-    def end(self, reading: Reading) -> None:
+    def end(self, reading: Reading, diverged: str | None, interrupted: str | None) -> None:
         """Draw the heat map of the whole run, and close."""
         self._draw()
         self._writer.close()

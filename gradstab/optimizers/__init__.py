@@ -17,6 +17,7 @@ from gradstab.optimizers.stable_adamw import StableAdamW
 TYPE_CHECKING = False  # Type checkers take it for true; Keras has to be the first import.
 if TYPE_CHECKING:
     from gradstab.optimizers.effective_rate import effective_learning_rates
+    from gradstab.optimizers.find import stabilized_optimizer
 
 __all__ = [  # noqa: RUF022  in plain order, as everywhere
     "ClippyAdagrad",
@@ -28,9 +29,16 @@ __all__ = [  # noqa: RUF022  in plain order, as everywhere
     "clip_by_value",
     "effective_learning_rates",
     "stabilize",
+    "stabilized_optimizer",
 ]
 
-__getattr__ = names_of(__name__, {"effective_learning_rates": "gradstab.optimizers.effective_rate"})
+__getattr__ = names_of(
+    __name__,
+    {
+        "effective_learning_rates": "gradstab.optimizers.effective_rate",
+        "stabilized_optimizer": "gradstab.optimizers.find",
+    },
+)
 
 
 def __dir__() -> list[str]:

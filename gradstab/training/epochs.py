@@ -9,7 +9,7 @@ from typing import Any
 from gradstab.optimizers.find import stabilized_optimizer
 from gradstab.optimizers.observed import ATTRIBUTE
 from gradstab.training.applied import SkippedSteps
-from gradstab.training.feeds import Feed
+from gradstab.training.feed import Feed
 from gradstab.training.hooks import steps_between_hooks
 from gradstab.training.strategy import StepLoop
 from gradstab.training.workers import STEPS_PER_CALL, Workers

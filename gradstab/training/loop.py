@@ -12,8 +12,10 @@ from typing import Any
 import keras
 
 from gradstab._validation import check_float
+from gradstab.training.array_feed import ArrayFeed
 from gradstab.training.checkpoint import RunDirectory, coefficients_of
-from gradstab.training.feeds import ArrayFeed, make_feed
+from gradstab.training.feeds import make_feed
+from gradstab.training.given import check_passes, sort_data
 from gradstab.training.identity import check_same_run, describe_run
 from gradstab.training.leftovers import Progress
 from gradstab.training.penalized import check_penalties, penalized, penalties_of
@@ -21,17 +23,22 @@ from gradstab.training.penalty import Penalty
 from gradstab.training.ready import build, check_model
 from gradstab.training.run import Run
 from gradstab.training.settings import Settings
+from gradstab.training.weighting import check_class_weight
 from gradstab.training.workers import Workers
 
 
 def train(
     model: Any,
     train_data: Any,
+    y: Any = None,
     validation_data: Any = None,
     *,
     epochs: int,
+    initial_epoch: int = 0,
     batch_size: int = 32,
     steps_per_epoch: int | None = None,
+    validation_split: float = 0.0,
+    class_weight: dict[int, float] | None = None,
     callbacks: Any = (),
     penalties: Iterable[Penalty] = (),
     run_dir: str | os.PathLike[str] | None = None,
@@ -60,8 +67,9 @@ def train(
     With `run_dir`, a run that was killed at any moment and is started again with the same
     arguments and `resume=True` goes on after its last completed epoch. On the CPU it ends, bit for
     bit, where it would have ended undisturbed. What this asks for: data in an order that is a
-    function of the epoch (arrays are, by `seed`; so is a pipeline with a `for_epoch` attribute, as
-    `gradstab.data.load` makes them; of any other pipeline the caller must know); random layers
+    function of the epoch (arrays are, by `seed`, and the batches of a `PyDataset` that does not
+    change them itself; so is a pipeline with a `for_epoch` attribute, as `gradstab.data.load` makes
+    them; of any other pipeline or generator the caller must know); random layers
     that draw from seed generators of their own, as Keras' do; and callbacks without state of their
     own: a resumed `EarlyStopping` or `ReduceLROnPlateau` counts its patience from zero, while
     `early_stopping_patience` here goes on counting. A learning rate that was cut stays cut, and
@@ -77,19 +85,27 @@ def train(
     `WorkerLostError`; start all again with `resume=True`.
 
     A directory holds `config.json` (arguments, versions, the form of the loop), `history.json`
-    (after every epoch), `model.keras` (the model at its best `monitor`; until the first epoch ends,
-    as it began) and `checkpoints/` (weights, optimizer and random states after the last epoch).
+    (after every epoch), `record.jsonl` (what `gradstab report` makes a page of, written by a
+    `GradientMonitor` of default settings unless one among the callbacks writes there already),
+    `model.keras` (the model at its best `monitor`; until the first epoch ends, as it began) and
+    `checkpoints/` (weights, optimizer and random states after the last epoch).
 
     Args:
         model: A compiled `keras.Model`, built or not, made in the scope of a strategy or without
             one: then one device trains it, the GPU if TensorFlow sees one.
-        train_data: Arrays `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of
-            arrays, which are kept on the device and shuffled by seed and epoch; or a
-            `tf.data.Dataset` of batches.
-        validation_data: The same, for an evaluation after each epoch.
+        train_data: The inputs `x`, an array or a list or dictionary of arrays; or a tuple
+            `(x, y)` or `(x, y, sample_weight)`; or a `tf.data.Dataset`, a `keras.utils.PyDataset`
+            or a generator of batches. Arrays are kept on the device and shuffled by seed and epoch.
+        y: The targets; None where the model needs none, or where `train_data` holds them. Then
+            the validation data may stand here.
+        validation_data: The same as `train_data`, for an evaluation after each epoch.
         epochs: The epoch to train up to, as in `fit`; resumed runs included.
+        initial_epoch: The epoch to begin at, as in `fit`; a resumed run knows its own.
         batch_size: Examples per step, for arrays.
-        steps_per_epoch: Batches per epoch of a `tf.data.Dataset`, which is repeated as needed.
+        steps_per_epoch: Batches per epoch of a pipeline or a generator; a pipeline is repeated as
+            needed.
+        validation_split: The share of the arrays, from their end, to validate on.
+        class_weight: Weights of the examples by class, a class without one having weight 1.
         callbacks: Keras callbacks.
         penalties: Terms on the whole model that this run adds to the training loss and shows in its
             logs: `GradientPenalty`, `JacobianPenalty`, `RecurrentGradientNorm`, or of classes of
@@ -144,9 +160,13 @@ def train(
             f"penalties={penalties!r}, and set_penalties gave it {penalties_of(model)!r}. Give "
             "them all here, after set_penalties(model, []), or all there"
         )
+    train_data, validation_data = sort_data(train_data, y, validation_data, validation_split)
     watched = monitor or ("loss" if validation_data is None else "val_loss")
     settings = Settings(
         epochs=epochs,
+        initial_epoch=initial_epoch,
+        class_weight=check_class_weight(class_weight),
+        validation_split=validation_split,
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         seed=seed,
@@ -171,6 +191,14 @@ def train(
         if directory is not None:
             stack.enter_context(directory.held())
             config, progress = directory.open(resume=resume)
+        first_epoch = progress.epochs_done or initial_epoch
+        if config and initial_epoch > progress.epochs_done:
+            raise ValueError(
+                f"`initial_epoch` is after the last completed epoch of the run in `run_dir`. "
+                f"Received: initial_epoch={initial_epoch}, and {progress.epochs_done} are done. "
+                "Leave `initial_epoch` out of a resumed run"
+            )
+        check_passes(train_data, epochs - first_epoch, steps_per_epoch)
         order_seed = config.get("order_seed", random.randrange(2**31)) if seed is None else seed
         order_seed = workers.agree(order_seed)
         feed = make_feed(
@@ -179,7 +207,8 @@ def train(
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             seed=order_seed,
-            first_epoch=progress.epochs_done,
+            first_epoch=first_epoch,
+            class_weight=settings.class_weight,
         )
         validation = None
         if validation_data is not None:

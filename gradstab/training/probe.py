@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gradstab.training.feeds import Feed
+from gradstab.training.feed import Feed
 from gradstab.training.strategy import StepLoop
 
 # A form has to be faster than the plain graph by more than the timing's noise.

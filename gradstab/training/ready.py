@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from gradstab.optimizers.find import bind
-from gradstab.training.feeds import Feed
+from gradstab.training.feed import Feed
 
 
 def check_model(model: Any) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import keras
 
 from gradstab._errors import DivergenceError
+from gradstab.callbacks.gradient_monitor import GradientMonitor
 from gradstab.optimizers.find import bind
 from gradstab.training.applied import SkippedSteps
+from gradstab.training.array_feed import ArrayFeed
 from gradstab.training.checkpoint import RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
-from gradstab.training.feeds import ArrayFeed, Feed
+from gradstab.training.feed import Feed
 from gradstab.training.identity import device
 from gradstab.training.leftovers import Progress
 from gradstab.training.probe import Choice, choose_form
@@ -52,9 +54,22 @@ class Run:
     workers: Workers
 
     def train(self, callbacks: Any) -> keras.callbacks.History:
-        """Train the epochs that are left, and return the history of all."""
+        """Train the epochs that are left, and return the history of all.
+
+        Keras does not tell callbacks of a run that raises: monitors of gradstab's are told.
+        """
+        monitors: list[GradientMonitor] = []
+        try:
+            return self._train(callbacks, monitors)
+        except BaseException as error:
+            for monitor in monitors:
+                monitor.stop_after(error)
+            raise
+
+    def _train(self, callbacks: Any, monitors: list[GradientMonitor]) -> keras.callbacks.History:
         model, settings, progress = self.model, self.settings, self.progress
         if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = self._recorded(callbacks)
             callbacks = keras.callbacks.CallbackList(
                 callbacks,
                 add_history=True,
@@ -68,12 +83,16 @@ class Run:
         judge, guarded = SkippedSteps(model), True
         history.history.update(progress.history)
         model.stop_training = False
+        monitors += [each for each in callbacks.callbacks if isinstance(each, GradientMonitor)]
+        for monitor in monitors:
+            monitor.resumes_record = bool(self.old_config)
         callbacks.on_train_begin()
         # Weights may have been loaded, into a model that its optimizer knows already: what a
         # skipped step puts back are the statistics of now.
         bind(model)
-        history.epoch = list(range(progress.epochs_done))
-        first = max(progress.epochs_done, _epoch_of_backup(model))
+        history.epoch = list(range(progress.epochs_elsewhere, progress.epochs_done))
+        begun = progress.epochs_done or settings.initial_epoch
+        first = max(begun, _epoch_of_backup(model))
         progress.epochs_elsewhere += first - progress.epochs_done
         logs: dict[str, Any] | None = None
         if first < settings.epochs and not self._stopped_before():
@@ -111,6 +130,17 @@ class Run:
         if is_used and progress.best_epoch is None and progress.epochs_done:
             self._warn_that_nothing_improved(history.history[settings.monitor])
         return history
+
+    def _recorded(self, callbacks: Any) -> list[Any]:
+        """Return callbacks of which one writes the record of a run that has a directory."""
+        given = [each for each in keras.tree.flatten(callbacks) if each is not None]
+        if self.directory is None:
+            return given
+        place = self.directory.path.resolve()
+        folders = [each.run_dir for each in given if isinstance(each, GradientMonitor)]
+        if any(folder is not None and folder.resolve() == place for folder in folders):
+            return given
+        return [*given, GradientMonitor(place)]
 
     def _warn_that_nothing_improved(self, values: list[float]) -> None:
         found = "NaN" if all(map(math.isnan, values)) else "not finite"
