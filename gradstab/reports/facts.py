@@ -19,7 +19,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         ("skipped", _with_causes(counted(summary.total_skipped, "step"), summary.skipped)),
         ("clipped", _clipped(summary)),
         ("limited", _limited(summary)),
-        ("rate", rate_words(totals) or "not recorded"),
+        ("learning rate", rate_words(totals) or "not recorded"),
         ("last loss", "not recorded" if summary.last_loss is None else number(summary.last_loss)),
         ("best loss of a step", _at(summary.best_loss, summary.best_loss_step)),
         ("largest gradient norm", _of_norm(summary)),

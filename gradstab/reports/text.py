@@ -117,7 +117,7 @@ def _earlier(summary: Summary) -> str:
     cut = _cut(len(runs) - len(shown), "run")
     rows = [earlier_row(place, each) for place, each in shown]
     title = f"Earlier runs in this record ({len(runs)}):"
-    return f"{title}\n{_table(EARLIER_COLUMNS, rows, left=0)}{cut}"
+    return f"{title}\n{_table(EARLIER_COLUMNS, rows, left=len(EARLIER_COLUMNS))}{cut}"
 
 
 def _incidents(incidents: Sequence[Incident]) -> str:

@@ -222,12 +222,24 @@ class Run:
             return Choice(settings.form, "as asked for")
         if before is not None:
             return Choice(before["form"], "as when the run began")
-        return choose_form(
+        num_steps = (settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH)
+        # They hang where the traced loops do, and go with them.
+        model.make_train_function()
+        known = vars(model.train_function).setdefault("gradstab_choices", {})
+        key = (repr(feed.signature()), isinstance(feed, ArrayFeed))
+        if key in known:
+            choice, for_steps = known[key]
+            if len(choice.milliseconds_per_step) > 1 or num_steps <= for_steps:
+                again: Choice = choice.again()
+                return again
+        choice = choose_form(
             lambda form: loop_of(model, "train_step", form),
             feed,
-            num_steps=(settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH),
+            num_steps=num_steps,
             over_arrays=isinstance(feed, ArrayFeed),
         )
+        known[key] = choice, num_steps
+        return choice
 
 
 def _epoch_of_backup(model: Any) -> int:
