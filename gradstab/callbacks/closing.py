@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gradstab.callbacks.run_totals import RunTotals
+from gradstab.callbacks.run_totals import RunTotals, calls_of
 from gradstab.monitoring.entries import Totals
 from gradstab.optimizers.find import stabilized_optimizers
 from gradstab.reports.verdict import closing_line
@@ -31,7 +31,10 @@ class Closing:
         self.interrupted: str | None = None
         self._iterations = _iterations(model)
         optimizers = stabilized_optimizers(model)
-        self._begun = {name: (ours, ours.telemetry.peek()) for name, ours in optimizers.items()}
+        self._begun = {
+            name: (ours.telemetry, RunTotals(ours.telemetry.peek(), ours))
+            for name, ours in optimizers.items()
+        }
 
     @staticmethod
     def join(model: Any) -> Closing:
@@ -61,30 +64,24 @@ class Closing:
             vars(history).pop(_ATTRIBUTE, None)
         if (params or {}).get("verbose") == 0:
             return
-        for name, (optimizer, begun) in self._begun.items():
+        for name, (telemetry, totals) in self._begun.items():
             if name not in self._told:
-                now = optimizer.telemetry.peek()
-                self.tell(name, _totals(optimizer, begun), now.divergence)
-        told = {name: totals for name, totals in self._told.items() if totals.steps}
+                reading = telemetry.peek(since=min(totals.begun_at, telemetry.peek().cursor))
+                totals.see(reading)
+                totals.see_rate()
+                self.tell(name, totals.totals, reading.divergence)
+        told = {name: each for name, each in self._told.items() if each.steps}
         if not told:  # Nothing of gradstab's counts the steps of a plain optimizer.
             told = {"optimizer": Totals(steps=_iterations(self._model) - self._iterations)}
         losses = list(getattr(history, "history", {}).get("loss", ()))
-        for name, totals in told.items():
+        for name, each in told.items():
             prefix = f"gradstab, {name}: " if len(told) > 1 else "gradstab: "
-            line = closing_line(totals, losses, self.diverged, self.interrupted)
+            line = closing_line(each, losses, self.diverged, self.interrupted)
             print(prefix + line, flush=True)
 
 
 def _iterations(model: Any) -> int:
-    iterations = getattr(getattr(model, "optimizer", None), "iterations", None)
-    return 0 if iterations is None else int(iterations)
-
-
-def _totals(optimizer: Any, begun: Any) -> Totals:
-    """Return the totals since a reading, of an optimizer that nobody has read since."""
-    now = optimizer.telemetry.peek()
-    since = begun.cursor if begun.cursor <= now.cursor else 0
-    together = RunTotals(begun, optimizer)
-    together.see(optimizer.telemetry.peek(since=since))
-    together.see_rate()
-    return together.totals
+    optimizer: Any = getattr(model, "optimizer", None)
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return 0 if optimizer is None else calls_of(optimizer)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+import keras
 import numpy as np
 
+from gradstab.functional._backend import value_of
 from gradstab.monitoring.entries import Totals
-from gradstab.optimizers.learning_rate import rate_and_momentum
+from gradstab.optimizers.inner import counter
+from gradstab.optimizers.learning_rate import learning_rate_source, rate_and_momentum
 from gradstab.optimizers.reading import Reading
+
+# Steps at which a schedule is asked for its mean.
+_POINTS: Final = 9
 
 
 class RunTotals:
@@ -20,15 +26,21 @@ class RunTotals:
     Args:
         begun: The reading with which the run began.
         optimizer: The optimizer, whatever wraps it.
+
+    Attributes:
+        calls_before: How often the optimizer had been called when the run began.
     """
 
     def __init__(self, begun: Reading, optimizer: Any) -> None:
         self._begun = self._latest = begun
-        self._optimizer = optimizer
         self._largest: tuple[float, int] | None = None
         self._best: tuple[float, int] | None = None
         self._last_loss: float | None = None
         self._shares, self._applied = 0.0, 0
+        while hasattr(optimizer, "inner_optimizer"):
+            optimizer = optimizer.inner_optimizer
+        self._optimizer = optimizer
+        self.calls_before = calls_of(optimizer)
         self._rate: float | None = None
         self._moves_by_length = False
 
@@ -46,12 +58,21 @@ class RunTotals:
         self._applied += int(known.sum())
 
     def see_rate(self) -> None:
-        """Take in the learning rate as it is now."""
-        optimizer = self._optimizer
-        while hasattr(optimizer, "inner_optimizer"):
-            optimizer = optimizer.inner_optimizer
-        self._rate, momentum = rate_and_momentum(optimizer)
+        """Take in the learning rate as it is now, or of a schedule the mean since the run began."""
+        self._rate, momentum = rate_and_momentum(self._optimizer)
         self._moves_by_length = momentum is not None
+        if self._rate is None:
+            return
+        schedule = learning_rate_source(self._optimizer)
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            first = self.calls_before
+            steps = np.linspace(first, max(first, calls_of(self._optimizer) - 1), _POINTS)
+            self._rate = float(np.mean([float(schedule(int(step))) for step in steps]))
+
+    @property
+    def begun_at(self) -> int:
+        """Steps that had been counted when the run began."""
+        return self._begun.cursor
 
     @property
     def totals(self) -> Totals:
@@ -74,6 +95,11 @@ class RunTotals:
             learning_rate=self._rate,
             effective_rate=None if self._rate is None else self._rate * scale,
         )
+
+
+def calls_of(optimizer: Any) -> int:
+    """Return how often an optimizer has been called, micro-batches one by one."""
+    return int(value_of(counter(optimizer)).numpy())
 
 
 def _better(

@@ -53,7 +53,7 @@ class Watch:
         self.begun = self.latest = self.observer.telemetry.peek()
         self._cursor = self.begun.cursor
         self._totals = RunTotals(self.begun, self.observer.optimizer)
-        self._iterations = int(self.observer.optimizer.iterations)
+        self._iterations = self._totals.calls_before
         self._sinks, self.readings, self.has_moved = None, [], False
 
     def begin_epoch(self) -> None:

@@ -60,7 +60,8 @@ class Totals:
         best_loss: Smallest finite loss of a batch.
         best_loss_step: Its step.
         last_loss: Loss of the last step that was applied, NaN or infinite too.
-        learning_rate: Learning rate after the last step, where there is a single one.
+        learning_rate: Learning rate at the end, the mean over the run of one that is scheduled;
+            `None` where there is no single one.
         effective_rate: The rate that the steps had on average after clipping and limiting. Only
             SGD has one below `learning_rate`: Adam undoes a constant factor on the gradient.
     """

@@ -29,6 +29,7 @@ from gradstab.training.workers import Workers
 
 def train(
     model: Any,
+    # What `fit` takes, by `fit`'s names.
     train_data: Any,
     y: Any = None,
     validation_data: Any = None,
@@ -40,17 +41,19 @@ def train(
     validation_split: float = 0.0,
     class_weight: dict[int, float] | None = None,
     callbacks: Any = (),
+    verbose: int | str = "auto",
+    # What is added to the loss, and what is kept.
     penalties: Iterable[Penalty] = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     seed: int | None = None,
-    jit_compile: bool | str = "auto",
-    steps_per_call: int | str = "auto",
     monitor: str | None = None,
     monitor_mode: str = "auto",
     early_stopping_patience: int | None = None,
+    # How the loop runs.
+    jit_compile: bool | str = "auto",
+    steps_per_call: int | str = "auto",
     worker_timeout: float = 600.0,
-    verbose: int | str = "auto",
 ) -> keras.callbacks.History:
     """Train a compiled Keras model with the whole loop on the device.
 
@@ -107,6 +110,7 @@ def train(
         validation_split: The share of the arrays, from their end, to validate on.
         class_weight: Weights of the examples by class, a class without one having weight 1.
         callbacks: Keras callbacks.
+        verbose: 0 is silent, 1 a progress bar, 2 a line per epoch, `"auto"` is 1.
         penalties: Terms on the whole model that this run adds to the training loss and shows in its
             logs: `GradientPenalty`, `JacobianPenalty`, `RecurrentGradientNorm`, or of classes of
             your own derived from `Penalty`. Those that `set_penalties` gave to the model act
@@ -115,19 +119,18 @@ def train(
         resume: Go on with the run in `run_dir`; where there is none, begin.
         seed: Fixes the order of arrays, and is given to `keras.utils.set_random_seed` at the start.
             None takes an order at random (kept in `run_dir`) and sets nothing.
+        monitor: The log by which the best model is kept. Default: `"val_loss"` with validation
+            data, else `"loss"`.
+        monitor_mode: `"min"`, `"max"`, or `"auto"` by the name of the log.
+        early_stopping_patience: Stop after so many epochs without a better `monitor`.
         jit_compile: False is a plain graph; True or `"step"` compiles the step with XLA; `"loop"`
             the whole loop, for arrays only; `"auto"` times them on real batches, puts everything
             back that this changed, and takes the fastest. XLA is not tried for a run that is too
             short to gain from it. Forms differ in the last digits, and dropout may draw other
             numbers under XLA; a resumed run keeps its form.
         steps_per_call: How many steps run between two looks of the host, or `"auto"`.
-        monitor: The log by which the best model is kept. Default: `"val_loss"` with validation
-            data, else `"loss"`.
-        monitor_mode: `"min"`, `"max"`, or `"auto"` by the name of the log.
-        early_stopping_patience: Stop after so many epochs without a better `monitor`.
         worker_timeout: Seconds after which workers that do not answer count as lost. Longer than
             compiling the step, and than saving the model.
-        verbose: 0 is silent, 1 a progress bar, 2 a line per epoch, `"auto"` is 1.
 
     Returns:
         The `History`, as from `fit`; a resumed run's holds all its epochs. Its `params["loop"]`

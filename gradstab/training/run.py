@@ -56,13 +56,14 @@ class Run:
     def train(self, callbacks: Any) -> keras.callbacks.History:
         """Train the epochs that are left, and return the history of all.
 
-        Keras does not tell callbacks of a run that raises: monitors of gradstab's are told.
+        Keras does not tell callbacks of a run that raises: monitors of gradstab's are told. Of
+        several workers one may be lost, and then nothing more can be read.
         """
         monitors: list[GradientMonitor] = []
         try:
             return self._train(callbacks, monitors)
         except BaseException as error:
-            for monitor in monitors:
+            for monitor in monitors if self.workers.count == 1 else ():
                 monitor.stop_after(error)
             raise
 
