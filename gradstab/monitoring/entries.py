@@ -96,9 +96,15 @@ class Totals:
             best_loss=lower.best_loss,
             best_loss_step=lower.best_loss_step,
             last_loss=self.last_loss if later.last_loss is None else later.last_loss,
-            learning_rate=later.learning_rate,
-            effective_rate=later.effective_rate,
+            learning_rate=self._mean(self.learning_rate, later.learning_rate, later),
+            effective_rate=self._mean(self.effective_rate, later.effective_rate, later),
         )
+
+    def _mean(self, first: float | None, second: float | None, later: Totals) -> float | None:
+        """Return the mean over the steps of both parts, or the one that is known."""
+        if first is None or second is None or not self.steps + later.steps:
+            return first if second is None else second
+        return (first * self.steps + second * later.steps) / (self.steps + later.steps)
 
 
 @dataclasses.dataclass(frozen=True)

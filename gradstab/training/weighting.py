@@ -58,7 +58,8 @@ def weighted_pipeline(dataset: Any, class_weight: dict[int, float]) -> Any:
     def add_weights(x: Any, y: Any, *_: Any) -> tuple[Any, Any, Any]:
         # Classes beyond those with a weight share the last entry, which is 1.
         labels = tf.cast(_classes(y, tf), tf.int64)
-        labels = tf.where((labels < 0) | (labels >= len(table)), len(table) - 1, labels)
+        last = tf.constant(len(table) - 1, tf.int64)
+        labels = tf.where((labels < 0) | (labels > last), last, labels)
         return x, y, tf.gather(tf.constant(table), labels)
 
     weighted = dataset.map(add_weights)

@@ -304,3 +304,18 @@ def test_a_resumed_run_keeps_the_events_before_it(tmp_path):
     record = read_record(tmp_path)
     assert [event.step for event in record.events] == [2, 58]
     assert record.steps.tolist() == [50, 100]
+
+
+def test_a_resumed_run_that_trains_nothing_more_keeps_what_it_was(tmp_path):
+    with RecordWriter(tmp_path, after_step=0) as writer:
+        writer.step(10, {"loss": 2.0})
+        writer.epoch(1, step=10, logs={"loss": 2.0})
+        writer.totals(Totals(steps=10, clipped=1), step=10)
+        writer.event("end", step=10)
+    with RecordWriter(tmp_path, after_step=10, resumes=True) as writer:
+        writer.totals(Totals(), step=10)
+        writer.event("end", step=10)
+    record = read_record(tmp_path)
+    assert (record.steps.tolist(), len(record.epochs)) == ([10], 1)
+    assert (record.totals.steps, record.totals.clipped) == (10, 1)
+    assert [event.name for event in record.events] == ["end"]
