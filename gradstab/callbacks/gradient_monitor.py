@@ -106,8 +106,9 @@ class GradientMonitor(keras.callbacks.Callback):
         self._has_told_unused = False
         self._examples: Liveness | None = None
         self._closing: Closing | None = None
-        # `training.train` sets it when it goes on with the run that the record tells of.
-        self.resumes_record = False
+        # `training.train` sets these: where it goes on with the run that the record tells of, and
+        # where it wants a record and the logs as they are.
+        self.resumes_record, self.adds_to_logs = False, True
         # A step is either run or read.
         self._lock = threading.RLock()
 
@@ -141,7 +142,8 @@ class GradientMonitor(keras.callbacks.Callback):
         self._pace.set_capacity(self._capacity)
         self._examples = Liveness(self.model, at_start=False)
         self._closing = Closing.join(self.model)
-        feed_epoch_logs(self.model, self._logs_once)
+        if self.adds_to_logs:
+            feed_epoch_logs(self.model, self._logs_once)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Begin a new count."""
@@ -168,8 +170,9 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Sum the epoch up in its logs, if nothing did before."""
-        if logs is not None and self._logs_are_due:
-            logs.update(self._logs_once())
+        scalars = self._logs_once()
+        if logs is not None and self.adds_to_logs:
+            logs.update(scalars)
         for watch in self._watches:
             watch.end_epoch(epoch, logs or {})
         if not self._has_told_unused:

@@ -89,7 +89,7 @@ def train(
 
     A directory holds `config.json` (arguments, versions, the form of the loop), `history.json`
     (after every epoch), `record.jsonl` (what `gradstab report` makes a page of, written by a
-    `GradientMonitor` of default settings unless one among the callbacks writes there already),
+    `GradientMonitor` that leaves the logs alone, unless one among the callbacks writes there),
     `model.keras` (the model at its best `monitor`; until the first epoch ends, as it began) and
     `checkpoints/` (weights, optimizer and random states after the last epoch).
 

@@ -141,7 +141,11 @@ class Run:
         folders = [each.run_dir for each in given if isinstance(each, GradientMonitor)]
         if any(folder is not None and folder.resolve() == place for folder in folders):
             return given
-        return [*given, GradientMonitor(place)]
+        monitor = GradientMonitor(place)
+        # What a monitor samples after a kill is not what it would have sampled: the history of a
+        # resumed run is that of the uninterrupted one.
+        monitor.adds_to_logs = False
+        return [*given, monitor]
 
     def _warn_that_nothing_improved(self, values: list[float]) -> None:
         found = "NaN" if all(map(math.isnan, values)) else "not finite"

@@ -34,7 +34,8 @@ def test_a_run_leaves_one_record_with_one_end(make_model, data, tmp_path, optimi
         told = [epoch.logs[name] for epoch in record.epochs]
         np.testing.assert_allclose(told, history.history[name], rtol=1e-6)
     assert record.totals.steps == 9
-    assert record.totals.largest_norm == pytest.approx(max(history.history["grad_norm_max"]))
+    assert record.totals.largest_norm > 0
+    assert set(history.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert summarize(record).verdict == "Healthy: nothing clipped, nothing skipped."
     assert "Healthy: nothing clipped" in write_html(tmp_path).read_text()
 
