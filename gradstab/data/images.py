@@ -158,7 +158,8 @@ def _decode(
             raise ValueError(f"pixels of mode {header.mode}; 8 bits per channel are expected")
         is_large = header.width * header.height > _LARGE_IMAGE
     with _one_large_image if is_large else contextlib.nullcontext():
-        image = _upright(path).convert("L" if color_mode == "grayscale" else "RGB")
+        with PIL.Image.open(path) as opened:
+            image = _upright(opened).convert("L" if color_mode == "grayscale" else "RGB")
         if image_size is not None and image.size != image_size[::-1]:
             image = image.resize(image_size[::-1], PIL.Image.Resampling.BILINEAR)
     array: npt.NDArray[np.uint8] = keras.utils.img_to_array(
@@ -167,12 +168,10 @@ def _decode(
     return array
 
 
-def _upright(path: Path) -> Any:
+def _upright(image: Any) -> Any:
     """Return an image as its EXIF entry says that it was taken: phones only note a rotation."""
-    import PIL.Image
     import PIL.ImageOps
 
-    image: Any = PIL.Image.open(path)
     with contextlib.suppress(Exception):  # a broken entry says nothing
         if image.getexif().get(_ORIENTATION, 1) != 1:
             return PIL.ImageOps.exif_transpose(image)

@@ -84,8 +84,13 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
     Raises:
         RunDirectoryError: Names everything that differs.
     """
-    # A schedule that is laid over all epochs is another one where there are more of them.
-    has_more_epochs = new["arguments"]["epochs"] > old["arguments"]["epochs"]
+    schedules = old["model"].get("schedules"), new["model"]["schedules"]
+    # One that is laid over all epochs has other numbers where there are more of them.
+    is_longer = (
+        new["arguments"]["epochs"] > old["arguments"]["epochs"]
+        and schedules[0] != schedules[1]
+        and _without_numbers(schedules[0]) == _without_numbers(schedules[1])
+    )
     pairs = [
         (name, old["arguments"].get(name), value)
         for name, value in new["arguments"].items()
@@ -95,7 +100,7 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
     pairs += [
         (f"model's {name}", old["model"][name], new["model"].get(name))
         for name in old["model"]
-        if name != "layers" and not (name == "schedules" and has_more_epochs)
+        if name != "layers" and not (name == "schedules" and is_longer)
     ]
     pairs += _of_layers(old["model"].get("layers"), new["model"]["layers"])
     data = old.get("data")
@@ -114,8 +119,7 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
             f"`resume=True` needs the arguments that the run in `run_dir` began with. Received: "
             f"{'; '.join(different)}. Give these as they were, or pass another `run_dir`"
         )
-    schedules = old["model"].get("schedules"), new["model"].get("schedules")
-    if has_more_epochs and schedules[0] != schedules[1]:
+    if is_longer:
         warnings.warn(
             f"The schedule of the learning rate changes with the epochs: it was "
             f"{_short(schedules[0])}, is {_short(schedules[1])}. The resumed run takes the new one "
@@ -203,6 +207,14 @@ def _rates(config: Any) -> list[Any]:
     if isinstance(config, list):
         return [rate for value in config for rate in _rates(value)]
     return []
+
+
+def _without_numbers(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_numbers(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_without_numbers(value) for value in config]
+    return None if isinstance(config, int | float) else config
 
 
 def _kind(regularizer: Any) -> Any:

@@ -152,17 +152,17 @@ def test_missing_pillow_names_the_extra(animals, monkeypatch):
 
 def test_large_images_are_decoded_one_at_a_time(animals, monkeypatch):
     """Four of 169 megapixels at once took as many gigabytes."""
-    decode, now, most = images.keras.utils.load_img, [], []
+    decode, now, most = images._upright, [], []
 
-    def watched(*arguments, **options):
+    def watched(image):
         now.append(1)
         most.append(len(now))
         time.sleep(0.002)
-        image = decode(*arguments, **options)
+        image = decode(image).convert("RGB")
         now.pop()
         return image
 
-    monkeypatch.setattr(images.keras.utils, "load_img", watched)
+    monkeypatch.setattr(images, "_upright", watched)
     monkeypatch.setattr(images.os, "cpu_count", lambda: 4)
     load(animals)
     assert max(most) > 1

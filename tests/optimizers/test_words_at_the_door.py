@@ -29,7 +29,8 @@ def test_a_reading_prints_as_five_lines():
     assert len(lines) == 5
     assert lines[0] == "steps 1 to 4"
     assert lines[1].startswith("gradient norm: last ")
-    assert "at step 1; after the transforms 0.5" in lines[1]
+    assert lines[1].endswith("; after the transforms 0.5")
+    assert " largest " in lines[1]
     assert lines[2].startswith("loss: last ")
     assert lines[3] == "clipped 3 of 4, limited 0 of 4, skipped 1 of 4 (nonfinite 1)"
     assert lines[4] == "not diverged"

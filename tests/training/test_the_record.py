@@ -89,21 +89,3 @@ def test_two_fits_into_one_directory_are_two_runs(make_model, data, tmp_path):
     page = write_html(tmp_path).read_text()
     assert "Run 3 of 3 in this record" in page
     assert "Earlier runs in this record (2)" in page
-
-
-def test_more_epochs_bring_another_schedule(make_model, data, tmp_path):
-    def train_for(epochs, **more):
-        schedule = keras.optimizers.schedules.CosineDecay(0.1, 3 * epochs)
-        model = make_model(keras.optimizers.SGD(schedule))
-        return train(model, *data, epochs=epochs, run_dir=tmp_path, **more, **PLAIN)
-
-    train_for(2)
-    with pytest.warns(UserWarning, match="The schedule of the learning rate changes"):
-        history = train_for(4, resume=True)
-    assert len(history.history["loss"]) == 4
-    schedule = keras.optimizers.schedules.CosineDecay(0.2, 12)
-    with pytest.raises(ValueError, match="model's schedules was"):
-        train(
-            make_model(keras.optimizers.SGD(schedule)), *data, epochs=4, run_dir=tmp_path,
-            resume=True, **PLAIN,
-        )  # fmt: skip
