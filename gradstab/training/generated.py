@@ -59,7 +59,6 @@ def _of_py_dataset(name: str, data: Any, seed: int | None) -> Any:
             if seed is not None and count is not None:
                 order = np.random.default_rng([seed, epoch]).permutation(count).tolist()
             yield from map(_plain, _in_order(data, order))
-            data.on_epoch_end()
 
         pipeline = tf.data.Dataset.from_generator(batches, output_signature=spec)
         length = tf.data.INFINITE_CARDINALITY if count is None else count
@@ -68,6 +67,8 @@ def _of_py_dataset(name: str, data: Any, seed: int | None) -> Any:
 
     pipeline = for_epoch(0)
     pipeline.for_epoch = for_epoch
+    # Not when the batches end: they are made ahead, and some to be looked at only.
+    pipeline.between_epochs = data.on_epoch_end
     return pipeline
 
 

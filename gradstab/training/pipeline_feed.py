@@ -17,7 +17,8 @@ class DatasetFeed:
     """A `tf.data` pipeline as training data.
 
     A pipeline with an attribute `for_epoch` (a function from the epoch's number to a dataset) is
-    asked for each epoch's dataset. Any other is iterated as it is.
+    asked for each epoch's dataset. Any other is iterated as it is. A function in an attribute
+    `between_epochs` is called before each epoch but the first.
     """
 
     def __init__(
@@ -26,6 +27,8 @@ class DatasetFeed:
         self._name = name
         self._dataset = dataset
         self._for_epoch = getattr(dataset, "for_epoch", None)
+        self._between_epochs = getattr(dataset, "between_epochs", None)
+        self._was_opened = False
         self._steps_per_epoch = steps_per_epoch
         self._first_epoch = first_epoch
         cardinality = int(dataset.cardinality())
@@ -53,6 +56,9 @@ class DatasetFeed:
 
     def open(self, epoch: int) -> Epoch:
         """Return the pass over the pipeline that belongs to `epoch`."""
+        if self._was_opened and self._between_epochs is not None:
+            self._between_epochs()
+        self._was_opened = True
         if self._waiting is not None:
             iterator, self._waiting = self._waiting, None
             return _DatasetEpoch([self._of_first_batch(repeat=False), iterator], self.steps)

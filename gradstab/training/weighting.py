@@ -66,6 +66,8 @@ def weighted_pipeline(dataset: Any, class_weight: dict[int, float]) -> Any:
     for_epoch = getattr(dataset, "for_epoch", None)
     if for_epoch is not None:
         weighted.for_epoch = lambda epoch: for_epoch(epoch).map(add_weights)
+    if hasattr(dataset, "between_epochs"):
+        weighted.between_epochs = dataset.between_epochs
     return weighted
 
 
