@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gradstab.cli.main import main
+
 ROOT = Path(__file__).parents[1]
 BLOCKS = [
     pytest.param(block.group(2), id=f"{path.relative_to(ROOT)}:{place}")
@@ -25,3 +27,29 @@ def test_code_in_the_documents(code):
     report = []
     results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(session, out=report.append)
     assert not results.failed, "".join(report)
+
+
+def test_the_readme_runs_as_printed(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(blocks[0], "README.md", "exec"), names)
+    promised = re.search(r"^gradstab: .*$", text, re.M)[0]
+    assert promised in capsys.readouterr().out.splitlines()
+    for block in blocks[1:]:
+        exec(compile(block, "README.md", "exec"), names)
+    told = capsys.readouterr().out
+    assert "clipped 0 of 40, limited 0 of 40, skipped 0 of 40" in told  # the composed example
+    for run in re.findall(r"^gradstab report (runs/\S+) ", text, re.M):
+        assert main(["report", run, "--format", "text"]) == 0
+    for run in ("second", "third"):
+        assert main(["report", f"runs/{run}"]) == 0
+        assert (tmp_path / "runs" / run / "report.html").exists()
+
+
+def test_the_first_screen_of_the_readme_is_what_a_newcomer_needs():
+    first = (ROOT / "README.md").read_text("utf-8").splitlines()[:40]
+    screen = "\n".join(first)
+    for part in ("pip install", "```diff", "gradstab: 200 steps", "Protected: 5 of 200"):
+        assert part in screen

@@ -11,6 +11,7 @@ import keras
 
 from gradstab._errors import DivergenceError
 from gradstab._validation import check_choice
+from gradstab.callbacks.closing import Closing
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.optimizers.model.binding import is_built
 from gradstab.optimizers.watching.find import bind, loss_of_no_step, trains_the_whole
@@ -78,6 +79,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._best: BestState | None = None
         self._loss = math.nan
         self._unseen, self._last_batch = 0, -1
+        self._closing: Closing | None = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
@@ -87,6 +89,7 @@ class DivergenceGuard(keras.callbacks.Callback):
             # Moments have to be there to be copied; Keras makes them in the first step only.
             with self.model.distribute_strategy.scope():
                 self.model.optimizer.build(self.model.trainable_variables)
+        self._closing = Closing.join(self.model)
         self._judge = Judge(self.model)
         self._best = BestState(self._judge, self.monitor)
         if is_built(self.model):
@@ -143,6 +146,9 @@ class DivergenceGuard(keras.callbacks.Callback):
                 self._act_on(judge.at_end(self._loss))
         finally:
             self._judge = self._best = None
+            closing, self._closing = self._closing, None
+            if closing is not None:
+                closing.leave(self.params)
         if self.monitor is not None and best.name not in ("", self.monitor):
             warnings.warn(
                 f"`monitor` was in no epoch's logs, and the best state was judged by {best.name!r}."
@@ -165,6 +171,8 @@ class DivergenceGuard(keras.callbacks.Callback):
             each.optimizer.telemetry.acknowledge()
         if self.on_divergence == "raise":
             raise DivergenceError(self.verdict)
+        if self._closing is not None:
+            self._closing.diverged = str(cause)
         if self.verbose:
             print(f"\n{self.verdict}", flush=True)
         self.model.stop_training = True

@@ -13,6 +13,7 @@ import keras
 
 from gradstab._replicas import is_chief
 from gradstab._validation import check_bool, check_int
+from gradstab.callbacks.closing import Closing
 from gradstab.callbacks.layer_rates import LayerRates
 from gradstab.callbacks.pace import Pace
 from gradstab.callbacks.probe import ProbeLoss, check_probe
@@ -42,59 +43,37 @@ class GradientMonitor(keras.callbacks.Callback):
 
     It works on any compiled model: it reads what a `StabilizedOptimizer` measured inside the
     compiled step, and has any other optimizer's step measured in the same way while the run lasts.
-    So it costs a look each second at most, or before more steps than can wait, and no second
-    backward pass, and changes neither what is trained nor what is saved. The logs get, for History,
-    CSVLogger, the progress bar and every other callback, wherever it stands in the list:
+    What is trained and what is saved stays as it is. These keys join the logs of batches (the last
+    step) and of epochs, for History, CSVLogger, the progress bar and every other callback:
 
-    | key | in a batch's logs, of the last step | in an epoch's logs |
-    |---|---|---|
-    | `grad_norm` | global gradient norm before the transforms | mean where it is finite |
-    | `grad_norm_max` | the same | largest finite one |
-    | `clipped` | 1 if a transform clipped to a bound | number of such steps |
-    | `limited` | 1 if a rule of `clip="auto"` limited the step | number of such steps |
-    | `skipped` | 1 if the step was skipped | number of such steps |
-    | `update_ratio` | norm of update over norm of weights, latest sample | mean of samples |
+    - `grad_norm`, `grad_norm_max`: global gradient norm before the transforms; of an epoch the mean
+      and the maximum of the finite ones.
+    - `clipped`: whether the gradient was longer than a bound that you chose, and was shortened to
+      it. Under SGD the step is shorter for it; under Adam, which divides by the gradient's scale,
+      hardly. `limited`: whether a rule of `clip="auto"` acted. `skipped`: whether the step was
+      skipped. Of an epoch the number of such steps.
+    - `update_ratio`: norm of update over norm of weights, the latest sample or their mean.
 
-    Samples are closer looks at the run's first step and every n-th one: for every variable the
-    gradient norm before and after the transforms, largest magnitude, share of zeros, entries that
-    are not finite, the norms of weights and update with their ratio, and the change of the loss
-    that the gradient predicts, g·Δw.
-
-    Of a model that holds several optimizers, as a GAN does, each is watched, and its keys bear its
-    name: `d_optimizer/grad_norm`. What took no step has no keys. The second optimizer and those
-    after it have a record of their own, in `run_dir/NAME`.
-
-    With `run_dir` it writes `record.jsonl` (`monitoring.read_record` reads it, `gradstab report`
-    makes a page of it): the samples, each skipped step with its cause and the first variable at
-    fault, and how the run ended; and, where matplotlib is installed, the figures
-    `gradient_norm.png` and `layer_norms.png` when training ends. With `tensorboard_dir` it writes
-    scalars, a histogram of each gradient, and the heat map of the layers; this takes
-    `pip install "gradstab[tensorboard]"`.
+    `docs/monitoring.md` has all that is measured, files and limits. When training ends, one line on
+    the console sums it up.
 
     Args:
-        run_dir: Folder for record and figures, or `None` for neither.
+        run_dir: Folder for record and figures, or `None` for neither. `gradstab report` makes a
+            page of it.
         tensorboard_dir: Folder for TensorBoard's event files, or `None` for none.
-        every_n_steps: Steps between two samples.
-        activations: Whether samples tell of the layers' outputs too: mean, deviation, share
-            saturated, share dead. The model has to be built.
+        every_n_steps: Steps between two samples, which look at each variable.
+        activations: Whether samples tell of the layers' outputs too. The model has to be built.
         effective_rates: Whether record and TensorBoard tell what Adagrad, RMSprop or Adam make of
-            the learning rate: of each layer the median and quantiles over its weights, whenever the
-            monitor looks, every n steps in `fit`. They are read between steps.
-        probe: A batch `(x, y)` or `(x, y, sample_weight)` kept aside. Its loss before and after a
-            sampled step, beside what its gradient predicts, shows whether steps are in the linear
-            regime: two passes forward and one backward in each sample.
+            the learning rate, layer by layer.
+        probe: A batch `(x, y)` or `(x, y, sample_weight)` kept aside, whose loss before and after a
+            sampled step shows whether steps are in the linear regime.
 
     Raises:
-        ImportError: When training begins, if `tensorboard_dir` is given and TensorBoard is missing.
-        TypeError: If `every_n_steps` is no integer, or `effective_rates` neither true nor false.
-        ValueError: If it is below 1, or if `probe` is no such tuple.
+        ImportError: When training begins, if TensorBoard is needed and missing.
+        TypeError, ValueError: If an argument can't be right.
         OSError: When training begins, if a folder can't be written.
 
-    Example:
-    ```python
-    model.compile(gradstab.stabilize("adam"), loss)
-    model.fit(x, y, callbacks=[gradstab.callbacks.GradientMonitor("runs/first")])
-    ```
+    Example: `model.fit(x, y, callbacks=[gradstab.callbacks.GradientMonitor("runs/first")])`.
     """
 
     # `training.train` asks: this callback need not be called after every single step.
@@ -126,6 +105,10 @@ class GradientMonitor(keras.callbacks.Callback):
         self._logs_are_due = False
         self._has_told_unused = False
         self._examples: Liveness | None = None
+        self._closing: Closing | None = None
+        # `training.train` sets these: where it goes on with the run that the record tells of, and
+        # where it wants a record and the logs as they are.
+        self.resumes_record, self.adds_to_logs = False, True
         # A step is either run or read.
         self._lock = threading.RLock()
 
@@ -158,7 +141,9 @@ class GradientMonitor(keras.callbacks.Callback):
         self._pace = Pace(self.every_n_steps, at_each=self.effective_rates)
         self._pace.set_capacity(self._capacity)
         self._examples = Liveness(self.model, at_start=False)
-        feed_epoch_logs(self.model, self._logs_once)
+        self._closing = Closing.join(self.model)
+        if self.adds_to_logs:
+            feed_epoch_logs(self.model, self._logs_once)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Begin a new count."""
@@ -185,10 +170,11 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Sum the epoch up in its logs, if nothing did before."""
-        if logs is not None and self._logs_are_due:
-            logs.update(self._logs_once())
+        scalars = self._logs_once()
+        if logs is not None and self.adds_to_logs:
+            logs.update(scalars)
         for watch in self._watches:
-            watch.end_epoch()
+            watch.end_epoch(epoch, logs or {})
         if not self._has_told_unused:
             self._has_told_unused = True
             self._tell_unused()
@@ -201,16 +187,29 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def on_train_end(self, logs: MutableMapping[str, Any] | None = None) -> None:
         """Close the record and draw it, and leave the model as it was."""
-        stop_feeding(self.model, self._logs_once)
-        if not self._watches:
+        closing, self._closing = self._closing, None
+        if closing is None:
             return
+        stop_feeding(self.model, self._logs_once)
         for watch in reversed(self._watches):
             watch.observer.uninstall()
         self._look()
         self._tell_zero()
         for watch in self._watches:
-            watch.end()
-        self._examples = None
+            watch.end(closing.diverged, closing.interrupted)
+            if watch.observer.telemetry.is_used:
+                latest = watch.latest
+                closing.tell(
+                    watch.name, watch.totals, None if latest is None else latest.divergence
+                )
+        self._examples, self.resumes_record = None, False
+        closing.leave(self.params)
+
+    def stop_after(self, error: BaseException) -> None:
+        """Close the record of a run that raised, of which Keras does not tell its callbacks."""
+        if self._closing is not None:
+            self._closing.interrupted = type(error).__name__
+            self.on_train_end()
 
     def _logs_once(self) -> dict[str, float]:
         """Return the scalars when they are asked for first: for the epoch, not an evaluation."""
@@ -293,4 +292,5 @@ class GradientMonitor(keras.callbacks.Callback):
             None if self.tensorboard_dir is None else self.tensorboard_dir / folder,
             self.every_n_steps,
             self._layers if watch is self._watches[0] else (),
+            resumes=self.resumes_record,
         )

@@ -9,6 +9,7 @@ import keras
 
 from gradstab._layers import layers_in_order
 from gradstab._validation import check_int
+from gradstab.callbacks.closing import Closing
 from gradstab.layers.shared import SharedBlock
 
 
@@ -53,6 +54,7 @@ class SharedBlockMonitor(keras.callbacks.Callback):
         self._steps = 0
         self._due = 1
         self._last_batch = -1
+        self._closing: Closing | None = None
 
     def set_model(self, model: Any) -> None:
         """Find the layers, and tell them whose loss scale it is, before a step is traced."""
@@ -76,6 +78,7 @@ class SharedBlockMonitor(keras.callbacks.Callback):
                 "`model` must hold a `gradstab.layers.SharedBlock` with `watch=True`. Received: "
                 f"model={self.model.name!r}"
             )
+        self._closing = Closing.join(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: MutableMapping[str, Any] | None = None) -> None:
         """Count batches anew."""
@@ -96,3 +99,9 @@ class SharedBlockMonitor(keras.callbacks.Callback):
             for name, gradients in self.history[-1][1].items():
                 for use, value in enumerate(gradients.use_norm, start=1):
                     logs[f"{name}/use_{use}"] = float(value)
+
+    def on_train_end(self, logs: MutableMapping[str, Any] | None = None) -> None:
+        """Say in a line what the run came to."""
+        closing, self._closing = self._closing, None
+        if closing is not None:
+            closing.leave(self.params)

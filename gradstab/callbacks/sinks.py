@@ -1,29 +1,21 @@
-"""Where what the monitor reads is put: the run record, and TensorBoard's event files."""
+"""Where what the monitor reads is put: the run record."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from gradstab.callbacks.sampled import Rates, Sample, each, rate_scalar, scalars_of
 from gradstab.diagnosis.rules.records import diagnose_record
-from gradstab.monitoring.record import PerVariable, Record, read_record
-from gradstab.monitoring.tensorboard import TensorBoardWriter
+from gradstab.monitoring.entries import Totals
+from gradstab.monitoring.record import read_record
 from gradstab.monitoring.writer import RecordWriter
 from gradstab.optimizers.telemetry.reading import Reading
 from gradstab.optimizers.watching.effective_rate import LEVELS
 from gradstab.reports.figures import plot_gradient_norm, save
 from gradstab.reports.layers import plot_layer_norms
-
-# Samples that the heat map for TensorBoard is drawn from, thinned out when there are more.
-_MOST_SAMPLES: Final = 800
-_SECONDS_BETWEEN_IMAGES: Final = 30.0
 
 
 class Sink(Protocol):
@@ -35,11 +27,20 @@ class Sink(Protocol):
     def event(self, name: str, step: int, message: str) -> None:
         """Put down something that happened."""
 
-    def end_epoch(self) -> None:
-        """Put down what is due at the end of an epoch."""
+    def totals(self, totals: Totals, step: int) -> None:
+        """Put down counts and extremes over every step up to `step`."""
 
-    def end(self, reading: Reading) -> None:
-        """Put down the end of the run, and close."""
+    def end_epoch(self, epoch: int, step: int, logs: Mapping[str, Any]) -> None:
+        """Put down what is due at the end of an epoch: its number from 1, last step and logs."""
+
+    def end(self, reading: Reading, diverged: str | None, interrupted: str | None) -> None:
+        """Put down the end of the run, and close.
+
+        Args:
+            reading: The last one.
+            diverged: Why the run had to be stopped, or `None`.
+            interrupted: Name of the exception that ended it, or `None`.
+        """
 
     def close(self) -> None:
         """Close, without another word."""
@@ -55,6 +56,9 @@ class RecordSink:
         layers: Names of the layers whose activations are sampled.
         trained_layers: Names of the layers whose effective rates are sampled.
         config: What describes the run.
+        after_step: Steps that the optimizer had counted when the run began.
+        resumes: Whether the run is the latest one in the record, resumed.
+        offset: Steps before it that its numbers do not count.
 
     Raises:
         OSError: If the record can't be written.
@@ -68,7 +72,12 @@ class RecordSink:
         layers: Sequence[str],
         trained_layers: Sequence[str],
         config: Mapping[str, Any],
+        *,
+        after_step: int = 0,
+        resumes: bool = False,
+        offset: int = 0,
     ) -> None:
+        self._offset = offset
         self._run_dir = run_dir
         self._every_n_steps = every_n_steps
         self._last_written = -1
@@ -78,12 +87,15 @@ class RecordSink:
             layers=layers,
             trained_layers=trained_layers,
             config=config,
+            after_step=after_step + offset,
+            resumes=resumes,
         )
 
     def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Write skipped steps as events, and the sampled steps with their numbers."""
         if reading.missed:
-            self._writer.event("missed", step=reading.cursor, steps=reading.missed)
+            step = reading.cursor + self._offset
+            self._writer.event("missed", step=step, steps=reading.missed)
         samples = {} if reading.samples is None else dict(each(reading.samples))
         kept = set(samples) | {int(n) for n in reading.steps if n % self._every_n_steps == 0}
         if rates is not None:
@@ -94,7 +106,7 @@ class RecordSink:
             if row is not None and reading.skipped[row]:
                 self._writer.event(
                     "skip",
-                    step=number,
+                    step=number + self._offset,
                     cause=reading.cause[row],
                     variable=reading.bad_variable[row],
                 )
@@ -117,31 +129,39 @@ class RecordSink:
             effective = {
                 f"effective_rate_{name}": rates[1][:, place] for place, name in enumerate(LEVELS)
             }
+        step = number + self._offset
         if sample is None:
-            self._writer.step(number, scalars, per_trained_layer=effective)
+            self._writer.step(step, scalars, per_trained_layer=effective)
         else:
             self._writer.step(
-                number, scalars | sample.scalars, sample.variables, sample.layers, effective
+                step, scalars | sample.scalars, sample.variables, sample.layers, effective
             )
         self._last_written = number
 
     def event(self, name: str, step: int, message: str) -> None:
         """Write an event."""
-        self._writer.event(name, step=step, message=message)
+        self._writer.event(name, step=step + self._offset, message=message)
 
-    def end_epoch(self) -> None:
-        """Do nothing: the record is on disk already."""
+    def totals(self, totals: Totals, step: int) -> None:
+        """Write the totals."""
+        self._writer.totals(totals, step=step + self._offset)
 
-    def end(self, reading: Reading) -> None:
+    def end_epoch(self, epoch: int, step: int, logs: Mapping[str, Any]) -> None:
+        """Write the epoch's losses and metrics."""
+        self._writer.epoch(epoch, step=step + self._offset, logs=logs)
+
+    def end(self, reading: Reading, diverged: str | None, interrupted: str | None) -> None:
         """Write the last step and how the run ended, close, and draw."""
         if len(reading.steps) and reading.steps[-1] > self._last_written:
             self._step(int(reading.steps[-1]), reading, len(reading.steps) - 1, None)
         self._diagnose()
-        why = reading.divergence
-        if why is None:
-            self._writer.event("end", step=reading.cursor)
+        step = reading.cursor + self._offset
+        if diverged is not None:
+            self._writer.event("stop", step=step, cause="divergence", message=diverged)
+        elif interrupted is not None:
+            self._writer.event("stop", step=step, cause="interrupted", message=interrupted)
         else:
-            self._writer.event("stop", step=reading.cursor, cause="divergence", message=str(why))
+            self._writer.event("end", step=step)
         self._writer.close()
         self._draw()
 
@@ -169,105 +189,3 @@ class RecordSink:
         with contextlib.suppress(ImportError):
             save(plot_gradient_norm(record), self._run_dir / "gradient_norm.png")
             save(plot_layer_norms(record), self._run_dir / "layer_norms.png")
-
-
-class TensorBoardSink:
-    """Writes scalars, histograms and a heat map of the layers as TensorBoard events.
-
-    Args:
-        log_dir: Folder for the event files.
-        variables: Paths of the trained variables.
-        layers: Names of the layers whose activations are sampled.
-        trained_layers: Names of the layers whose effective rates are sampled.
-
-    Raises:
-        ImportError: If TensorBoard is missing; the message names the extra.
-    """
-
-    def __init__(
-        self,
-        log_dir: Path,
-        variables: Sequence[str],
-        layers: Sequence[str],
-        trained_layers: Sequence[str],
-    ) -> None:
-        self._writer = TensorBoardWriter(log_dir)
-        self._log_dir = log_dir
-        self._variables = tuple(variables)
-        self._layers = tuple(layers)
-        self._trained_layers = tuple(trained_layers)
-        self._norms: list[tuple[int, np.ndarray[Any, Any]]] = []
-        self._drawn_at = time.monotonic()
-
-    def write(self, reading: Reading, rates: Rates | None = None) -> None:
-        """Write what the samples tell."""
-        if rates is not None:
-            medians = rates[1][:, list(LEVELS).index("median")].tolist()
-            tagged = {
-                f"effective_rate/{layer}": value
-                for layer, value in zip(self._trained_layers, medians, strict=True)
-            }
-            self._writer.scalars(reading.cursor, rate_scalar(rates) | tagged)
-        known = {int(number): row for row, number in enumerate(reading.steps)}
-        for number, sample in [] if reading.samples is None else each(reading.samples):
-            row = known.get(number)
-            scalars = {} if row is None else scalars_of(reading, row)
-            tagged = {f"gradients/{name}": value for name, value in scalars.items()}
-            tagged |= {f"gradients/{name}": value for name, value in sample.scalars.items()}
-            for name in ("grad_norm", "update_ratio"):
-                values = sample.variables[name].tolist()
-                tagged |= {
-                    f"{name}/{variable}": value
-                    for variable, value in zip(self._variables, values, strict=True)
-                }
-            for name, values in sample.layers.items():
-                tagged |= {
-                    f"{name}/{layer}": value
-                    for layer, value in zip(self._layers, values.tolist(), strict=True)
-                }
-            self._writer.scalars(number, tagged)
-            ends, counts = sample.histograms[:, :2], sample.histograms[:, 2:]
-            self._writer.histograms(number, counts, ends[:, 0], ends[:, 1], self._variables)
-            self._norms.append((number, sample.variables["grad_norm"]))
-        if len(self._norms) > _MOST_SAMPLES:
-            self._norms = self._norms[::2]
-        self._writer.flush()
-
-    def event(self, name: str, step: int, message: str) -> None:
-        """Do nothing: there are no words in TensorBoard's event files."""
-
-    def end_epoch(self) -> None:
-        """Draw the heat map anew, if the last one is some time old."""
-        if time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_IMAGES:
-            self._draw()
-
-    def end(self, reading: Reading) -> None:
-        """Draw the heat map of the whole run, and close."""
-        self._draw()
-        self._writer.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
-
-    def _draw(self) -> None:
-        self._drawn_at = time.monotonic()
-        if not self._norms:
-            return
-        steps = np.array([step for step, _ in self._norms])
-        norms = np.stack([norms for _, norms in self._norms]).astype("float64")
-        record = Record(
-            path=self._log_dir,
-            runs=({"variables": list(self._variables), "config": {}},),
-            steps=steps,
-            columns={},
-            events=(),
-            findings=(),
-            problems=(),
-            _samples={"grad_norm": PerVariable(steps, self._variables, norms)},
-        )
-        with contextlib.suppress(ImportError):
-            figure: Any = plot_layer_norms(record).figure
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=110, facecolor="white")
-            self._writer.image(int(steps[-1]), "gradients/layers", stream.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import numpy as np
 
 from gradstab._nesting import unwrapped
 from gradstab.callbacks.layer_rates import LayerRates
-from gradstab.callbacks.sinks import RecordSink, Sink, TensorBoardSink
+from gradstab.callbacks.run_totals import RunTotals
+from gradstab.callbacks.sinks import RecordSink, Sink
+from gradstab.callbacks.tensorboard_sink import TensorBoardSink
+from gradstab.monitoring.entries import Totals
 from gradstab.optimizers.telemetry.reading import Reading
 from gradstab.optimizers.watching.find import stabilized_optimizer
 from gradstab.optimizers.watching.observer import Observer
@@ -42,6 +45,8 @@ class Watch:
         self.begun: Reading | None = None
         self.latest: Reading | None = None
         self.has_moved = False
+        self._totals: RunTotals | None = None
+        self._iterations = 0
 
     def begin(self, rates: LayerRates | None) -> None:
         """Begin a run."""
@@ -49,6 +54,8 @@ class Watch:
         self.rates = rates
         self.begun = self.latest = self.observer.telemetry.peek()
         self._cursor = self.begun.cursor
+        self._totals = RunTotals(self.begun, self.observer.optimizer)
+        self._iterations = self._totals.calls_before
         self._sinks, self.readings, self.has_moved = None, [], False
 
     def begin_epoch(self) -> None:
@@ -59,6 +66,18 @@ class Watch:
     def steps(self) -> int:
         """Steps of this run, as far as they were read."""
         return self._cursor - (0 if self.begun is None else self.begun.cursor)
+
+    @property
+    def steps_before(self) -> int:
+        """Steps that the optimizer had counted when this run began."""
+        return 0 if self.begun is None else self.begun.cursor
+
+    @property
+    def offset(self) -> int:
+        """Steps before this run that nobody counted: those of an optimizer not gradstab's."""
+        if stabilized_optimizer(self.observer.optimizer) is not None:
+            return 0
+        return max(0, self._iterations - self.steps_before)
 
     @property
     def has_news(self) -> bool:
@@ -79,31 +98,62 @@ class Watch:
         observer.settle(reading.cursor)
         self.has_moved |= reading.shows_gradient
         self.readings.append(reading)
+        if self._totals is not None:
+            self._totals.see(reading)
         self.open(open_sinks)
         rates = None
         if self._sinks and self.rates is not None and reading.cursor > since:
             rates = self.rates.read()
         self._put(lambda sink: sink.write(reading, rates))
+        if reading.cursor > since:
+            self._put_totals()
+
+    @property
+    def totals(self) -> Totals:
+        """Counts and extremes over every step of this run, as far as they were read."""
+        return Totals() if self._totals is None else self._totals.totals
 
     def open(self, open_sinks: Callable[[Watch], list[Sink] | None]) -> None:
         """Open what readings are written to, if that can be done by now."""
         if self._sinks is None:
             self._sinks = open_sinks(self)
 
-    def end_epoch(self) -> None:
-        """Have written what is due at the end of an epoch, and warn if most steps were limited."""
+    def end_epoch(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        """Have written what is due at the end of an epoch, and warn if most steps were limited.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            logs: Its losses and metrics.
+        """
         self.observer.telemetry.warn_of_limits()
-        self._put(lambda sink: sink.end_epoch())
+        self._put_totals(with_rate=True)
+        self._put(lambda sink: sink.end_epoch(epoch + 1, self._cursor, logs))
+
+    def _put_totals(self, *, with_rate: bool = False) -> None:
+        """Have the totals written; the rate is looked at where that is asked for."""
+        if self._totals is None:
+            return
+        if with_rate:
+            self._totals.see_rate()
+        totals = self._totals.totals
+        self._put(lambda sink: sink.totals(totals, self._cursor))
 
     def tell(self, event: str, message: str) -> None:
         """Have something that happened written."""
         self._put(lambda sink: sink.event(event, self._cursor, message))
 
-    def end(self) -> None:
-        """Close what readings are written to."""
+    def end(self, diverged: str | None = None, interrupted: str | None = None) -> None:
+        """Close what readings are written to.
+
+        Args:
+            diverged: Why somebody stopped the run, or `None`.
+            interrupted: Name of the exception that ended it, or `None`.
+        """
         latest = self.latest
         if latest is not None:
-            self._put(lambda sink: sink.end(latest))
+            why = diverged if latest.divergence is None else str(latest.divergence)
+            self._put_totals(with_rate=True)
+            self._put(lambda sink: sink.end(latest, why, interrupted))
         self._sinks = None
 
     def epoch_logs(self) -> dict[str, float]:
@@ -155,6 +205,8 @@ def open_sinks(
     tensorboard_dir: Path | None,
     every_n_steps: int,
     layers: Sequence[str],
+    *,
+    resumes: bool = False,
 ) -> list[Sink]:
     """Return what takes the readings of an optimizer.
 
@@ -164,6 +216,7 @@ def open_sinks(
         tensorboard_dir: Folder for TensorBoard's event files, or `None` for none.
         every_n_steps: Steps between two samples.
         layers: Names of the layers whose activations are sampled.
+        resumes: Whether the run is the latest one in the record, resumed.
     """
     paths = watch.observer.telemetry.paths
     trained_layers = () if watch.rates is None else watch.rates.begin(paths)
@@ -177,7 +230,19 @@ def open_sinks(
             "every_n_steps": every_n_steps,
             "max_norm": _bound(optimizer),
         }
-        sinks.append(RecordSink(run_dir, every_n_steps, paths, layers, trained_layers, config))
+        sinks.append(
+            RecordSink(
+                run_dir,
+                every_n_steps,
+                paths,
+                layers,
+                trained_layers,
+                config,
+                after_step=watch.steps_before,
+                resumes=resumes,
+                offset=watch.offset if resumes else 0,
+            )
+        )
     return sinks
 
 

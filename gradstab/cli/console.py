@@ -8,9 +8,10 @@ import importlib
 import json
 import math
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ class RunFailedError(Exception):
 def one_line(message: str) -> str:
     """Return a message without line breaks and control characters."""
     return printable(" ".join(message.split()))
+
+
+def in_words_of(flags: Mapping[str, str], message: str) -> str:
+    """Return a message of the library with the flags of a command in place of its arguments.
+
+    >>> in_words_of({"image_size": "--image-size"}, "`image_size` is too small: image_size=(4, 4)")
+    '--image-size is too small: --image-size 4'
+    """
+    for name, flag in flags.items():
+        message = message.replace(f"`{name}=True`", flag).replace(f"{name}=True", flag)
+        message = message.replace(f"`{name}`", flag)
+        message = re.sub(rf"\b{name}=\((\d+), \1\)", rf"{flag} \1", message)
+        message = re.sub(rf"\b{name}=", f"{flag} ", message)
+    return message
 
 
 def printable(text: str) -> str:
@@ -75,6 +90,8 @@ def refusing_bad_input() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise InputError(str(error) or type(error).__name__) from error
 

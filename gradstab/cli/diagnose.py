@@ -120,7 +120,7 @@ def _load(data: str, batch_size: int, seed: int) -> tuple[Any, Any]:
             raise InputError(f"--data takes two files, x.npy,y.npy. Received: {data}")
         x, y = (np.load(name, allow_pickle=False) for name in files)
         return x, y
-    from gradstab.cli.train import load_data
+    from gradstab.cli.data_arguments import load_data
 
     return load_data(data, batch_size, None, seed).train, None
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
+from gradstab.cli.begun import COMMAND_FILE
 from gradstab.cli.console import (
     InputError,
     quiet_tensorflow,
@@ -15,6 +16,13 @@ from gradstab.cli.console import (
     table,
     whole_number,
 )
+from gradstab.cli.data_arguments import (
+    BATCH_SIZE,
+    SEED,
+    add_data_arguments,
+    check_data,
+    load_data,
+)
 from gradstab.cli.gradient_profile import (
     THRESHOLDS,
     LayerGradient,
@@ -22,14 +30,7 @@ from gradstab.cli.gradient_profile import (
     judge,
     measure,
 )
-from gradstab.cli.train import (
-    BATCH_SIZE,
-    COMMAND_FILE,
-    SEED,
-    add_data_arguments,
-    describe_metrics,
-    load_data,
-)
+from gradstab.cli.train import describe_metrics
 
 SUMMARY: Final = "test a trained model, and see its gradients layer by layer"
 DESCRIPTION: Final = (
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not file.is_file():
         raise InputError(f"there is no model: {file}")
     data = _data(arguments, file.parent / COMMAND_FILE)
+    check_data(data["data"], data["image_size"])
     with refusing_bad_input():
         quiet_tensorflow()
         model = load_model(file)

@@ -10,6 +10,8 @@ data, with one line on stderr.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -17,8 +19,9 @@ from typing import NoReturn
 from gradstab import __version__
 from gradstab._errors import DivergenceError
 from gradstab.cli import demo, diagnose, evaluate, repair, report, train
-from gradstab.cli.console import InputError, RunFailedError, one_line
+from gradstab.cli.console import InputError, RunFailedError, in_words_of, one_line
 
+_BROKEN_PIPE = 141  # as the shell has it for a command that the signal ends
 _COMMANDS = (demo, train, evaluate, report, diagnose, repair)
 
 
@@ -32,24 +35,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     2
     """
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parsed(argv)
     except SystemExit as exit_:  # argparse ends the process, for `--help` too
         return int(exit_.code or 0)
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
         return code
     except InputError as error:
-        return _fail(arguments.command, str(error), 2)
+        help_ = f" (see `gradstab {arguments.command} --help`)"
+        return _fail(arguments, f"{str(error).rstrip('.')}{help_}", 2)
     except (DivergenceError, RunFailedError) as error:
-        return _fail(arguments.command, str(error), 1)
+        return _fail(arguments, str(error), 1)
     except KeyboardInterrupt:
-        return _fail(arguments.command, "interrupted", 130)
+        return _fail(arguments, "interrupted", 130)
+    except BrokenPipeError:  # such as `gradstab report RUN_DIR --format text | head`
+        _drop_output()
+        return _BROKEN_PIPE
 
 
-def _fail(command: str, message: str, code: int) -> int:
-    sys.stdout.flush()
-    print(f"gradstab {command}: error: {one_line(message)}", file=sys.stderr, flush=True)
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments; those that no command knows are refused by the command's name."""
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
+def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    words = one_line(in_words_of(_flags(arguments), message))
+    print(f"gradstab {arguments.command}: error: {words}", file=sys.stderr, flush=True)
     return code
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the flags of a command by what the library calls them."""
+    flags = {name: f"--{name.replace('_', '-')}" for name in vars(arguments)}
+    is_positional = "run_dir" in flags
+    own = {"name_or_folder": "--data", "path": "RUN_DIR", "model": "the model"}
+    return flags | own | {"run_dir": "RUN_DIR" if is_positional else "--output"}
+
+
+def _drop_output() -> None:
+    """Have what is still to be written go nowhere, or Python complains when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,5 +111,5 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=subparser)
     return parser

@@ -28,6 +28,7 @@ _MAX_BYTES_IN_MEMORY = 2**30
 _LARGE_IMAGE = 2**24
 _one_large_image = threading.Lock()
 _MAX_NAMED = 10
+_ORIENTATION = 0x0112  # tag of EXIF
 _PIXEL_MAX = 255.0
 
 
@@ -157,13 +158,24 @@ def _decode(
             raise ValueError(f"pixels of mode {header.mode}; 8 bits per channel are expected")
         is_large = header.width * header.height > _LARGE_IMAGE
     with _one_large_image if is_large else contextlib.nullcontext():
-        image = keras.utils.load_img(
-            path, color_mode=color_mode, target_size=image_size, interpolation="bilinear"
-        )
+        with PIL.Image.open(path) as opened:
+            image = _upright(opened).convert("L" if color_mode == "grayscale" else "RGB")
+        if image_size is not None and image.size != image_size[::-1]:
+            image = image.resize(image_size[::-1], PIL.Image.Resampling.BILINEAR)
     array: npt.NDArray[np.uint8] = keras.utils.img_to_array(
         image, data_format="channels_last", dtype="uint8"
     )
     return array
+
+
+def _upright(image: Any) -> Any:
+    """Return an image as its EXIF entry says that it was taken: phones only note a rotation."""
+    import PIL.ImageOps
+
+    with contextlib.suppress(Exception):  # a broken entry says nothing
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            return PIL.ImageOps.exif_transpose(image)
+    return image
 
 
 def _need_pillow() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -18,6 +19,7 @@ import numpy as np
 
 from gradstab import __version__
 from gradstab._validation import check_int
+from gradstab.monitoring.entries import Totals
 from gradstab.monitoring.record import FILE_NAME, SCHEMA
 
 _LIBRARIES: Final = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
@@ -36,6 +38,9 @@ class RecordWriter:
         trained_layers: Names of the layers with trainable variables, in the order of
             per-trained-layer lists.
         config: What else describes the run; anything that JSON can hold.
+        after_step: Steps that were counted before this run began.
+        resumes: Whether this is the run before it in the file, resumed. Left out where that shows:
+            a run without an end whose steps are counted on was resumed.
 
     Raises:
         OSError: If the file can't be made or written.
@@ -64,6 +69,8 @@ class RecordWriter:
         layers: Sequence[str] = (),
         trained_layers: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
+        after_step: int | None = None,
+        resumes: bool = False,
     ) -> None:
         self.path = Path(path)
         if self.path.suffix != ".jsonl":
@@ -79,6 +86,8 @@ class RecordWriter:
             "variables": [str(name) for name in variables],
             **{kind: [str(name) for name in names] for kind, names in named.items() if names},
             "config": dict(config or {}),
+            **({} if after_step is None else {"after_step": after_step}),
+            **({"resumes": True} if resumes else {}),
         }
         line = _encode_line("run", header)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +153,31 @@ class RecordWriter:
             details: What else there is to tell, such as `severity`, `layer`, `message`.
         """
         self._write(_encode_line("finding", {"step": step, "finding": finding, "details": details}))
+
+    def epoch(self, epoch: int, *, step: int, logs: Mapping[str, float]) -> None:
+        """Write a completed epoch.
+
+        Args:
+            epoch: Its number, from 1.
+            step: Number of its last step.
+            logs: Losses and metrics; what is no number is left out.
+        """
+        numbers_of = {
+            name: _round(value, 7)
+            for name, value in logs.items()
+            if isinstance(value, numbers.Real | np.bool_) or getattr(value, "shape", None) == ()
+        }
+        self._write(_encode_line("epoch", {"epoch": epoch, "step": step, "logs": numbers_of}))
+
+    def totals(self, totals: Totals, *, step: int) -> None:
+        """Write counts and extremes over every step so far; later ones replace them.
+
+        Args:
+            totals: The totals of this run since it began or was resumed.
+            step: Number of the last step that they hold.
+        """
+        fields = {"step": step, "totals": dataclasses.asdict(totals)}
+        self._write(_encode_line("totals", fields))
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""

@@ -20,6 +20,7 @@ from gradstab.optimizers.telemetry.reading import Divergence, Reading
 from gradstab.optimizers.telemetry.samples import Samples
 from gradstab.optimizers.traits import register_traits
 from gradstab.optimizers.watching.effective_rate import effective_learning_rates
+from gradstab.optimizers.watching.find import stabilized_optimizer
 
 __all__ = [  # noqa: RUF022  in plain order, as everywhere
     "ClippyAdagrad",
@@ -35,4 +36,5 @@ __all__ = [  # noqa: RUF022  in plain order, as everywhere
     "effective_learning_rates",
     "register_traits",
     "stabilize",
+    "stabilized_optimizer",
 ]

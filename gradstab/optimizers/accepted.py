@@ -28,6 +28,12 @@ def check_optimizer(optimizer: Any) -> None:
     """
     if isinstance(optimizer, keras.optimizers.Optimizer):
         return
+    if isinstance(optimizer, keras.Model):
+        raise TypeError(
+            "`inner_optimizer` must be an optimizer, not a model. Received: "
+            f"inner_optimizer=<{type(optimizer).__name__} {optimizer.name!r}>. Pass the optimizer "
+            'where the model is compiled: model.compile(gradstab.stabilize("adam"), loss=...)'
+        )
     owner = optimizer if isinstance(optimizer, type) else type(optimizer)
     module = owner.__module__
     given = f"Received: inner_optimizer={optimizer!r} (class {module}.{owner.__name__})"

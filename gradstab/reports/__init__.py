@@ -1,6 +1,7 @@
 """What a run left behind, as figures, page, text and JSON: functions of a record, without Keras."""
 
 from gradstab.reports.comparison import plot_comparison
+from gradstab.reports.epochs import plot_epochs
 from gradstab.reports.figures import (
     plot_gradient_norm,
     plot_heatmap,
@@ -20,6 +21,7 @@ __all__ = [
     "plot_clip_rate",
     "plot_comparison",
     "plot_effective_rate",
+    "plot_epochs",
     "plot_gradient_norm",
     "plot_heatmap",
     "plot_incidents",

@@ -10,11 +10,13 @@ POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; b
 STYLE: Final = """
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #ffffff; --ink: #1b1f24;
   --quiet: #5b6470; --line: #dfe3e8; --accent: #0063b1; --bad: #b3261e; --bad-card: #fdecea;
+  --good: #1b6b3a; --good-card: #e7f5ec;
   --series-0: #d55e00; --series-1: #0072b2; --series-2: #009e73; --series-3: #b5568f;
   --series-4: #b87a00; --series-5: #3b93c9; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #14171b; --card: #1d2127; --ink: #e6e9ed; --quiet: #a2abb7; --line: #39414b;
-    --accent: #6cb6ff; --bad: #ff9d94; --bad-card: #3a2020; --series-0: #ff8a3d;
+    --accent: #6cb6ff; --bad: #ff9d94; --bad-card: #3a2020;
+    --good: #8fdcaa; --good-card: #1c3326; --series-0: #ff8a3d;
     --series-1: #58b0ea; --series-2: #2fc99b; --series-3: #e39bc6; --series-4: #f2b63c;
     --series-5: #8ccbf0; } }
 * { box-sizing: border-box; }
@@ -24,7 +26,16 @@ header, main, footer { max-width: 78rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 2rem; }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { margin: 2.2rem 0 .8rem; font-size: 1.15rem; }
+h3 { margin: 1.2rem 0 .6rem; font-size: 1rem; }
 p { margin: .35rem 0; max-width: 48rem; }
+.verdict { font-size: 1.1rem; font-weight: 600; margin: .7rem 0; padding: .6rem .9rem;
+  border-left: .3rem solid var(--line); background: var(--card); border-radius: .3rem;
+  max-width: none; overflow-wrap: anywhere; }
+.verdict.good { color: var(--good); background: var(--good-card); border-color: var(--good); }
+.verdict.bad { color: var(--bad); background: var(--bad-card); border-color: var(--bad); }
+.inside { padding: 0 .9rem .9rem; }
+.sideways { display: none; font-size: .85rem; color: var(--quiet); }
+header .quiet { overflow-wrap: anywhere; }
 .quiet, figcaption, .missing, footer, dt { color: var(--quiet); }
 .card, figure, details { background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; }
@@ -68,10 +79,12 @@ footer { padding-top: 1.5rem; padding-bottom: 2.5rem; font-size: .85rem; }
   header { padding-top: 1.2rem; }
   figure { padding: .5rem; }
   figure.wide svg { min-width: 38rem; }
+  .sideways { display: block; }
   th, td { padding: .3rem .6rem; } }
 @media print {
   :root { color-scheme: light; --page: #fff; --card: #fff; --ink: #000; --quiet: #444;
-    --line: #bbb; --bad: #8c1d18; --bad-card: #fff; --series-0: #d55e00; --series-1: #0072b2;
+    --line: #bbb; --bad: #8c1d18; --bad-card: #fff; --good: #14532d;
+    --good-card: #fff; --series-0: #d55e00; --series-1: #0072b2;
     --series-2: #009e73; --series-3: #b5568f; --series-4: #b87a00; --series-5: #3b93c9; }
   body { font-size: 10pt; }
   table { font-size: 7.5pt; }

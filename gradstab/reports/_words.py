@@ -14,6 +14,8 @@ _UNPRINTABLE: Final = "\N{REPLACEMENT CHARACTER}"
 def printable(text: Any, width: int = 200) -> str:
     """Return a text on one line, without control characters, cut in its middle to a width.
 
+    The cut falls between two words where there are any near it.
+
     So that a name can neither steer a terminal, nor turn the direction of a page's text, nor hold
     what UTF-8 lacks.
     """
@@ -23,7 +25,12 @@ def printable(text: Any, width: int = 200) -> str:
         return clean
     # Names of layers differ at their ends.
     tail = (width - 1) * 2 // 3
-    return f"{clean[: width - 1 - tail]}…{clean[-tail:]}"
+    start, end = clean[: width - 1 - tail], clean[-tail:]
+    if " " in start[len(start) // 2 :]:
+        start = start[: start.rindex(" ") + 1]
+    if " " in end[: len(end) // 2]:
+        end = end[end.index(" ") :]
+    return f"{start}…{end}"
 
 
 def label(text: Any, width: int = 32) -> str:

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gradstab.monitoring.record import ENDS, FILE_NAME
+from gradstab.monitoring.entries import ENDS
+from gradstab.monitoring.record import FILE_NAME
 from gradstab.reports._words import printable
-from gradstab.reports.summary import describe
+from gradstab.reports.incidents import describe
 
+_KINDS = ("run", "step", "epoch", "event", "finding")
 _SHOWN = ("loss", "grad_norm", "grad_norm_after", "update_ratio")
 
 
@@ -68,6 +70,14 @@ def to_line(entry: dict[str, Any]) -> str:
     if kind == "step":
         scalars = entry.get("scalars")
         return f"{at}  {_scalars(scalars if isinstance(scalars, dict) else {})}"
+    if kind == "epoch":
+        logs = entry.get("logs")
+        shown = (
+            [f"{name} {_number(value)}" for name, value in logs.items()]
+            if isinstance(logs, dict)
+            else []
+        )
+        return printable(f"{at}  EPOCH {entry.get('epoch')}  {'  '.join(shown)}", 400).rstrip()
     details = entry.get("details")
     words = describe(details) if isinstance(details, dict) else ""
     return f"{at}  {printable(entry.get(kind), 40).upper()}  {printable(words)}".rstrip()
@@ -92,5 +102,5 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    known = isinstance(entry, dict) and entry.get("kind") in ("run", "step", "event", "finding")
+    known = isinstance(entry, dict) and entry.get("kind") in _KINDS
     return entry if known else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gradstab.monitoring.record import Event, Record
+from gradstab.monitoring.record import Record
 from gradstab.reports._drawing import (
     COLORS,
     GREY,
@@ -23,6 +23,7 @@ from gradstab.reports._drawing import (
     whole_steps,
 )
 from gradstab.reports._words import label
+from gradstab.reports.incidents import kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,19 +138,6 @@ def plot_linearity(record: Record, ax: Axes | None = None) -> Axes:
     tidy(ax)
     ax.legend(frameon=False, fontsize=8)
     return ax
-
-
-def kind(event: Event) -> str:
-    """Return in words what kind of incident an event is."""
-    cause = event.details.get("cause")
-    words = {
-        "skip": "skipped",
-        "clip": "bound changed",
-        "stop": "stopped",
-        "missed": "missed steps",
-        "zero_gradient": "gradient exactly zero",
-    }
-    return f"{words.get(event.name, event.name)}{f': {cause}' if cause else ''}"
 
 
 def _marks(record: Record, loss: Any) -> list[tuple[str, Any]]:

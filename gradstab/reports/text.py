@@ -8,14 +8,21 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+from gradstab.monitoring.entries import Epoch
 from gradstab.monitoring.record import Record
 from gradstab.reports._words import NOTHING, counted, number, printable
-from gradstab.reports.summary import Incident, Variable, facts, summarize
+from gradstab.reports.epochs import log_names
+from gradstab.reports.facts import facts
+from gradstab.reports.incidents import Incident
+from gradstab.reports.summary import Summary, summarize
+from gradstab.reports.variables import Variable
 
 VARIABLE_COLUMNS: Final = (
     "variable", "grad norm", "largest", "not finite", "weight norm", "first ratio", "last ratio",
 )  # fmt: skip
+EARLIER_COLUMNS: Final = ("run", "steps", "last loss", "verdict")
 _MOST_ROWS: Final = 40
+_MOST_LOGS: Final = 6
 
 
 def to_text(record: Record) -> str:
@@ -30,10 +37,14 @@ def to_text(record: Record) -> str:
     rows = facts(summary)
     width = max(len(name) for name, _ in rows)
     parts = ["\n".join(f"{name:<{width}}  {printable(words, 1000)}" for name, words in rows)]
+    if summary.epochs:
+        parts.append(_epochs(summary))
     if summary.incidents:
         parts.append(_incidents(summary.incidents))
     if summary.variables:
         parts.append(_variables(summary.variables))
+    if summary.earlier:
+        parts.append(_earlier(summary))
     return "\n\n".join(parts)
 
 
@@ -47,6 +58,10 @@ def to_json(record: Record) -> str:
     fields = dataclasses.asdict(summary) | {"record": str(record.path)}
     bad = summary.first_bad_variable
     fields["first_bad_variable"] = None if bad is None else {"name": bad[0], "step": bad[1]}
+    fields["earlier"] = [
+        {name: value for name, value in run.items() if name != "variables"}
+        for run in fields["earlier"]
+    ]
     return json.dumps(_strict(fields), indent=2, allow_nan=False)
 
 
@@ -71,6 +86,38 @@ def incident_steps(incident: Incident) -> str:
     if incident.count == 1:
         return f"{incident.first:,}"
     return f"{incident.first:,} to {incident.last:,} ({incident.count:,})"
+
+
+def epoch_row(epoch: Epoch, names: Sequence[str]) -> list[str]:
+    """Return the cells of an epoch: its number, its last step, and the logs by name."""
+    return [f"{epoch.number}", f"{epoch.step:,}", *(number(epoch.logs.get(n)) for n in names)]
+
+
+def earlier_row(place: int, summary: Summary) -> list[str]:
+    """Return the cells of an earlier run below `EARLIER_COLUMNS`."""
+    return [
+        f"{place}",
+        f"{summary.totals.steps:,}",
+        number(summary.last_loss),
+        printable(summary.verdict, 300),
+    ]
+
+
+def _epochs(summary: Summary) -> str:
+    names = log_names(summary.epochs)[:_MOST_LOGS]
+    shown = summary.epochs[-_MOST_ROWS:]
+    cut = _cut(len(summary.epochs) - len(shown), "earlier epoch")
+    header = ("epoch", "last step", *(printable(name, 24) for name in names))
+    return f"{_table(header, [epoch_row(each, names) for each in shown], left=0)}{cut}"
+
+
+def _earlier(summary: Summary) -> str:
+    runs = list(enumerate(summary.earlier, start=1))
+    shown = runs[-_MOST_ROWS:]
+    cut = _cut(len(runs) - len(shown), "run")
+    rows = [earlier_row(place, each) for place, each in shown]
+    title = f"Earlier runs in this record ({len(runs)}):"
+    return f"{title}\n{_table(EARLIER_COLUMNS, rows, left=len(EARLIER_COLUMNS))}{cut}"
 
 
 def _incidents(incidents: Sequence[Incident]) -> str:

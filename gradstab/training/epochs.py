@@ -10,7 +10,7 @@ from gradstab._nesting import wrappers_and_inner
 from gradstab.optimizers.watching.find import stabilized_optimizer
 from gradstab.optimizers.watching.observer import ATTRIBUTE
 from gradstab.training.applied import SkippedSteps
-from gradstab.training.feeds import Feed
+from gradstab.training.feed import Feed
 from gradstab.training.hooks import steps_between_hooks
 from gradstab.training.strategy import StepLoop
 from gradstab.training.workers import STEPS_PER_CALL, Workers
@@ -68,6 +68,10 @@ class EpochRunner:
             which: Pace(steps_per_call or steps_between_hooks(callbacks.callbacks, which))
             for which in ("train", "test")
         }
+        # A monitor that `train` itself added leaves the logs as they are.
+        self._shows_gradients = any(
+            getattr(callback, "adds_to_logs", False) for callback in callbacks.callbacks
+        )
         # A DivergenceGuard decides itself what becomes of a run that has diverged.
         self.guarded = any(hasattr(callback, "on_divergence") for callback in callbacks.callbacks)
 
@@ -113,7 +117,7 @@ class EpochRunner:
     def _observed(self) -> dict[str, Any]:
         """Return what a monitor has to tell of the last step."""
         observer = getattr(self._model.train_function, ATTRIBUTE, None)
-        return {} if observer is None else observer.latest()
+        return observer.latest() if observer is not None and self._shows_gradients else {}
 
     def evaluate(self, feed: Feed) -> dict[str, Any]:
         """Run the validation data through the model and return its logs, as `evaluate` does."""

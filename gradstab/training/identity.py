@@ -19,9 +19,16 @@ from gradstab.training.penalized import penalties_of
 from gradstab.training.settings import Settings
 
 # What may differ when a run is resumed.
-_MAY_CHANGE = ("epochs", "verbose", "early_stopping_patience", "steps_per_call", "jit_compile")
+_MAY_CHANGE = (
+    "epochs", "initial_epoch", "verbose", "early_stopping_patience", "steps_per_call",
+    "jit_compile",
+)  # fmt: skip
 # What of a config tells nothing: numbers in names, weights that are loaded, the cut of a rate.
 _NUMBERED = ("name", "dtype", "build_config", "compile_config", "layers", "function", "factor")
+
+
+class ScheduleChangedWarning(UserWarning):
+    """A run is resumed with more epochs and, with them, another schedule."""
 
 
 def describe_run(
@@ -45,7 +52,7 @@ def describe_run(
             "keras": keras.__version__,
         },
         "device": device(),
-        "arguments": dataclasses.asdict(settings),
+        "arguments": _plain(dataclasses.asdict(settings)),
         "steps": steps,
         "data": data,
         "model": {
@@ -77,6 +84,13 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
     Raises:
         RunDirectoryError: Names everything that differs.
     """
+    schedules = old["model"].get("schedules"), new["model"]["schedules"]
+    # One that is laid over all epochs has other numbers where there are more of them.
+    is_longer = (
+        new["arguments"]["epochs"] > old["arguments"]["epochs"]
+        and schedules[0] != schedules[1]
+        and _without_numbers(schedules[0]) == _without_numbers(schedules[1])
+    )
     pairs = [
         (name, old["arguments"].get(name), value)
         for name, value in new["arguments"].items()
@@ -86,7 +100,7 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
     pairs += [
         (f"model's {name}", old["model"][name], new["model"].get(name))
         for name in old["model"]
-        if name != "layers"
+        if name != "layers" and not (name == "schedules" and is_longer)
     ]
     pairs += _of_layers(old["model"].get("layers"), new["model"]["layers"])
     data = old.get("data")
@@ -104,6 +118,14 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
         raise RunDirectoryError(
             f"`resume=True` needs the arguments that the run in `run_dir` began with. Received: "
             f"{'; '.join(different)}. Give these as they were, or pass another `run_dir`"
+        )
+    if is_longer:
+        warnings.warn(
+            f"The schedule of the learning rate changes with the epochs: it was "
+            f"{_short(schedules[0])}, is {_short(schedules[1])}. The resumed run takes the new one "
+            "at the step that it has come to",
+            ScheduleChangedWarning,
+            stacklevel=4,
         )
     begun = old.get("begins_with")
     begun = begun if isinstance(begun, dict) else {}
@@ -185,6 +207,14 @@ def _rates(config: Any) -> list[Any]:
     if isinstance(config, list):
         return [rate for value in config for rate in _rates(value)]
     return []
+
+
+def _without_numbers(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_numbers(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_without_numbers(value) for value in config]
+    return None if isinstance(config, int | float) else config
 
 
 def _kind(regularizer: Any) -> Any:

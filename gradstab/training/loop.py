@@ -12,8 +12,10 @@ from typing import Any
 import keras
 
 from gradstab._validation import check_float
+from gradstab.training.array_feed import ArrayFeed
 from gradstab.training.checkpoint import RunDirectory, coefficients_of
-from gradstab.training.feeds import ArrayFeed, make_feed
+from gradstab.training.feeds import make_feed
+from gradstab.training.given import check_passes, sort_data
 from gradstab.training.identity import check_same_run, describe_run
 from gradstab.training.leftovers import Progress
 from gradstab.training.penalized import check_penalties, penalized, penalties_of
@@ -21,29 +23,37 @@ from gradstab.training.penalty import Penalty
 from gradstab.training.ready import build, check_model
 from gradstab.training.run import Run
 from gradstab.training.settings import Settings
+from gradstab.training.weighting import check_class_weight
 from gradstab.training.workers import Workers
 
 
 def train(
     model: Any,
+    # What `fit` takes, by `fit`'s names.
     train_data: Any,
+    y: Any = None,
     validation_data: Any = None,
     *,
     epochs: int,
+    initial_epoch: int = 0,
     batch_size: int = 32,
     steps_per_epoch: int | None = None,
+    validation_split: float = 0.0,
+    class_weight: dict[int, float] | None = None,
     callbacks: Any = (),
+    verbose: int | str = "auto",
+    # What is added to the loss, and what is kept.
     penalties: Iterable[Penalty] = (),
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     seed: int | None = None,
-    jit_compile: bool | str = "auto",
-    steps_per_call: int | str = "auto",
     monitor: str | None = None,
     monitor_mode: str = "auto",
     early_stopping_patience: int | None = None,
+    # How the loop runs.
+    jit_compile: bool | str = "auto",
+    steps_per_call: int | str = "auto",
     worker_timeout: float = 600.0,
-    verbose: int | str = "auto",
 ) -> keras.callbacks.History:
     """Train a compiled Keras model with the whole loop on the device.
 
@@ -60,8 +70,9 @@ def train(
     With `run_dir`, a run that was killed at any moment and is started again with the same
     arguments and `resume=True` goes on after its last completed epoch. On the CPU it ends, bit for
     bit, where it would have ended undisturbed. What this asks for: data in an order that is a
-    function of the epoch (arrays are, by `seed`; so is a pipeline with a `for_epoch` attribute, as
-    `gradstab.data.load` makes them; of any other pipeline the caller must know); random layers
+    function of the epoch (arrays are, by `seed`, and the batches of a `PyDataset` that does not
+    change them itself; so is a pipeline with a `for_epoch` attribute, as `gradstab.data.load` makes
+    them; of any other pipeline or generator the caller must know); random layers
     that draw from seed generators of their own, as Keras' do; and callbacks without state of their
     own: a resumed `EarlyStopping` or `ReduceLROnPlateau` counts its patience from zero, while
     `early_stopping_patience` here goes on counting. A learning rate that was cut stays cut, and
@@ -77,20 +88,29 @@ def train(
     `WorkerLostError`; start all again with `resume=True`.
 
     A directory holds `config.json` (arguments, versions, the form of the loop), `history.json`
-    (after every epoch), `model.keras` (the model at its best `monitor`; until the first epoch ends,
-    as it began) and `checkpoints/` (weights, optimizer and random states after the last epoch).
+    (after every epoch), `record.jsonl` (what `gradstab report` makes a page of, written by a
+    `GradientMonitor` that leaves the logs alone, unless one among the callbacks writes there),
+    `model.keras` (the model at its best `monitor`; until the first epoch ends, as it began) and
+    `checkpoints/` (weights, optimizer and random states after the last epoch).
 
     Args:
         model: A compiled `keras.Model`, built or not, made in the scope of a strategy or without
             one: then one device trains it, the GPU if TensorFlow sees one.
-        train_data: Arrays `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of
-            arrays, which are kept on the device and shuffled by seed and epoch; or a
-            `tf.data.Dataset` of batches.
-        validation_data: The same, for an evaluation after each epoch.
+        train_data: The inputs `x`, an array or a list or dictionary of arrays; or a tuple
+            `(x, y)` or `(x, y, sample_weight)`; or a `tf.data.Dataset`, a `keras.utils.PyDataset`
+            or a generator of batches. Arrays are kept on the device and shuffled by seed and epoch.
+        y: The targets; None where the model needs none, or where `train_data` holds them. Then
+            the validation data may stand here.
+        validation_data: The same as `train_data`, for an evaluation after each epoch.
         epochs: The epoch to train up to, as in `fit`; resumed runs included.
+        initial_epoch: The epoch to begin at, as in `fit`; a resumed run knows its own.
         batch_size: Examples per step, for arrays.
-        steps_per_epoch: Batches per epoch of a `tf.data.Dataset`, which is repeated as needed.
+        steps_per_epoch: Batches per epoch of a pipeline or a generator; a pipeline is repeated as
+            needed.
+        validation_split: The share of the arrays, from their end, to validate on.
+        class_weight: Weights of the examples by class, a class without one having weight 1.
         callbacks: Keras callbacks.
+        verbose: 0 is silent, 1 a progress bar, 2 a line per epoch, `"auto"` is 1.
         penalties: Terms on the whole model that this run adds to the training loss and shows in its
             logs: `GradientPenalty`, `JacobianPenalty`, `RecurrentGradientNorm`, or of classes of
             your own derived from `Penalty`. Those that `set_penalties` gave to the model act
@@ -99,19 +119,18 @@ def train(
         resume: Go on with the run in `run_dir`; where there is none, begin.
         seed: Fixes the order of arrays, and is given to `keras.utils.set_random_seed` at the start.
             None takes an order at random (kept in `run_dir`) and sets nothing.
+        monitor: The log by which the best model is kept. Default: `"val_loss"` with validation
+            data, else `"loss"`.
+        monitor_mode: `"min"`, `"max"`, or `"auto"` by the name of the log.
+        early_stopping_patience: Stop after so many epochs without a better `monitor`.
         jit_compile: False is a plain graph; True or `"step"` compiles the step with XLA; `"loop"`
             the whole loop, for arrays only; `"auto"` times them on real batches, puts everything
             back that this changed, and takes the fastest. XLA is not tried for a run that is too
             short to gain from it. Forms differ in the last digits, and dropout may draw other
             numbers under XLA; a resumed run keeps its form.
         steps_per_call: How many steps run between two looks of the host, or `"auto"`.
-        monitor: The log by which the best model is kept. Default: `"val_loss"` with validation
-            data, else `"loss"`.
-        monitor_mode: `"min"`, `"max"`, or `"auto"` by the name of the log.
-        early_stopping_patience: Stop after so many epochs without a better `monitor`.
         worker_timeout: Seconds after which workers that do not answer count as lost. Longer than
             compiling the step, and than saving the model.
-        verbose: 0 is silent, 1 a progress bar, 2 a line per epoch, `"auto"` is 1.
 
     Returns:
         The `History`, as from `fit`; a resumed run's holds all its epochs. Its `params["loop"]`
@@ -144,9 +163,13 @@ def train(
             f"penalties={penalties!r}, and set_penalties gave it {penalties_of(model)!r}. Give "
             "them all here, after set_penalties(model, []), or all there"
         )
+    train_data, validation_data = sort_data(train_data, y, validation_data, validation_split)
     watched = monitor or ("loss" if validation_data is None else "val_loss")
     settings = Settings(
         epochs=epochs,
+        initial_epoch=initial_epoch,
+        class_weight=check_class_weight(class_weight),
+        validation_split=validation_split,
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
         seed=seed,
@@ -171,6 +194,14 @@ def train(
         if directory is not None:
             stack.enter_context(directory.held())
             config, progress = directory.open(resume=resume)
+        first_epoch = progress.epochs_done or initial_epoch
+        if config and initial_epoch > progress.epochs_done:
+            raise ValueError(
+                f"`initial_epoch` is after the last completed epoch of the run in `run_dir`. "
+                f"Received: initial_epoch={initial_epoch}, and {progress.epochs_done} are done. "
+                "Leave `initial_epoch` out of a resumed run"
+            )
+        check_passes(train_data, epochs - first_epoch, steps_per_epoch)
         order_seed = config.get("order_seed", random.randrange(2**31)) if seed is None else seed
         order_seed = workers.agree(order_seed)
         feed = make_feed(
@@ -179,7 +210,8 @@ def train(
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             seed=order_seed,
-            first_epoch=progress.epochs_done,
+            first_epoch=first_epoch,
+            class_weight=settings.class_weight,
         )
         validation = None
         if validation_data is not None:

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from gradstab.training.feeds import Feed
+from gradstab.training.feed import Feed
 from gradstab.training.strategy import StepLoop
 
 # A form has to be faster than the plain graph by more than the timing's noise.
 _LEAST_GAIN = 1.05
 # Compiling with XLA took 3 to 5 times as long as tracing and running the plain graph did once.
 _XLA_COST = 4.0
-# XLA at best about halves the time; it is tried where half of what is left outweighs trying it.
-_POSSIBLE_SAVING = 0.5
+# What trying XLA may cost, as a share of the time that the run is expected to take without it.
+_MOST_SPENT = 0.1
 _SECONDS_PER_TIMING = 0.05
 _NUM_ROUNDS = 6
 
@@ -48,6 +48,10 @@ class Choice:
         timed = f" ({times} ms per step; finding out took {self.seconds:.1f} s)" if times else ""
         return f"form of the loop: {self.form}, {self.reason}{timed}"
 
+    def again(self) -> Choice:
+        """Return the same choice for a run that did not have to time anything."""
+        return Choice(self.form, "as when this model was trained before")
+
 
 def choose_form(
     loop_in: Callable[[str], StepLoop],
@@ -72,10 +76,11 @@ def choose_form(
     with _put_back(plain.variables()):
         timings = {"graph": _Timing(plain, batches, most)}
         cost_of_xla = _XLA_COST * (seconds_to_trace + timings["graph"].seconds_to_start)
+        allowed = _MOST_SPENT * num_steps * timings["graph"].seconds_per_step
+        ready = time.perf_counter()  # The plain graph has to be traced in any case.
         reason = "the fastest"
         for form in ("xla_step", "xla_loop") if over_arrays else ("xla_step",):
-            at_stake = _POSSIBLE_SAVING * num_steps * timings["graph"].seconds_per_step
-            if at_stake < cost_of_xla:
+            if time.perf_counter() - ready + cost_of_xla > allowed:
                 reason = "the run is too short to gain from XLA"
                 break
             try:
@@ -83,7 +88,7 @@ def choose_form(
             except Exception as error:
                 # XLA refuses some operations, in as many ways as there are; the graph runs them.
                 reason = f"since XLA can't compile the step ({type(error).__name__})"
-        for _ in range(_NUM_ROUNDS - 1 if len(timings) > 1 else 0):
+        for _ in range(_NUM_ROUNDS if len(timings) > 1 else 0):
             for timing in timings.values():
                 timing.repeat()
     milliseconds = {form: 1e3 * timing.seconds_per_step for form, timing in timings.items()}
@@ -108,7 +113,6 @@ class _Timing:
         self.seconds_per_step = self.seconds_to_start = self._seconds()
         self.seconds_per_step = self._seconds()
         self._count = int(np.clip(_SECONDS_PER_TIMING / self.seconds_per_step, 1, most))
-        self.repeat()
 
     def repeat(self) -> None:
         self.seconds_per_step = min(self.seconds_per_step, self._seconds() / self._count)

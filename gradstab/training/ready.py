@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from gradstab.optimizers.watching.find import bind
-from gradstab.training.feeds import Feed
+from gradstab.training.feed import Feed
 
 
 def check_model(model: Any) -> None:
@@ -32,6 +32,9 @@ def build(model: Any, feed: Feed) -> None:
     """Make all variables, and let an optimizer of ours know the model, before a step is traced."""
     strategy = model.distribute_strategy
     batch = feed.signature()
+    if model.built and model.optimizer.built and getattr(model, "train_function", None) is not None:
+        bind(model)  # It was trained before, and nothing is left to be made.
+        return
     # Variables that are made while a step is traced make TensorFlow trace it twice: here it is the
     # short step without gradients. A model without a loss has none, and may yet train by a step of
     # its own; whatever is really wrong comes up again in a moment.

@@ -10,12 +10,14 @@ from typing import Any
 import keras
 
 from gradstab._errors import DivergenceError
+from gradstab.callbacks.gradient_monitor import GradientMonitor
 from gradstab.keras_hooks.compiled_model import epoch_of_backup
 from gradstab.optimizers.watching.find import bind
 from gradstab.training.applied import SkippedSteps
+from gradstab.training.array_feed import ArrayFeed
 from gradstab.training.checkpoint import RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
-from gradstab.training.feeds import ArrayFeed, Feed
+from gradstab.training.feed import Feed
 from gradstab.training.identity import device
 from gradstab.training.leftovers import Progress
 from gradstab.training.probe import Choice, choose_form
@@ -53,9 +55,23 @@ class Run:
     workers: Workers
 
     def train(self, callbacks: Any) -> keras.callbacks.History:
-        """Train the epochs that are left, and return the history of all."""
+        """Train the epochs that are left, and return the history of all.
+
+        Keras does not tell callbacks of a run that raises: monitors of gradstab's are told. Of
+        several workers one may be lost, and then nothing more can be read.
+        """
+        monitors: list[GradientMonitor] = []
+        try:
+            return self._train(callbacks, monitors)
+        except BaseException as error:
+            for monitor in monitors if self.workers.count == 1 else ():
+                monitor.stop_after(error)
+            raise
+
+    def _train(self, callbacks: Any, monitors: list[GradientMonitor]) -> keras.callbacks.History:
         model, settings, progress = self.model, self.settings, self.progress
         if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = self._recorded(callbacks)
             callbacks = keras.callbacks.CallbackList(
                 callbacks,
                 add_history=True,
@@ -69,12 +85,16 @@ class Run:
         judge, guarded = SkippedSteps(model), True
         history.history.update(progress.history)
         model.stop_training = False
+        monitors += [each for each in callbacks.callbacks if isinstance(each, GradientMonitor)]
+        for monitor in monitors:
+            monitor.resumes_record = bool(self.old_config)
         callbacks.on_train_begin()
         # Weights may have been loaded, into a model that its optimizer knows already: what a
         # skipped step puts back are the statistics of now.
         bind(model)
-        history.epoch = list(range(progress.epochs_done))
-        first = max(progress.epochs_done, epoch_of_backup(model))
+        history.epoch = list(range(progress.epochs_elsewhere, progress.epochs_done))
+        begun = progress.epochs_done or settings.initial_epoch
+        first = max(begun, epoch_of_backup(model))
         progress.epochs_elsewhere += first - progress.epochs_done
         logs: dict[str, Any] | None = None
         if first < settings.epochs and not self._stopped_before():
@@ -112,6 +132,21 @@ class Run:
         if is_used and progress.best_epoch is None and progress.epochs_done:
             self._warn_that_nothing_improved(history.history[settings.monitor])
         return history
+
+    def _recorded(self, callbacks: Any) -> list[Any]:
+        """Return callbacks of which one writes the record of a run that has a directory."""
+        given = [each for each in keras.tree.flatten(callbacks) if each is not None]
+        if self.directory is None:
+            return given
+        place = self.directory.path.resolve()
+        folders = [each.run_dir for each in given if isinstance(each, GradientMonitor)]
+        if any(folder is not None and folder.resolve() == place for folder in folders):
+            return given
+        monitor = GradientMonitor(place)
+        # What a monitor samples after a kill is not what it would have sampled: the history of a
+        # resumed run is that of the uninterrupted one.
+        monitor.adds_to_logs = False
+        return [*given, monitor]
 
     def _warn_that_nothing_improved(self, values: list[float]) -> None:
         found = "NaN" if all(map(math.isnan, values)) else "not finite"
@@ -193,9 +228,21 @@ class Run:
             return Choice(settings.form, "as asked for")
         if before is not None:
             return Choice(before["form"], "as when the run began")
-        return choose_form(
+        num_steps = (settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH)
+        # They hang where the traced loops do, and go with them.
+        model.make_train_function()
+        known = vars(model.train_function).setdefault("gradstab_choices", {})
+        key = (repr(feed.signature()), isinstance(feed, ArrayFeed))
+        if key in known:
+            choice, for_steps = known[key]
+            if len(choice.milliseconds_per_step) > 1 or num_steps <= for_steps:
+                again: Choice = choice.again()
+                return again
+        choice = choose_form(
             lambda form: loop_of(model, "train_step", form),
             feed,
-            num_steps=(settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH),
+            num_steps=num_steps,
             over_arrays=isinstance(feed, ArrayFeed),
         )
+        known[key] = choice, num_steps
+        return choice

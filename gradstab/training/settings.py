@@ -22,6 +22,9 @@ class Settings:
     seed: int | None
     jit_compile: bool | str
     steps_per_call: int | str
+    initial_epoch: int
+    class_weight: dict[int, float] | None
+    validation_split: float
     monitor: str
     monitor_mode: str
     early_stopping_patience: int | None
@@ -30,6 +33,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_int("epochs", self.epochs)
         check_int("batch_size", self.batch_size)
+        check_int("initial_epoch", self.initial_epoch, minimum=0)
         if self.steps_per_epoch is not None:
             check_int("steps_per_epoch", self.steps_per_epoch)
         if self.seed is not None:

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -9,7 +11,10 @@ from gradstab import __version__
 from gradstab._errors import DivergenceError
 from gradstab.cli import console
 from gradstab.cli import main as main_module
+from gradstab.cli.data_arguments import NAMES
 from gradstab.cli.main import main
+from gradstab.data.named import NAMED
+from gradstab.monitoring.writer import RecordWriter
 
 
 @pytest.fixture
@@ -45,7 +50,16 @@ def _one_line_of_error(capsys):
         (["train", "--data", "digits", "--output", "x", "--clip", "0"], "--clip"),
         (["train", "--data", "digits", "--output", "x", "--optimizer", "adm"], "--optimizer"),
         (["train", "--data", "digits", "--output", "x", "--epoch", "1"], "--epoch"),
+        (["train", "--data", "digits", "--output", "x", "--epoch", "1"], "`gradstab train --help`"),
+        (["train", "--data", "nowhere", "--output", "{folder}"], "--data must be one of digits"),
+        (["train", "--data", "nowhere", "--output", "{folder}"], "`gradstab train --help`"),
+        (["train", "--data", "{file}", "--output", "{folder}"], "which is a file"),
+        (
+            ["train", "--data", "digits", "--image-size", "9", "--output", "{folder}"],
+            "--image-size is for folders",
+        ),
         (["evaluate", "{folder}/nothing"], "there is no model"),
+        (["evaluate", "{folder}/nothing"], "`gradstab evaluate --help`"),
         (["evaluate", "{folder}"], "model.keras"),
         (["evaluate", "{file}"], "--data is needed"),
     ],
@@ -54,6 +68,45 @@ def test_bad_arguments_end_with_2_and_one_line(arguments, told, file, tmp_path, 
     given = [each.format(file=file, folder=tmp_path) for each in arguments]
     assert main(given) == 2
     assert told in _one_line_of_error(capsys)
+
+
+def test_bad_data_is_refused_before_tensorflow_is_imported(run_python):
+    code = """
+import sys
+from gradstab.cli.main import main
+print(main(["train", "--data", "nowhere", "--output", sys.argv[1]]))
+print(sorted({"keras", "tensorflow", "numpy"} & set(sys.modules)))
+"""
+    assert run_python(code, "/tmp").split() == ["2", "[]"]
+
+
+def test_the_names_of_data_are_those_of_the_library():
+    assert tuple(NAMED) == NAMES
+
+
+def test_messages_of_the_library_are_told_in_flags():
+    flags = {"image_size": "--image-size", "name_or_folder": "--data", "resume": "--resume"}
+    told = console.in_words_of(flags, "`name_or_folder` is 'x'. Received: name_or_folder='x'")
+    assert told == "--data is 'x'. Received: --data 'x'"
+    told = console.in_words_of(flags, "Pass `resume=True`, such as image_size=(64, 64)")
+    assert told == "Pass --resume, such as --image-size 64"
+
+
+@pytest.mark.parametrize("command", [["--help"], ["report", "RUN", "--format", "json"]])
+def test_a_broken_pipe_is_silent(command, tmp_path):
+    with RecordWriter(tmp_path, variables=[f"layer_{place}/kernel" for place in range(3000)]):
+        pass
+    command = [str(tmp_path) if part == "RUN" else part for part in command]
+    with subprocess.Popen(
+        [sys.executable, "-m", "gradstab", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as run:  # fmt: skip
+        run.stdout.read(1)
+        run.stdout.close()
+        told = run.stderr.read()
+        run.wait(60)
+    assert told == b""
+    assert run.returncode in (0, 141)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -43,6 +43,10 @@ def test_the_run_directory_holds_the_run(run_dir):
     assert history["val_accuracy"][-1] > 0.7
     record = read_record(run_dir)
     assert record.steps[-1] == 3 * 20
+    assert record.earlier == ()
+    assert [(event.name, event.step) for event in record.events] == [("end", 60)]
+    assert [epoch.number for epoch in record.epochs] == [1, 2, 3]
+    assert record.totals.steps == 60
     assert np.isfinite(record.columns["grad_norm"]).all()
     model = keras.models.load_model(run_dir / "model.keras", safe_mode=True)
     assert model.optimizer.transforms
@@ -115,7 +119,7 @@ def test_train_refuses_unknown_data_and_a_folder_without_classes(tmp_path, capsy
     assert main(["train", "--data", str(tmp_path / "images"), *output]) == 2
     _error(capsys)
     assert main([*TRAIN, "--epochs", "1", "--image-size", "16", *output]) == 2
-    assert "image_size" in _error(capsys)
+    assert "--image-size is for folders" in _error(capsys)
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_as_another(run_dir, tmp_path, capsys):
@@ -154,8 +158,8 @@ def test_what_a_run_was_begun_with_is_told_as_arguments(
 def test_what_was_left_out_is_told_as_left_out(run_dir, tmp_path, capsys):
     (tmp_path / "command.json").write_bytes((run_dir / "command.json").read_bytes())
     same = [*TRAIN, "--recipe", "adam", "--epochs", "3", "--seed", "4", "--output", str(tmp_path)]
-    assert main([*same, "--resume", "--augment", "--image-size", "16"]) == 2
-    assert "begun with no --image-size, no --augment." in _error(capsys)
+    assert main([*same, "--resume", "--augment"]) == 2
+    assert "begun with no --augment." in _error(capsys)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(run_dir, tmp_path, monkeypatch, capsys):
@@ -180,6 +184,26 @@ def test_an_interrupted_run_goes_on_where_it_was(run_dir, tmp_path, monkeypatch,
     # The uninterrupted run is the fixture's, with the same arguments.
     assert resumed["val_loss"] == whole["val_loss"]
     assert resumed["loss"] == whole["loss"]
+
+
+def test_resume_with_more_epochs_goes_on_to_them(run_dir, tmp_path, capsys):
+    output = tmp_path / "run"
+    shutil.copytree(run_dir, output)
+    same = [*TRAIN, "--recipe", "adam", "--seed", "4", "--output", str(output), "--resume"]
+    assert main([*same, "--epochs", "2"]) == 2
+    assert "begun with --epochs 3. Resume it with as many or more" in _error(capsys)
+    arguments = [argument for argument in same if argument != "--quiet"]
+    assert main([*arguments, "--epochs", "4"]) == 0
+    told = capsys.readouterr().out
+    assert "Resumed with 4 epochs instead of 3" in told
+    assert told.count("gradstab: ") == 1
+    history = json.loads((output / "history.json").read_text(encoding="utf-8"))
+    assert len(history["loss"]) == 4
+    record = read_record(output)
+    assert [(event.name, event.step) for event in record.events] == [("end", 80)]
+    assert [epoch.number for epoch in record.epochs] == [1, 2, 3, 4]
+    assert main(same) == 0  # as many epochs as it has now: those of the command file
+    assert main([*same[:-1], "--resume", "--epochs", "4"]) == 0
 
 
 @pytest.mark.parametrize("damage", ["torn", "members", "config", "weights"])
@@ -223,7 +247,7 @@ def test_training_that_diverges_ends_with_1(tmp_path, monkeypatch, capsys):
     images = np.full((800, 8, 8, 1), np.nan, "float32")
     hopeless = from_arrays(images, np.arange(800) % 10, batch_size=8, pixel_max=16.0)
     monkeypatch.setattr("gradstab.data.datasets.load", lambda *_, **__: hopeless)
-    arguments = ["train", "--data", "hopeless", "--epochs", "2", "--jit-compile", "off"]
+    arguments = ["train", "--data", "digits", "--epochs", "2", "--jit-compile", "off"]
     assert main([*arguments, "--quiet", "--output", str(tmp_path / "run")]) == 1
     told = _error(capsys)
     assert "diverged" in told

@@ -152,17 +152,17 @@ def test_missing_pillow_names_the_extra(animals, monkeypatch):
 
 def test_large_images_are_decoded_one_at_a_time(animals, monkeypatch):
     """Four of 169 megapixels at once took as many gigabytes."""
-    decode, now, most = images.keras.utils.load_img, [], []
+    decode, now, most = images._upright, [], []
 
-    def watched(*arguments, **options):
+    def watched(image):
         now.append(1)
         most.append(len(now))
         time.sleep(0.002)
-        image = decode(*arguments, **options)
+        image = decode(image).convert("RGB")
         now.pop()
         return image
 
-    monkeypatch.setattr(images.keras.utils, "load_img", watched)
+    monkeypatch.setattr(images, "_upright", watched)
     monkeypatch.setattr(images.os, "cpu_count", lambda: 4)
     load(animals)
     assert max(most) > 1
@@ -170,3 +170,30 @@ def test_large_images_are_decoded_one_at_a_time(animals, monkeypatch):
     monkeypatch.setattr(images, "_LARGE_IMAGE", 12 * 10 - 1)
     load(animals)
     assert max(most) == 1
+
+
+@pytest.mark.parametrize("size", [None, (10, 12)])
+def test_photographs_are_turned_as_their_exif_entry_says(tmp_path, size):
+    for name in ("cat", "dog"):
+        for number in range(4):
+            (tmp_path / name).mkdir(exist_ok=True)
+            image = Image.new("RGB", (12, 10), (10, 20, 30))
+            image.paste((250, 250, 250), (0, 0, 12, 3))  # a bright strip along the top
+            exif = Image.Exif()
+            exif[0x0112] = 6  # to be turned clockwise
+            image.save(tmp_path / name / f"{number}.jpg", exif=exif, quality=95)
+    datasets = load(tmp_path, image_size=size, validation_fraction=0.25, test_fraction=0.25)
+    inputs, _ = datasets.arrays("train")
+    assert datasets.input_shape == ((12, 10, 3) if size is None else (10, 12, 3))
+    assert inputs[0, :, -1].mean() > 200  # now along the right side
+    assert inputs[0, :, 0].mean() < 60
+
+
+def test_a_broken_exif_entry_says_nothing(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(4):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (12, 10)).save(
+                tmp_path / name / f"{number}.jpg", exif=b"Exif\x00\x00nonsense"
+            )
+    assert load(tmp_path, validation_fraction=0.25, test_fraction=0.25).input_shape == (10, 12, 3)

@@ -48,7 +48,7 @@ def test_variables_that_change_at_every_step_do_not_either(tmp_path):
     lines = []
     for n in range(6000):
         lines.append(HEADER | {"variables": [f"v{n}"]})
-        lines.append({"kind": "step", "step": n, "per_variable": {"grad_norm": [1.0]}})
+        lines.append({"kind": "step", "step": n + 1, "per_variable": {"grad_norm": [1.0]}})
     record, peak = peak_of_reading(write(path, lines))
     assert record.norms.names == ("v5999",)
     assert len(record.steps) == 6000

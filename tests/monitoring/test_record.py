@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from gradstab.monitoring.record import SCHEMA, read_record
+from gradstab.monitoring.record import SCHEMA, Totals, read_record
 from gradstab.monitoring.writer import RecordWriter
 
 VARIABLES = ["conv/kernel", "conv/bias", "dense/kernel"]
@@ -159,6 +159,9 @@ def test_a_full_disk_does_not_glue_lines(tmp_path):
         (b'{"kind":"step","step":4,"scalars":[1]}', "`scalars` is not an object"),
         (b'{"kind":"step","step":4,"per_variable":{"grad_norm":[1]}}', "needs lists of 3 numbers"),
         (b'{"kind":"event","step":4}', "event needs a name"),
+        (b'{"kind":"epoch","epoch":1}', "an epoch without its number"),
+        (b'{"kind":"totals","step":4,"totals":{"steps":-1}}', "`steps` of the totals is no count"),
+        (b'{"kind":"totals","step":4,"totals":{"skipped_by":[]}}', "`skipped_by` is not an object"),
         (b'{"kind":"run","variables":[]}', "a header without a schema version"),
         (b'{"kind":"run","schema":1,"variables":[{}]}', "`variables` are not a list of names"),
     ],
@@ -235,7 +238,7 @@ def test_ten_thousand_steps_with_500_variables_stay_small_and_load_at_once(tmp_p
     assert len(record.column("loss")) == 10_000
 
 
-def test_a_run_begun_anew_in_a_folder_is_not_blamed_for_the_events_of_the_old_one(tmp_path):
+def test_two_runs_in_one_folder_stand_apart(tmp_path):
     with RecordWriter(tmp_path, variables=["a"]) as writer:
         writer.event("skip", step=2, cause="nonfinite", variable="a")
         writer.step(50, {"loss": 1.0})
@@ -244,10 +247,50 @@ def test_a_run_begun_anew_in_a_folder_is_not_blamed_for_the_events_of_the_old_on
         writer.step(1, {"loss": 2.0})
         writer.event("skip", step=7, cause="outlier", variable="a")
         writer.event("end", step=40)
+    with RecordWriter(tmp_path, variables=["a"]) as writer:  # the same model, trained on
+        writer.step(50, {"loss": 3.0})
     record = read_record(tmp_path)
-    assert [(event.name, event.step) for event in record.events] == [("skip", 7), ("end", 40)]
-    assert record.steps.tolist() == [1]
+    assert record.steps.tolist() == [50]
+    first, second = record.earlier
+    assert [(event.name, event.step) for event in first.events] == [("skip", 2), ("stop", 60)]
+    assert [(event.name, event.step) for event in second.events] == [("skip", 7), ("end", 40)]
+    assert [len(run.runs) for run in (first, second, record)] == [1, 1, 1]
+
+
+def test_a_run_that_says_so_goes_on_after_its_end(tmp_path):
+    with RecordWriter(tmp_path, variables=["a"]) as writer:
+        writer.step(1, {"loss": 2.0})
+        writer.epoch(1, step=10, logs={"loss": 2.0, "name": "no number"})
+        writer.totals(Totals(steps=10, clipped=1, largest_norm=3.0, largest_norm_step=4), step=10)
+        writer.event("end", step=10)
+    with RecordWriter(tmp_path, variables=["a"], resumes=True) as writer:
+        writer.epoch(2, step=20, logs={"loss": 1.0})
+        later = Totals(steps=10, skipped=2, skipped_by={"nonfinite": 2}, best_loss=0.5)
+        writer.totals(later, step=20)
+        writer.event("end", step=20)
+    record = read_record(tmp_path)
+    assert record.earlier == ()
     assert len(record.runs) == 2
+    assert [event.step for event in record.events] == [20]
+    assert [(epoch.number, epoch.step) for epoch in record.epochs] == [(1, 10), (2, 20)]
+    assert record.epochs[0].logs == {"loss": 2.0}
+    assert record.totals == Totals(
+        steps=20, clipped=1, skipped=2, skipped_by={"nonfinite": 2}, largest_norm=3.0,
+        largest_norm_step=4, best_loss=0.5,
+    )  # fmt: skip
+
+
+def test_a_continuation_replaces_epochs_and_totals_from_its_first_step_on(tmp_path):
+    with RecordWriter(tmp_path) as writer:
+        for epoch in (1, 2):
+            writer.epoch(epoch, step=10 * epoch, logs={"loss": 1.0})
+            writer.totals(Totals(steps=10 * epoch, clipped=epoch), step=10 * epoch)
+    with RecordWriter(tmp_path) as writer:
+        writer.step(11, {"loss": 1.0})
+        writer.totals(Totals(steps=5, clipped=3), step=15)
+    record = read_record(tmp_path)
+    assert [epoch.number for epoch in record.epochs] == [1]
+    assert (record.totals.steps, record.totals.clipped) == (15, 4)
 
 
 def test_a_resumed_run_keeps_the_events_before_it(tmp_path):
@@ -261,3 +304,18 @@ def test_a_resumed_run_keeps_the_events_before_it(tmp_path):
     record = read_record(tmp_path)
     assert [event.step for event in record.events] == [2, 58]
     assert record.steps.tolist() == [50, 100]
+
+
+def test_a_resumed_run_that_trains_nothing_more_keeps_what_it_was(tmp_path):
+    with RecordWriter(tmp_path, after_step=0) as writer:
+        writer.step(10, {"loss": 2.0})
+        writer.epoch(1, step=10, logs={"loss": 2.0})
+        writer.totals(Totals(steps=10, clipped=1), step=10)
+        writer.event("end", step=10)
+    with RecordWriter(tmp_path, after_step=10, resumes=True) as writer:
+        writer.totals(Totals(), step=10)
+        writer.event("end", step=10)
+    record = read_record(tmp_path)
+    assert (record.steps.tolist(), len(record.epochs)) == ([10], 1)
+    assert (record.totals.steps, record.totals.clipped) == (10, 1)
+    assert [event.name for event in record.events] == ["end"]

@@ -56,6 +56,9 @@ def write_run(run_dir, names, *, steps=300, full=True):
                 }
                 rates = {"effective_rate_median": 10.0 ** rng.normal(-3, 0.5, count)}
             writer.step(step, scalars, sample, by_layer, rates)
+            if full and step % 100 == 0:
+                logs = {"loss": 10 / step, "val_loss": 12 / step, "accuracy": 1 - 10 / step}
+                writer.epoch(step // 100, step=step, logs=logs)
         if full:
             writer.event("stop", step=steps, cause="divergence", message="3 steps were skipped")
     return run_dir

@@ -206,4 +206,4 @@ def test_one_sample_that_is_not_finite_is_told_as_one(tmp_path):
         writer.step(50, {"loss": math.nan, "grad_norm": 0.0})
     record = read_record(tmp_path)
     assert "the loss of the last recorded step, 50, is not finite" in summarize(record).ending
-    assert "exactly zero at every recorded step" in to_text(record)
+    assert "exactly zero at every step" in to_text(record)

@@ -4,12 +4,13 @@ import pytest
 import tensorflow as tf
 
 from gradstab.training import probe, train
+from gradstab.training.epochs import loop_of
 from gradstab.training.strategy import FORMS
 
 
 @pytest.fixture
 def xla_is_always_tried(monkeypatch):
-    monkeypatch.setattr(probe, "_XLA_COST", 0.0)
+    monkeypatch.setattr(probe, "_MOST_SPENT", 1e9)
     monkeypatch.setattr(probe, "_SECONDS_PER_TIMING", 0.001)
 
 
@@ -76,6 +77,24 @@ def test_a_short_run_does_not_wait_for_xla(make_model, data):
     assert loop["form"] == "graph"
     assert "too short" in loop["reason"]
     assert list(loop["milliseconds_per_step"]) == ["graph"]
+
+
+def test_a_second_run_of_a_model_probes_and_traces_nothing(make_model, data, monkeypatch):
+    model = make_model()
+    train(model, data, data, epochs=2, seed=0, verbose=0)
+    loops = [loop_of(model, step, "graph") for step in ("train_step", "test_step")]
+    traced = [loop.num_traces() for loop in loops]
+    monkeypatch.setattr("gradstab.training.ready._trace", None)
+    with monkeypatch.context() as patch:
+        patch.setattr("gradstab.training.run.choose_form", None)
+        history = train(model, data, data, epochs=2, seed=1, verbose=0)
+    assert history.params["loop"]["reason"] == "as when this model was trained before"
+    assert [loop_of(model, step, "graph") for step in ("train_step", "test_step")] == loops
+    assert [loop.num_traces() for loop in loops] == traced
+    history = train(model, data, epochs=200, seed=1, verbose=0, steps_per_call=3)  # longer: anew
+    assert "graph" in history.params["loop"]["milliseconds_per_step"]
+    model.compile(keras.optimizers.SGD(0.1), model.loss)
+    assert "gradstab_choices" not in vars(model.train_function or model)
 
 
 def test_a_resumed_run_keeps_its_form(make_model, data, tmp_path, monkeypatch):

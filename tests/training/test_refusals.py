@@ -32,7 +32,7 @@ ARRAYS = (np.ones((8, 4)), np.ones(8))
         ({"train_data": (np.ones((3, 4)), np.ones(2))}, ValueError, "lengths 2, 3"),
         ({"train_data": (np.ones((0, 4)), np.ones(0))}, ValueError, "at least one example"),
         ({"train_data": ([[1.0]], [1.0])}, TypeError, "NumPy arrays or tensors"),
-        ({"train_data": iter([])}, TypeError, "tf.data.Dataset.from_generator"),
+        ({"train_data": iter([])}, ValueError, "must yield at least one batch"),
         ({"train_data": ENDLESS.take(2), "jit_compile": "loop"}, ValueError, "needs arrays"),
     ],
 )

@@ -95,8 +95,7 @@ def another_loss(y, prediction):
             "'delta': 2.0",
         ),
         ({"dropout": 0.1}, {"dropout": 0.5}, "rate of layer 2, Dropout, was 0.1, is 0.5"),
-        ({"optimizer": lambda: scheduled(10)}, {"optimizer": lambda: scheduled(20)}, "schedules"),
-        ({"optimizer": lambda: adjustable(10)}, {"optimizer": lambda: adjustable(20)}, "schedules"),
+        ({"optimizer": lambda: scheduled(10)}, {"optimizer": lambda: adjustable(10)}, "schedules"),
         ({}, {"optimizer": lambda: scheduled(20)}, "schedules"),
     ],
 )
@@ -111,6 +110,17 @@ def test_another_model_is_refused(tmp_path, begun, resumed, message):
     # The same again is taken.
     history = train(made(begun), (X, Y), epochs=2, run_dir=tmp_path, resume=True, **ARGUMENTS)
     assert len(history.history["loss"]) == 2
+
+
+@pytest.mark.parametrize("optimizer", [scheduled, adjustable])
+def test_another_schedule_is_refused_unless_there_are_more_epochs(tmp_path, optimizer):
+    arguments = {"run_dir": tmp_path, **ARGUMENTS}
+    with pytest.raises(KeyboardInterrupt):
+        train(make(optimizer=optimizer(16)), (X, Y), epochs=2, callbacks=[StopAt(1)], **arguments)
+    with pytest.raises(ValueError, match="schedules"):
+        train(make(optimizer=optimizer(32)), (X, Y), epochs=2, resume=True, **arguments)
+    with pytest.warns(UserWarning, match="The schedule of the learning rate changes"):
+        train(make(optimizer=optimizer(32)), (X, Y), epochs=4, resume=True, **arguments)
 
 
 @pytest.mark.quick_cases(1)

@@ -24,8 +24,8 @@ def test_what_a_run_leaves_on_disk(make_model, data, tmp_path):
     history = train(model, data, data, epochs=3, seed=4, run_dir=directory, verbose=0)
     files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     assert files == {
-        "config.json", "history.json", "model.keras",
-        "checkpoints/state.json", "checkpoints/epoch-000003.weights.h5",
+        "config.json", "history.json", "model.keras", "record.jsonl", "gradient_norm.png",
+        "layer_norms.png", "checkpoints/state.json", "checkpoints/epoch-000003.weights.h5",
     }  # fmt: skip
     assert json.loads((directory / "history.json").read_text()) == history.history
     config = json.loads((directory / "config.json").read_text())

@@ -12,6 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from gradstab.monitoring.record import read_record
+
 SCRIPT = """
 import json, os, sys, time
 import tensorflow as tf
@@ -113,14 +115,18 @@ def test_two_workers_are_one(tmp_path, monkeypatch):
     """The seed is drawn by the first worker; a NaN example in one share skips the step in both."""
     arguments = {"epochs": 3, "seed": 0}
     workers = _two({**arguments, "run_dir": str(tmp_path / "run")})
-    alone = _alone(arguments, monkeypatch)
+    alone = _alone({**arguments, "run_dir": str(tmp_path / "alone")}, monkeypatch)
     first, second = map(_result, workers)
     assert first == second
     _same(first, alone, 1e-6)
     np.testing.assert_allclose(first[1]["val_mae"], alone[1]["val_mae"], rtol=1e-5)
     assert first[2] == alone[2] == 3
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "history.json", "model.keras", "checkpoints"}
+    left = [{path.name for path in (tmp_path / run).iterdir()} for run in ("run", "alone")]
+    assert left[0] == left[1]
+    assert {"config.json", "history.json", "model.keras", "checkpoints", "record.jsonl"} <= left[0]
+    records = [read_record(tmp_path / run) for run in ("run", "alone")]
+    assert [record.totals.steps for record in records] == [15, 15]
+    assert [record.totals.skipped for record in records] == [3, 3]
 
 
 def _wait_for(process, text):

@@ -17,6 +17,7 @@ from gradstab.diagnosis.measuring.losses import constant_loss, data_loss
 from gradstab.diagnosis.measuring.skill import output_variation, skill_of
 from gradstab.diagnosis.measuring.state import Snapshot
 from gradstab.diagnosis.measuring.statistics import settle_statistics
+from gradstab.keras_hooks.optimizer_state import learning_rate_source
 
 # Steps of one call of the compiled function.
 CHUNK: Final = 10
@@ -81,7 +82,7 @@ class Laboratory:
         plain = self.optimizer
         while getattr(plain, "inner_optimizer", None) is not None:
             plain = plain.inner_optimizer
-        schedule = getattr(plain, "_learning_rate", None)
+        schedule = learning_rate_source(plain)
         if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
             plain.learning_rate = _Scaled(schedule, self._factor)
         else:

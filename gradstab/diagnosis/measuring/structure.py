@@ -11,6 +11,7 @@ import numpy as np
 from gradstab._layers import layers_in_order
 from gradstab.diagnosis.looks.structure import HeadLook, LayerStructure, StructureLook
 from gradstab.diagnosis.measuring.losses import losses_of, metrics_of
+from gradstab.keras_hooks.optimizer_state import learning_rate_source
 
 _ACTIVATION_LAYERS: Final = {
     "ReLU": "relu", "LeakyReLU": "leaky_relu", "PReLU": "prelu", "ELU": "elu", "Softmax": "softmax",
@@ -76,7 +77,7 @@ def look_at_structure(model: Any, shapes: list[tuple[Any, ...]], names: list[str
     heads = _heads(model, ends, shapes, names)
     ends_in = {head.layer for head in heads}
     optimizer, is_scheduled = _plain_optimizer(model.optimizer), False
-    rate = getattr(optimizer, "_learning_rate", None)
+    rate = None if optimizer is None else learning_rate_source(optimizer)
     is_scheduled = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
     return StructureLook(
         layers=tuple(_layer(each, each.name in ends_in) for each in layers),

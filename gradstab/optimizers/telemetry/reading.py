@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from gradstab.optimizers.telemetry.counters import COUNTS
+from gradstab.optimizers.telemetry.reading_words import in_five_lines
 from gradstab.optimizers.telemetry.samples import Samples
 
 # Rows of the ring: the steps that a reader can be late without losing one.
@@ -146,6 +147,9 @@ class Reading:
     consecutive_skips: int
     divergence: Divergence | None
     samples: Samples | None = None
+
+    def __str__(self) -> str:
+        return in_five_lines(self)
 
     @property
     def shows_gradient(self) -> bool:

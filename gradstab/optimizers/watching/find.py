@@ -41,9 +41,20 @@ def optimizers_of(model: Any) -> dict[str, Any]:
 
 
 def stabilized_optimizer(model_or_optimizer: Any) -> StabilizedOptimizer | None:
-    """Return the `StabilizedOptimizer` a model was compiled with, or inside an optimizer.
+    """Return the `StabilizedOptimizer` that a model was compiled with, or that is in an optimizer.
 
-    `None` if there is none; `stabilized_optimizers` knows those that a model holds beside it.
+    Under `mixed_float16` `compile` puts a `LossScaleOptimizer` round the optimizer that it is
+    given; this is the way from there to the telemetry.
+
+    Args:
+        model_or_optimizer: A compiled model, or an optimizer that may wrap others.
+
+    Returns:
+        The optimizer, or `None` if there is none of gradstab's.
+
+    >>> scaled = keras.optimizers.LossScaleOptimizer(gradstab.stabilize("sgd"))
+    >>> gradstab.optimizers.stabilized_optimizer(scaled).telemetry.read().cursor
+    0
     """
     optimizer = getattr(model_or_optimizer, "optimizer", model_or_optimizer)
     ours = (each for each in wrappers_and_inner(optimizer) if isinstance(each, StabilizedOptimizer))

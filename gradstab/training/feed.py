@@ -1,0 +1,49 @@
+"""What the compiled loop asks of data: epochs to run steps of, and one batch's structure.
+
+The order of the data is a function of seed and epoch, so that a resumed run sees what the
+uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from gradstab.training.strategy import StepLoop
+
+
+class Epoch(Protocol):
+    """One pass over the data, taken in pieces."""
+
+    def trace(self, loop: StepLoop) -> None:
+        """Make `loop` trace its function for these batches, and run no step."""
+        ...
+
+    def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
+        """Run up to `count` steps; return how many there were (0 at the end) and the logs."""
+        ...
+
+
+class Feed(Protocol):
+    """Data that can be opened anew for every epoch."""
+
+    steps: int | None
+
+    def open(self, epoch: int) -> Epoch:
+        """Return the pass over the data that belongs to `epoch`."""
+        ...
+
+    def rehearsal(self) -> tuple[Epoch, int]:
+        """Return batches to time steps on, without using up any, and how many in a row."""
+        ...
+
+    def signature(self) -> Any:
+        """Return the structure of one whole batch."""
+        ...
+
+    def examples(self) -> Any:
+        """Return some batch, without using it up; `None` where none can be had."""
+        ...
+
+    def fingerprint(self) -> str | None:
+        """Return what tells these data from others, or `None` where nothing does."""
+        ...
