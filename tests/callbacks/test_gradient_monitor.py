@@ -84,12 +84,16 @@ def test_a_diverged_run_ends_with_its_cause(data, tmp_path):
     assert "no gradient was finite" in stop.details["message"]
 
 
-def test_a_second_fit_goes_on_in_the_same_record(data, tmp_path):
+def test_a_second_fit_is_another_run_in_the_same_record(data, tmp_path):
     model = make_model(gradstab.stabilize("sgd", learning_rate=0.01))
     monitor = GradientMonitor(tmp_path / "run", every_n_steps=8)
     for _ in range(2):
         model.fit(*data, batch_size=4, verbose=0, callbacks=[monitor])
-    np.testing.assert_array_equal(read_record(tmp_path / "run").steps, [1, 8, 16, 17, 24, 32])
+    record = read_record(tmp_path / "run")
+    np.testing.assert_array_equal(record.steps, [17, 24, 32])
+    (first,) = record.earlier
+    np.testing.assert_array_equal(first.steps, [1, 8, 16])
+    assert (first.totals.steps, record.totals.steps) == (16, 16)
 
 
 def test_the_model_is_left_as_it_was(data):
