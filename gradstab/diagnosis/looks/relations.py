@@ -1,4 +1,4 @@
-"""How inputs and targets go together: neighbours that agree, and rows that contradict each other."""
+"""How inputs and targets go together: neighbours that agree, rows that contradict others."""
 
 from __future__ import annotations
 

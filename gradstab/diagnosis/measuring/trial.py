@@ -50,8 +50,8 @@ _KEPT: Final = 512
 _ENOUGH: Final = 100
 # Rows of a step at most: larger batches only cost time in so short a trial.
 _BATCH: Final = 128
-# Rows of a step where steps are slow. What 20 steps would take by the look at the signal, in units of
-# the seconds left, beyond which no trial begins: that look takes some seven passes.
+# Rows of a step where steps are slow; and what 20 steps would take by the look at the signal, in
+# units of the seconds left, beyond which no trial begins. That look takes some seven passes.
 _FEWEST: Final = 8
 _SLOW: Final = 4.0
 
