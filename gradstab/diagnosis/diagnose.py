@@ -35,6 +35,9 @@ _WALL: Final = 30.0
 # Rows of the batch that is looked at layer by layer.
 _ROWS: Final = 64
 _FEWEST_ROWS: Final = 16
+_FIRST_CALLS: Final = 2.0
+# Entries of the inputs of that batch at most: a pass of large images takes seconds.
+_ENTRIES: Final = 2_000_000
 
 
 def diagnose(
@@ -120,7 +123,11 @@ def look(
         data = look_at_data(model, sample, epochs, seed)
     with preserved(model):
         batch, other = _two_batches(sample, seed)
+        began = clock.seconds()
         signal, outputs = look_at_signal(model, batch, other)
+        rows = len(keras.tree.flatten(batch[0])[0])
+        # The first call of each operation takes its time whatever the rows.
+        seconds = max(clock.seconds() - began - _FIRST_CALLS, 0.0) / rows
         shapes = [each.shape[1:] for each in outputs] or _shapes(model)
         structure = _with_outputs(look_at_structure(model, shapes, names), outputs)
         data = _as_the_loss_reads(data, structure)
@@ -129,7 +136,9 @@ def look(
     if skipped:
         return dataclasses.replace(looks, trial=TrialLook(skipped=skipped))
     with preserved(model):
-        trial = look_at_trial(model, sample, data, structure, signal, probe_steps, seed, clock)
+        trial = look_at_trial(
+            model, sample, data, structure, signal, probe_steps, seed, clock, seconds
+        )
     return dataclasses.replace(looks, trial=trial)
 
 
@@ -164,7 +173,9 @@ def _outputs(model: Any, sample: Sample) -> tuple[list[str], bool]:
 
 def _two_batches(sample: Sample, seed: int) -> tuple[Any, Any]:
     """Return a batch and as many other rows."""
-    rows = min(sample.rows, max(min(sample.batch_size, _ROWS), _FEWEST_ROWS))
+    wide = sum(each[:1].size for each in keras.tree.flatten(sample.x))
+    most = max(_FEWEST_ROWS // 2, min(_ROWS, _ENTRIES // max(wide, 1)))
+    rows = min(sample.rows, most, max(min(sample.batch_size, _ROWS), _FEWEST_ROWS))
     order = np.random.default_rng(seed).permutation(sample.rows)
     others = order[rows:] if sample.rows >= 2 * rows else order[::-1]
     return (

@@ -15,12 +15,8 @@ from diagnosis.hand_made import (
     with_runs,
 )  # fmt: skip
 
-from gradstab.diagnosis.looks.data import (
-    agreement_of_neighbours,
-    contradictions,
-    look_at_input,
-    look_at_target,
-)  # fmt: skip
+from gradstab.diagnosis.looks.data import look_at_input, look_at_target
+from gradstab.diagnosis.looks.relations import agreement_of_neighbours, contradictions
 from gradstab.diagnosis.rules.catalogue import CODES, RULES, apply
 
 ROWS = np.random.default_rng(0).normal(size=(300, 4))

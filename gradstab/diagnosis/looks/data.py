@@ -13,6 +13,8 @@ _Array = np.ndarray[Any, Any]
 _MOST_CLASSES: Final = 1000
 # Rows that statistics are taken of; finiteness is checked on all.
 _ROWS: Final = 20_000
+# Entries that are looked at in one go.
+_ENTRIES: Final = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,18 +148,11 @@ def look_at_input(name: str, values: _Array, *, is_index: bool = False) -> Input
     shape, rows = tuple(map(int, values.shape[1:])), len(values)
     if values.dtype.kind not in "fiub":
         return InputLook(name, shape, "text", rows)
-    finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
-    flat = _by_feature(values[:_ROWS].astype("float64"))
-    flat = np.where(np.isfinite(flat), flat, np.nan)
-    bad, first = int(finite.size - finite.sum()), None
-    bad_rows = 0
-    if bad:
-        by_row = ~finite.reshape(rows, -1).all(1)
-        row = int(np.flatnonzero(by_row)[0])
-        place = int(np.flatnonzero(~_by_feature(finite[row : row + 1]).all(0))[0])
-        first, bad_rows = (row, place), int(by_row.sum())
+    bad, bad_rows, first = _nonfinite(values)
+    some = _some(values)
+    few = _by_feature(some.astype("float64"))
+    few = np.where(np.isfinite(few), few, 0.0)
     with np.errstate(all="ignore"):
-        few = np.nan_to_num(flat)
         mean, deviation = few.mean(0), few.std(0)
         size = np.sqrt((few**2).mean(0))
     changing = deviation > 1e-7 * np.maximum(size, 1e-30)
@@ -169,14 +164,41 @@ def look_at_input(name: str, values: _Array, *, is_index: bool = False) -> Input
         nonfinite=bad,
         nonfinite_rows=bad_rows,
         first_nonfinite=first,
-        features=flat.shape[1],
+        features=few.shape[1],
         constant_features=int((~changing).sum()),
         largest_scale=float(size.max(initial=0.0)),
         smallest_scale=float(deviation[changing].min()) if changing.any() else 0.0,
         largest_offset=float((abs(mean) / np.maximum(deviation, 1e-30))[changing].max(initial=0.0)),
-        all_constant=bool(rows > 1 and (values == values[:1]).all()),
+        all_constant=bool(rows > 1 and (some == some[:1]).all()),
         largest_feature=int(size.argmax()) if size.size else 0,
     )
+
+
+def _some(values: _Array, rows: int = _ROWS) -> _Array:
+    """Return rows at even distances, so few that they fit the memory several times."""
+    wanted = max(2, min(rows, _ENTRIES // max(values[:1].size, 1)))
+    return values[:: max(1, -(-len(values) // wanted))]
+
+
+def _nonfinite(values: _Array) -> tuple[int, int, tuple[int, int] | None]:
+    """Return how many entries and rows are not finite, and row and feature of the first."""
+    if values.dtype.kind != "f":
+        return 0, 0, None
+    entries = rows = 0
+    first = None
+    size = max(1, _ENTRIES // max(values[:1].size, 1))
+    for begin in range(0, len(values), size):
+        part = values[begin : begin + size]
+        finite = np.isfinite(part)
+        if finite.all():
+            continue
+        by_row = ~finite.reshape(len(part), -1).all(1)
+        entries, rows = entries + int((~finite).sum()), rows + int(by_row.sum())
+        if first is None:
+            row = int(np.flatnonzero(by_row)[0])
+            place = int(np.flatnonzero(~_by_feature(finite[row : row + 1]).all(0))[0])
+            first = (begin + row, place)
+    return entries, rows, first
 
 
 def _by_feature(values: _Array) -> _Array:
@@ -189,12 +211,9 @@ def look_at_target(name: str, values: _Array, neighbours: float | None = None) -
     shape, rows = tuple(map(int, values.shape[1:])), len(values)
     if values.dtype.kind not in "fiub":
         return TargetLook(name, shape, "text", rows)
-    numbers = values.astype("float64")
-    finite = np.isfinite(numbers)
-    first = None
-    if not finite.all():
-        first = int(np.flatnonzero(~finite.reshape(rows, -1).all(1))[0])
-    few = np.where(finite, numbers, 0.0)
+    bad, _, first = _nonfinite(values)
+    numbers = _some(values, rows).astype("float64")
+    few = np.where(np.isfinite(numbers), numbers, 0.0)
     kind, labels = _kind_of(few, shape)
     counts: tuple[int, ...] = ()
     is_sorted = False
@@ -204,14 +223,14 @@ def look_at_target(name: str, values: _Array, neighbours: float | None = None) -
         if labels.ndim == 1:
             changes, different = int((labels[1:] != labels[:-1]).sum()), len(np.unique(labels))
             is_sorted = different > 1 and changes < 2 * different and rows > 8 * different
-    matrix = few.reshape(rows, -1)
+    matrix = few.reshape(len(few), -1)
     return TargetLook(
         name=name,
         shape=shape,
         kind=kind,
         rows=rows,
-        nonfinite=int((~finite).sum()),
-        first_nonfinite=first,
+        nonfinite=bad,
+        first_nonfinite=None if first is None else first[0],
         minimum=float(few.min(initial=np.inf)) if rows else 0.0,
         maximum=float(few.max(initial=-np.inf)) if rows else 0.0,
         mean=float(few.mean()) if rows else 0.0,
@@ -255,37 +274,3 @@ def _kind_of(values: _Array, shape: tuple[int, ...]) -> tuple[str, _Array | None
             return "classes", labels if low >= 0 else None
         return "continuous", None
     return ("fractions" if low >= 0 and high <= 1 else "continuous"), None
-
-
-def agreement_of_neighbours(inputs: _Array, targets: _Array, seed: int) -> float | None:
-    """Return how much more often than by chance the nearest other row has the same label.
-
-    Args:
-        inputs: Shape (rows, features), scaled.
-        targets: Class of each row, shape (rows,).
-        seed: Chooses the rows that are compared.
-    """
-    rows = np.random.default_rng(seed).permutation(len(inputs))[:800]
-    points, labels = inputs[rows].astype("float32"), targets[rows]
-    if len(rows) < 60 or len(np.unique(labels)) < 2:
-        return None
-    squares = (points**2).sum(1)
-    distance = squares[:, None] + squares[None] - 2 * points @ points.T
-    np.fill_diagonal(distance, np.inf)
-    distance[distance < 1e-9 * max(float(squares.mean()), 1e-30)] = np.inf  # the same row again
-    agree = float((labels[distance.argmin(1)] == labels).mean())
-    chance = float(sum((labels == each).mean() ** 2 for each in np.unique(labels)))
-    return (agree - chance) / max(1 - chance, 1e-9)
-
-
-def contradictions(inputs: _Array, targets: _Array) -> float:
-    """Return the share of repeated input rows that come with different targets."""
-    few = np.ascontiguousarray(inputs[:_ROWS].reshape(min(len(inputs), _ROWS), -1))
-    labels = targets[:_ROWS].reshape(len(few), -1)
-    seen: dict[bytes, bytes] = {}
-    differing = sum(
-        seen.setdefault(row.tobytes(), label.tobytes()) != label.tobytes()
-        for row, label in zip(few, labels, strict=True)
-    )
-    repeated = len(few) - len(seen)
-    return differing / repeated if repeated else 0.0

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradstab._layers import layers_in_order
 from gradstab.diagnosis.looks import data as looks
+from gradstab.diagnosis.looks import relations
 from gradstab.diagnosis.looks.data import DataLook, TargetLook
 from gradstab.diagnosis.measuring.sample import Sample
 
@@ -36,7 +37,7 @@ def look_at_data(model: Any, sample: Sample, epochs: int | None, seed: int) -> D
     )
     repeated = 0.0
     if len(inputs) == len(targets) == 1 and inputs[0].kind != "text":
-        repeated = looks.contradictions(keras.tree.flatten(sample.x)[0], few[0])
+        repeated = relations.contradictions(keras.tree.flatten(sample.x)[0], few[0])
     return DataLook(
         rows=sample.total_rows,
         inputs=inputs,
@@ -72,7 +73,7 @@ def _target(name: str, values: Any, few: Any, points: Any, seed: int) -> TargetL
     labels = few.argmax(-1) if target.kind == "one-hot" else few.reshape(len(few), -1)[:, 0]
     if labels.ndim > 1 or (target.kind != "one-hot" and few.size != len(few)):
         return target
-    agree = looks.agreement_of_neighbours(points, labels, seed)
+    agree = relations.agreement_of_neighbours(points, labels, seed)
     return dataclasses.replace(target, neighbours_agree=agree)
 
 

@@ -75,7 +75,7 @@ def take_sample(x: Any, y: Any, weights: Any, batch_size: int, seed: int) -> Sam
     """
     if y is None and isinstance(x, list) and all(isinstance(each, tuple) for each in x) and x:
         return _of_batches(x)
-    if _is_arrays(x):
+    if _is_arrays(_plain(x)):
         return _of_arrays(x, y, weights, batch_size, seed)
     if y is not None:
         raise ValueError(
@@ -193,6 +193,8 @@ def _as_array(value: Any) -> Any:
 
 def _plain(part: Any) -> Any:
     """Return frames and series as arrays; lists of numbers as Keras takes them, too."""
+    if hasattr(part, "to_numpy"):
+        return part.to_numpy()
     is_list = isinstance(part, list | tuple) and not hasattr(part, "shape")
     if is_list and part and not any(hasattr(each, "shape") for each in part):
         return np.asarray(part)

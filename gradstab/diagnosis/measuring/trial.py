@@ -50,6 +50,10 @@ _KEPT: Final = 512
 _ENOUGH: Final = 100
 # Rows of a step at most: larger batches only cost time in so short a trial.
 _BATCH: Final = 128
+# Rows of a step where steps are slow; and what 20 steps would take by the look at the signal, in
+# units of the seconds left, beyond which no trial begins. That look takes some seven passes.
+_FEWEST: Final = 8
+_SLOW: Final = 4.0
 
 
 @dataclasses.dataclass
@@ -93,12 +97,29 @@ def look_at_trial(
     probe_steps: int | None,
     seed: int,
     clock: Clock,
+    row_seconds: float = 0.0,
 ) -> TrialLook:
-    """Train for a short while in several ways. Whoever calls puts the model's state back."""
+    """Train for a short while in several ways. Whoever calls puts the model's state back.
+
+    Args:
+        model: A built, compiled model.
+        sample: Rows of its data.
+        data: The look at the data.
+        structure: The look at the structure.
+        signal: The look at the signal.
+        probe_steps: Steps of a training, or `None`.
+        seed: Chooses the order of the rows.
+        clock: Tells the time that is left.
+        row_seconds: Seconds that the look at the signal took for a row: more than a step does.
+    """
+    batch = min(sample.batch_size, _BATCH)
+    if row_seconds * batch * 2 * CHUNK > _SLOW * clock.left():
+        batch = min(batch, _FEWEST)
+        if row_seconds * batch * 2 * CHUNK > _SLOW * clock.left():
+            return TrialLook(skipped="a step takes too long for a trial")
     try:
         optimizer = variants.copy_of_optimizer(model.optimizer)
         train, kept = _split(sample, seed)
-        batch = min(sample.batch_size, _BATCH)
         kinds = [
             "other" if target.kind == "continuous" and head.loss not in OF_NUMBERS else target.kind
             for head, target in zip(structure.heads, data.targets, strict=False)
