@@ -160,6 +160,16 @@ REQUIRED: Final = (
         without="callbacks before the monitor's miss its scalars",
     ),
     Required(
+        "_keras_history", "keras.KerasTensor", ("graph_history",),
+        why="the call that a symbolic tensor comes from",
+        without="a diagnosis does not find the layers before an output of a functional model",
+    ),
+    Required(
+        "_inbound_nodes", "keras.Operation", ("graph_history",),
+        why="the tensors that a call took",
+        without="as with `_keras_history`",
+    ),
+    Required(
         "_self_", "keras.Layer", ("attributes",),
         why="the prefix of attributes that TensorFlow's tracking adds to objects",
         without="the optimizers that a model holds are looked for in its bookkeeping too",

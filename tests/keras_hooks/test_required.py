@@ -13,6 +13,7 @@ from gradstab.keras_hooks import (
     compiled_model,
     conditions,
     epoch_logs,
+    graph_history,
     log_numbers,
     loss_scale,
     one_step,
@@ -277,6 +278,20 @@ def get_metrics_result_or_logs():
     history = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0, callbacks=[feed])
     assert feed.seen["ours"] == 7.0
     assert history.history["ours"] == [7.0]
+
+
+def keras_history():
+    first = keras.Input((2,), name="first")
+    double, single = keras.layers.Dense(3), keras.layers.Dense(1)
+    both = keras.layers.Concatenate()([double(first), first])
+    origin = graph_history.origin_of(single(both))
+    assert (origin.operation, origin.place) == (single, 0)
+    assert [id(each) for each in origin.inputs] == [id(both)]
+    assert graph_history.origin_of(both).inputs[1] is first
+    assert graph_history.origin_of(tf.zeros(2)) is None
+
+
+inbound_nodes = keras_history
 
 
 def self_prefix():

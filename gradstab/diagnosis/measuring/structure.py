@@ -11,6 +11,7 @@ import numpy as np
 from gradstab._layers import layers_in_order
 from gradstab.diagnosis.looks.structure import HeadLook, LayerStructure, StructureLook
 from gradstab.diagnosis.measuring.losses import losses_of, metrics_of
+from gradstab.keras_hooks.graph_history import origin_of
 from gradstab.keras_hooks.optimizer_state import learning_rate_source
 
 _ACTIVATION_LAYERS: Final = {
@@ -161,13 +162,12 @@ def _ends(model: Any, layers: list[Any], count: int) -> list[list[Any]]:
 
 def _way_to(tensor: Any) -> list[Any]:
     way: list[Any] = []
-    while len(way) < 8 and getattr(tensor, "_keras_history", None) is not None:
-        operation, node, place = tensor._keras_history
+    while len(way) < 8 and (origin := origin_of(tensor)) is not None:
+        operation, place, inputs = origin
         if isinstance(operation, keras.Model) and getattr(operation, "outputs", None):
             way += [each for each in _way_to(operation.outputs[place]) if each not in way]
             break
         way.append(operation)
-        inputs = operation._inbound_nodes[node].input_tensors
         if len(inputs) != 1:
             break
         tensor = inputs[0]
