@@ -12,6 +12,7 @@ from gradstab._layers import layers_in_order
 from gradstab.diagnosis.looks.structure import HeadLook, LayerStructure, StructureLook
 from gradstab.diagnosis.measuring.losses import losses_of, metrics_of
 from gradstab.keras_hooks.graph_history import origin_of
+from gradstab.keras_hooks.layer_kernels import kernel_variables
 from gradstab.keras_hooks.optimizer_state import learning_rate_source
 
 _ACTIVATION_LAYERS: Final = {
@@ -39,9 +40,9 @@ def activation_of(layer: Any) -> str | None:
 def kernel_of(layer: Any) -> Any:
     """Return the kernel of a layer, `None` where it has none of its own."""
     for holder in (layer, getattr(layer, "cell", None)):
-        for name in ("kernel", "_kernel", "depthwise_kernel"):
-            kernel = getattr(holder, name, None) if holder is not None else None
-            if kernel is not None and len(getattr(kernel, "shape", ())) >= 2:
+        kernels = {} if holder is None else kernel_variables(holder)
+        for kernel in kernels.values():
+            if len(kernel.shape) >= 2:
                 return kernel
     return None
 
