@@ -31,7 +31,7 @@ class Sink(Protocol):
     def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Put down what happened, and the effective rates after the last step of the reading."""
 
-    def event(self, name: str, step: int, message: str) -> None:
+    def event(self, name: str, step: int, message: str, cause: str | None = None) -> None:
         """Put down something that happened."""
 
     def end_epoch(self) -> None:
@@ -124,9 +124,10 @@ class RecordSink:
             )
         self._last_written = number
 
-    def event(self, name: str, step: int, message: str) -> None:
+    def event(self, name: str, step: int, message: str, cause: str | None = None) -> None:
         """Write an event."""
-        self._writer.event(name, step=step, message=message)
+        known = {} if cause is None else {"cause": cause}
+        self._writer.event(name, step=step, **known, message=message)
 
     def end_epoch(self) -> None:
         """Do nothing: the record is on disk already."""
@@ -219,7 +220,7 @@ class TensorBoardSink:
             self._norms = self._norms[::2]
         self._writer.flush()
 
-    def event(self, name: str, step: int, message: str) -> None:
+    def event(self, name: str, step: int, message: str, cause: str | None = None) -> None:
         """Do nothing: there are no words in TensorBoard's event files."""
 
     def end_epoch(self) -> None:

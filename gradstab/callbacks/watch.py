@@ -94,9 +94,20 @@ class Watch:
         self.observer.telemetry.warn_of_limits()
         self._put(lambda sink: sink.end_epoch())
 
-    def tell(self, event: str, message: str) -> None:
-        """Have something that happened written."""
-        self._put(lambda sink: sink.event(event, self._cursor, message))
+    def tell(
+        self, event: str, message: str, cause: str | None = None, step: int | None = None
+    ) -> None:
+        """Have something that happened written.
+
+        Args:
+            event: What.
+            message: In words.
+            cause: The rule that told of it.
+            step: Steps of this run until then; by default, those that were read.
+        """
+        begun = 0 if self.begun is None else self.begun.cursor
+        number = self._cursor if step is None else begun + step
+        self._put(lambda sink: sink.event(event, number, message, cause))
 
     def end(self) -> None:
         """Close what readings are written to."""

@@ -79,6 +79,17 @@ class BestState:
         if value <= self._value or not self._is_best:
             self._value, self._epoch, self._copy = value, epoch, self._judge.state.copy()
 
+    def put_back(self) -> str | None:
+        """Put the best epoch's state back, and name it; `None` if there is none."""
+        if self._epoch is None or self._copy is None:
+            return None
+        self._judge.state.put_back(self._copy)
+        return f"the end of epoch {self._epoch + 1}, {self._which}"
+
+    @property
+    def _which(self) -> str:
+        return "the best so far" if self._is_best else "the last that was whole"
+
     def restore(self, cause: Cause) -> str:
         """Put the best state back, if the cause asks for it, and say so."""
         if not cause.goes_back:
@@ -89,9 +100,9 @@ class BestState:
             return "No step was applied: the weights are as they were when training began."
         if self._epoch is not None and copy is not None:
             state.put_back(copy)
-            which = "the best so far" if self._is_best else "the last that was whole"
             return (
-                f"The weights and moments of epoch {self._epoch + 1}, {which}, have been restored."
+                f"The weights and moments of epoch {self._epoch + 1}, {self._which}, have been "
+                "restored."
             )
         if not cause.is_applied and not is_damaged:
             return "No epoch was completed, and the weights are as they were before these steps."

@@ -25,11 +25,13 @@ class Cause:
         text: In words.
         goes_back: Whether the state is to be put back: to the best, or to where training began.
         is_applied: Whether steps that were applied are at fault; skipped ones changed nothing.
+        code: The rule that tells.
     """
 
     text: str
     goes_back: bool = True
     is_applied: bool = True
+    code: str = "diverged"
 
     def __str__(self) -> str:
         return self.text
@@ -48,7 +50,11 @@ def of_divergence(
     """
     more = f"{lost_between(model, divergence.bad)}{_of_loss(reading)}"
     told = divergence.told(None if damage is None else str(damage), more)
-    return Cause(told, is_applied=divergence.skipped == 0 or damage is not None)
+    return Cause(
+        told,
+        is_applied=divergence.skipped == 0 or damage is not None,
+        code="skips" if divergence.skipped else "nonfinite_gradient",
+    )
 
 
 def of_nothing_applied(steps: int, readings: Collection[Reading], damage: Damage | None) -> Cause:
@@ -59,7 +65,7 @@ def of_nothing_applied(steps: int, readings: Collection[Reading], damage: Damage
     all_steps = "The one step of this run was" if steps == 1 else f"All {steps} steps were"
     why = f" {damage}" if damage is not None else "".join(sorted(set(map(_of_loss, readings)))[:1])
     told = f"{all_steps} skipped ({', '.join(sorted(causes))}): nothing was learned.{why}"
-    return Cause(told, is_applied=damage is not None)
+    return Cause(told, is_applied=damage is not None, code="nothing_applied")
 
 
 def of_zero_gradient(steps: int, layer: str | None) -> Cause:
@@ -71,7 +77,7 @@ def of_zero_gradient(steps: int, layer: str | None) -> Cause:
         told += (
             f"Layer `{layer}` stops it: all of its units are zero on examples of the training data."
         )
-    return Cause(told, goes_back=False)
+    return Cause(told, goes_back=False, code="zero_gradient")
 
 
 def lost_between(model: Any, bad: Collection[str]) -> str:
