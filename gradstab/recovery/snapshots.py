@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gradstab.optimizers.damage import MOMENT, STATISTIC, WEIGHT, parts_of_model
+from gradstab.optimizers.damage import MOMENT, parts_of_model
 from gradstab.optimizers.find import stabilized_optimizer
 
 # Copies that a ring holds: the newest may hold what is not seen yet, the others go further back.
