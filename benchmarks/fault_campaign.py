@@ -36,7 +36,7 @@ from harness import campaign
 from harness.origin import has_uncommitted_changes, machine
 from harness.tables import markdown, write_between_marks
 
-EPOCHS, QUICK_EPOCHS = 10, 3
+EPOCHS, QUICK_EPOCHS = 8, 3
 SEEDS = 3
 POINT = 1.0
 SECONDS = {"fault": 40.0, "clean": 10.0, "pair": 8.0, "reference": 8.0, "persistent": 30.0}

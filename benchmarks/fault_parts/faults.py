@@ -112,6 +112,7 @@ class Strikes(keras.callbacks.Callback):
         self._acts = {first: begin} | ({} if finish is None else {last + 1: finish})
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Do what is due."""
         if self._step in self._acts:
             self._acts[self._step](self.model)
         self._step += 1

@@ -34,6 +34,8 @@ class Backward:
         self.factor = tf.Variable(1.0, trainable=False)
 
     def layer(self) -> Any:
+        """Return the identity as a layer."""
+
         @tf.custom_gradient
         def identity(x: Any) -> Any:
             return tf.identity(x), lambda upstream: upstream * self.factor
@@ -73,12 +75,14 @@ class Block(layers.Layer):
     """A transformer block: attention, then two dense layers, each added to what comes in."""
 
     def __init__(self, **arguments: Any) -> None:
+        """Make the layers."""
         super().__init__(**arguments)
         self.norms = [layers.LayerNormalization() for _ in range(2)]
         self.attention = layers.MultiHeadAttention(4, 8)
         self.dense = [layers.Dense(64, "gelu"), layers.Dense(32)]
 
     def build(self, shape: Any) -> None:
+        """Build them, so that the model is built before its first step."""
         for norm in self.norms:
             norm.build(shape)
         self.attention.build(shape, shape)
@@ -86,6 +90,7 @@ class Block(layers.Layer):
         self.dense[1].build((*shape[:-1], 64))
 
     def call(self, x: Any) -> Any:
+        """Return the output, of the same shape."""
         y = self.norms[0](x)
         x = x + self.attention(y, y)
         return x + self.dense[1](self.dense[0](self.norms[1](x)))

@@ -30,9 +30,10 @@ class Rollback:
 class Escalation:
     """Decides what follows trouble, and what follows calm.
 
-    The first rollback leaves the rate alone where it can't be the cause; each relapse goes back
-    one snapshot further and cuts the rate by one level more. A cut is undone level by level. If
-    trouble comes back with the rate, the level before is kept for good.
+    The first rollback leaves the rate alone if the run was calm with it before, or if it can't be
+    the cause. Each relapse goes back one snapshot further and cuts the rate by one level more. A
+    cut is undone level by level. If trouble comes back with the rate, the level before is kept for
+    good.
 
     Args:
         max_rollbacks: Rollbacks without `CALM_STEPS` calm steps in between; then there is no more.
@@ -53,16 +54,17 @@ class Escalation:
         """What the rate is multiplied by."""
         return LEVELS[self._level]
 
-    def on_trouble(self, trouble: Trouble, step: int) -> Rollback | None:
+    def on_trouble(self, trouble: Trouble, step: int, *, was_calm: bool) -> Rollback | None:
         """Return what to do, or `None` if that was tried often enough.
 
         Args:
             trouble: What is wrong.
             step: Steps of this run.
+            was_calm: Whether the run was ever calm for a while.
         """
         if self.relapses >= self._max_rollbacks:
             return None
-        if trouble.may_be_rate or self.relapses:
+        if self.relapses or (trouble.may_be_rate and not was_calm):
             self._level = min(self._level + 1, len(LEVELS) - 1)
             if self._is_on_trial:
                 self._lowest_level = self._level

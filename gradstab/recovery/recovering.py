@@ -194,7 +194,8 @@ class Recovery:
             trace_anew(self._model)
 
     def _go_back(self, trouble: Trouble, step: int, epoch: int) -> Cause | None:
-        rollback = self._escalation.on_trouble(trouble, step)
+        was_calm = self._ring.believed() is not None
+        rollback = self._escalation.on_trouble(trouble, step, was_calm=was_calm)
         if rollback is None or self._state is None:
             return Cause(f"{trouble.text} {self._hint(trouble)}", code=trouble.code)
         snapshot = self._ring.believed(rollback.back)
