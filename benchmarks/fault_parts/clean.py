@@ -47,8 +47,9 @@ def run(number: int, first: int, epochs: int) -> dict[str, Any]:
         made = _restarting(optimizer)
     else:
         made = nets.OPTIMIZERS[optimizer]()
-    strike = {"noisy labels": _noisy, "rare classes": _imbalanced}.get(kind, lambda b, g: [])
+    strike = {"noisy labels": _noisy, "rare classes": _imbalanced}.get(kind, runs.harmless)
     steps = epochs * (len(nets.digits()[0]) // batch)
     seed = draw.randrange(10_000)
-    result = runs.train(net, made, column, seed, steps, strike=strike, batch=batch)
+    trainee = runs.Trainee(*nets.build(net, seed), made, column)
+    result = runs.fit(trainee, seed, steps, strike, batch)
     return {"kind": f"{kind}, {net}, {optimizer}, {column}", **result}

@@ -31,10 +31,6 @@ def _turns_bad(batches: faults.Batches, _: Any) -> list[Any]:
     return []
 
 
-def _nothing(batches: faults.Batches, _: Any) -> list[Any]:
-    return []
-
-
 def _fast(factor: float) -> Callable[[str], Any]:
     def make(optimizer: str) -> Any:
         made = nets.OPTIMIZERS[optimizer]()
@@ -61,10 +57,10 @@ ROWS: dict[str, tuple[Any, Any, Any, tuple[str, ...]]] = {
     "one bad example per epoch": (_one_per_epoch, _usual, None, ()),
     "5 % bad examples": (_scattered, _usual, None, ()),
     "pipeline turns bad": (_turns_bad, _usual, None, ("skips", "bad_data")),
-    "rate x 100": (_nothing, _fast(100.0), None, ()),
-    "rate x 1000": (_nothing, _fast(1000.0), None, ()),
+    "rate x 100": (runs.harmless, _fast(100.0), None, ()),
+    "rate x 1000": (runs.harmless, _fast(1000.0), None, ()),
     "unstable net": (
-        _nothing,
+        runs.harmless,
         _usual,
         _unstable,
         ("skips", "nothing_applied", "nonfinite_state", "explosion", "bad_data"),
@@ -87,10 +83,9 @@ def run(name: str, first: int, epochs: int) -> dict[str, Any]:
     _, net, optimizer, column = name.split("/")
     seed = first % 1000
     steps = epochs * (len(nets.digits()[0]) // nets.BATCH)
-    clean = runs.train(net, _usual(optimizer), "plain", seed, steps)["accuracy"]
-    built = None if build is None else build(seed)
-    keras.utils.clear_session()
-    found = runs.train(net, make(optimizer), column, seed, steps, strike=strike, built=built)
+    clean = runs.train(net, optimizer, "plain", seed, steps)["accuracy"]
+    built = nets.build(net, seed) if build is None else build(seed)
+    found = runs.fit(runs.Trainee(*built, make(optimizer), column), seed, steps, strike)
     if found["accuracy"] >= clean - POINTS and not found["raised"]:
         outcome = "finished"
     elif found["code"] in causes:
