@@ -47,12 +47,12 @@ def _cnn(backward: Any) -> list[Any]:
     return [
         layers.Reshape((8, 8, 1)),
         layers.Conv2D(12, 3, padding="same", use_bias=False, name="first"),
-        layers.BatchNormalization(),
+        layers.BatchNormalization(momentum=0.9),
         layers.ReLU(),
         layers.MaxPooling2D(),
         backward,
         layers.Conv2D(24, 3, padding="same", use_bias=False),
-        layers.BatchNormalization(),
+        layers.BatchNormalization(momentum=0.9),
         layers.ReLU(),
         layers.GlobalAveragePooling2D(),
     ]
