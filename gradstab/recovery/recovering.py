@@ -18,6 +18,7 @@ from gradstab.recovery.retrace import trace_anew
 from gradstab.recovery.snapshots import Ring, Snapshot, State
 from gradstab.recovery.step_losses import StepLosses
 from gradstab.recovery.troubles import LossWatch, StateWatch, Trouble
+from gradstab.recovery.veto import Veto
 
 # What a cut rate is multiplied by until the next look: the warm-up.
 _WARM_UP: Final = 0.1
@@ -78,6 +79,7 @@ class Recovery:
         self._optimizers = optimizers_of(model)
         self._rate = RateCut(self._optimizers.values())
         self._noted = None if judge.watched else StepLosses(model)
+        self._veto = None if judge.watched else Veto(model)
         self._escalation = Escalation(max_rollbacks)
         self._losses = LossWatch()
         self._ring = Ring()
@@ -87,7 +89,7 @@ class Recovery:
         self._is_warming_up = False
         self._looked_at = 0
         self._waiting: list[float] = []
-        self._skipped = 0
+        self._skipped = self._skipped_before = 0
         self.dropped_all = False
 
     def begin(self) -> None:
@@ -105,6 +107,8 @@ class Recovery:
         """Take back what cuts the rate, and let go of all copies."""
         if self._noted is not None:
             self._noted.detach()
+        if self._veto is not None:
+            self._veto.uninstall()
         self._rate.release()
         self._ring = Ring()
 
@@ -131,6 +135,9 @@ class Recovery:
             return self._go_back(trouble, step, epoch)
         if cause is not None:
             return self.on_cause(cause, step, epoch)
+        told = None if self._veto is None else self._veto.told()
+        if told is not None:
+            return Cause(told, is_applied=False, code="skips")
         if is_last and self._losses.is_up and self._judge.look_is_lost():
             return self._go_back(_lost_at_the_end(), step, epoch)
         if step > self._looked_at:
@@ -164,6 +171,7 @@ class Recovery:
             losses = self._noted.read()
             self._judge.see_losses(losses)
             self._waiting += losses.tolist()
+            self._skipped = 0 if self._veto is None else self._veto.skipped() - self._skipped_before
             return
         reading = self._judge.watched[0].latest
         self._waiting += reading.loss[~reading.skipped].tolist()
@@ -171,6 +179,8 @@ class Recovery:
 
     def _begin_window(self, step: int) -> None:
         self._looked_at, self._waiting, self._skipped = step, [], 0
+        if self._veto is not None:
+            self._skipped_before = self._veto.skipped()
 
     def _after_calm(self, step: int) -> None:
         self._rate.keep()
@@ -219,6 +229,10 @@ class Recovery:
         if self._rate.set_after_restoring(factor, before, then):
             trace_anew(self._model)
         bind(self._model)  # What a skipped step puts back is the state of now.
+        if self._veto is not None:
+            if trouble.code == "nonfinite_state" and trouble.may_be_rate and self._veto.can_install:
+                self._veto.install()
+            self._veto.synchronize()
         self._judge.forget()
         self._losses.forget()
         self._begin_window(step)
