@@ -99,7 +99,6 @@ class Block(layers.Layer):
 def _transformer(backward: Any) -> list[Any]:
     return [
         layers.Dense(32, name="first"),
-        Block(),
         backward,
         Block(),
         layers.LayerNormalization(),

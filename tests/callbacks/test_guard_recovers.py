@@ -77,9 +77,15 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("ours", [True, False])
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("how", ["fit", "train"])
+@pytest.mark.filterwarnings("ignore:.*were limited or skipped:UserWarning")
+@pytest.mark.parametrize(
+    ("how", "fault", "ours"),
+    [
+        *(("fit", fault, ours) for fault in FAULTS for ours in (True, False)),
+        ("train", "weights", True),
+        ("train", "rate", False),
+    ],
+)
 def test_a_run_goes_on_as_good_as_new(data, how, fault, ours):
     def model():
         adam = keras.optimizers.Adam(0.01)
