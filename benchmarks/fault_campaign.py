@@ -36,7 +36,7 @@ from harness import campaign
 from harness.origin import has_uncommitted_changes, machine
 from harness.tables import markdown, write_between_marks
 
-EPOCHS, QUICK_EPOCHS = 8, 3
+EPOCHS, QUICK_EPOCHS = 16, 3
 SEEDS = 2
 POINT = 1.0
 SECONDS = {"fault": 8.0, "clean": 8.0, "pair": 2.0, "reference": 2.0, "persistent": 10.0}

@@ -156,7 +156,8 @@ class Recovery:
         """Go back for what the judge tells; return why training has to stop, or `None`."""
         if cause.code in _BEYOND_HELP or not cause.goes_back:
             return cause
-        return self._go_back(Trouble(cause.code, cause.text), step, epoch)
+        trouble = Trouble(cause.code, cause.text, is_seen_at_once=cause.code == "nonfinite_state")
+        return self._go_back(trouble, step, epoch)
 
     def _start(self, epoch: int, step: int) -> None:
         self._state = State(self._model, self._optimizers)
@@ -164,6 +165,7 @@ class Recovery:
         values, norms = self._state.read()
         if np.isfinite(norms).all():
             self._ring.begin(Snapshot(step, epoch, values))
+            self._watch.begin_from(norms)
 
     def _take_in_steps(self) -> None:
         """Take in the losses of the latest applied steps, and how many were skipped."""
@@ -204,11 +206,11 @@ class Recovery:
             trace_anew(self._model)
 
     def _go_back(self, trouble: Trouble, step: int, epoch: int) -> Cause | None:
-        was_calm = self._ring.believed() is not None
+        was_calm = self._ring.get(0) is not None
         rollback = self._escalation.on_trouble(trouble, step, was_calm=was_calm)
         if rollback is None or self._state is None:
             return Cause(f"{trouble.text} {self._hint(trouble)}", code=trouble.code)
-        snapshot = self._ring.believed(rollback.back)
+        snapshot = self._ring.get(rollback.back + (not trouble.is_seen_at_once))
         before, then = self._rate.whole(), 1.0
         where = None if snapshot is not None else self._best.put_back()
         if snapshot is None and where is None:
@@ -235,6 +237,8 @@ class Recovery:
             self._veto.synchronize()
         self._judge.forget()
         self._losses.forget()
+        if self._watch is not None:
+            self._watch.begin_from(self._state.read()[1])
         self._begin_window(step)
         self._unverified = (trouble, 0)
         self._tell(Action("rollback", step, trouble.code, self._told(trouble, where, rollback)))
@@ -264,4 +268,5 @@ class Recovery:
 
 
 def _lost_at_the_end() -> Trouble:
-    return Trouble("forgotten", "What was learned is gone, and no step is left to learn it again.")
+    told = "What was learned is gone, and no step is left to learn it again."
+    return Trouble("forgotten", told, is_seen_at_once=False)

@@ -1,4 +1,4 @@
-"""Copies of all that a step changes, on the device: a ring of them, each believed once it is old.
+"""Copies of all that a step changes, on the device: a ring of them.
 
 A copy costs next to nothing when it is taken: reading a variable of TensorFlow's shares its buffer,
 and whatever writes the variable next makes a new one. So a ring of K copies holds K times the state
@@ -124,15 +124,9 @@ class Ring:
         """The state in which training began, or `None` if that was no state to go back to."""
         return self._first
 
-    def believed(self, back: int = 0) -> Snapshot | None:
-        """Return the newest snapshot but one, or an older one; `None` if there is none so old.
-
-        The newest is not believed: only the next look tells whether what it holds is calm.
-
-        Args:
-            back: How many more to pass over.
-        """
-        place = len(self._latest) - 2 - back
+    def get(self, back: int) -> Snapshot | None:
+        """Return the newest snapshot, or one so many before it; `None` if there is none so old."""
+        place = len(self._latest) - 1 - back
         return self._latest[place] if place >= 0 else None
 
     def drop_after(self, step: int) -> None:

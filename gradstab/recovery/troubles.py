@@ -24,6 +24,9 @@ _FEWEST: Final = 8
 # How much of what was learned may come back, and how far above the highest calm loss one may be.
 _LOST: Final = 0.8
 _ABOVE: Final = 3.0
+# The first loss is that of the first weights, by luck a small one: those after it may be so much
+# larger.
+_EXPLODED: Final = 1e3
 # The least that has to be learned first, of the first loss, and in deviations of the noise.
 _LEARNED: Final = 0.3
 _DEVIATIONS: Final = 6.0
@@ -32,8 +35,9 @@ _DEVIATIONS: Final = 6.0
 _VARIANCE_RISE: Final = 10.0
 _MOMENT_RISE: Final = 1e4
 _WEIGHT_RISE: Final = 3.0
-# What is below is small enough to become 0 by decay or underflow.
-_NOTICEABLE: Final = 1e-12
+# Mean squares below this are small enough to become 0 by decay or rounding.
+_NOTICEABLE: Final = 1e-8
+_VARIANCE: Final = "moving_variance"
 # Looks before the first of which moving variances are still on their way from 1.
 _SETTLED: Final = 2
 
@@ -46,11 +50,14 @@ class Trouble:
         code: The rule that tells, for records and tests.
         text: In words.
         may_be_rate: Whether a learning rate that is too high can be the cause.
+        is_seen_at_once: Whether the state tells: then a snapshot that was looked through before is
+            whole. Of what the loss tells later, the newest may hold the beginning.
     """
 
     code: str
     text: str
     may_be_rate: bool = True
+    is_seen_at_once: bool = True
 
 
 class StateWatch:
@@ -85,8 +92,12 @@ class StateWatch:
 
     def keep(self, norms: np.ndarray[Any, Any]) -> None:
         """Take a look for calm: later ones are compared with it."""
-        self._calm = norms
+        self.begin_from(norms)
         self._looks += 1
+
+    def begin_from(self, norms: np.ndarray[Any, Any]) -> None:
+        """Compare with this state, in which training begins or to which it went back."""
+        self._calm = norms
 
     def _not_finite(self, norms: np.ndarray[Any, Any]) -> Trouble | None:
         bad = np.flatnonzero(~np.isfinite(norms))
@@ -103,11 +114,11 @@ class StateWatch:
         )
 
     def _gone(self, norms: Any, calm: Any) -> Trouble | None:
-        # A constraint may clear a small variable.
+        # A bias before a normalization is next to nothing anyway, and a constraint may clear it.
         gone = [
-            place
-            for place in np.flatnonzero((norms == 0) & (calm > _NOTICEABLE)).tolist()
-            if self._sizes[place] > 1 and self._places[place].kind is not None
+            number
+            for number in np.flatnonzero((norms == 0) & (calm > _NOTICEABLE * self._sizes)).tolist()
+            if self._counts_if_gone(self._places[number])
         ]
         if not gone:
             return None
@@ -118,11 +129,15 @@ class StateWatch:
             may_be_rate=False,
         )
 
+    def _counts_if_gone(self, place: Place) -> bool:
+        is_matrix = place.kind == WEIGHT and len(place.variable.shape) > 1
+        return is_matrix or _VARIANCE in place.path
+
     def _statistic_jumped(self, norms: Any, calm: Any) -> Trouble | None:
         if self._looks < _SETTLED:
             return None
         for place, now, before, size in zip(self._places, norms, calm, self._sizes, strict=True):
-            if "moving_variance" not in place.path:
+            if _VARIANCE not in place.path:
                 continue
             rose, was = math.sqrt(2 * now / size), math.sqrt(2 * before / size)
             if rose > _VARIANCE_RISE * max(was, 1e-3):
@@ -136,7 +151,7 @@ class StateWatch:
 
     def _moments_jumped(self, norms: Any, calm: Any) -> Trouble | None:
         now, before = self._total(norms, MOMENT), self._total(calm, MOMENT)
-        if self._looks < _SETTLED or now <= _MOMENT_RISE * max(before, _NOTICEABLE):
+        if self._looks < _SETTLED or now <= _MOMENT_RISE * max(before, 1e-12):
             return None
         return Trouble(
             "spoiled_moments",
@@ -184,8 +199,10 @@ class LossWatch:
         self._latest = [*self._latest, *new][-_LATEST:]
         if len(self._latest) < _FEWEST or not new:
             return None
-        if len(self._start) < _FEWEST:
-            self._start = [*self._start, *new][:_LATEST]
+        if not self._start:
+            self._start = new[:_FEWEST]
+            # With a rate too high they explode within these few.
+            self._highest = min(max(self._start), _EXPLODED * abs(new[0]) + 1.0)
         low, middle = np.quantile(self._latest, [0.25, 0.5]).tolist()
         limit = self._limit()
         if low <= limit:
@@ -199,6 +216,7 @@ class LossWatch:
             "loss_stays_up",
             f"The loss stays at {middle:.3g}, where it was {self._best:.3g} at its best and "
             f"{np.median(self._start):.3g} when training began.",
+            is_seen_at_once=False,
         )
 
     def keep(self) -> None:
@@ -224,10 +242,8 @@ class LossWatch:
 
     def _limit(self) -> float:
         """Return what the lower quarter of the latest losses must not be above."""
-        if not math.isfinite(self._best):
-            return math.inf
         start = float(np.median(self._start))
-        learned = start - self._best
+        learned = start - self._best if math.isfinite(self._best) else 0.0
         far = self._highest + (_ABOVE - 1) * abs(self._highest)
         if learned > _LEARNED * abs(start) and learned > _DEVIATIONS * self._spread:
             return min(far, self._best + _LOST * learned)

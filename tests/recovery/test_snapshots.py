@@ -129,16 +129,14 @@ def test_one_entry_that_is_not_finite_shows_in_the_norm(value):
     assert [state.floats[place].path for place in bad] == [model.layers[0].kernel.path]
 
 
-def test_the_newest_snapshot_is_not_believed_and_older_ones_follow():
+def test_the_oldest_makes_room_and_what_was_taken_back_is_gone():
     ring = Ring(copies=3)
     first, *others = [Snapshot(step, 0, ()) for step in (0, 10, 20, 30, 40)]
     ring.begin(first)
-    assert ring.believed() is None
-    ring.add(others[0])
-    assert ring.believed() is None
-    for each in others[1:]:
+    assert ring.get(0) is None
+    for each in others:
         ring.add(each)
-    assert [ring.believed(back) for back in (0, 1, 2)] == [others[2], others[1], None]
+    assert [ring.get(back) for back in (0, 1, 2, 3)] == [*others[:0:-1], None]
     ring.drop_after(30)
-    assert ring.believed() is others[1]
+    assert ring.get(0) is others[2]
     assert ring.first is first

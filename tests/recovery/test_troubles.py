@@ -42,6 +42,13 @@ def watch_after(*looks):
 CALM = [50.0, 50.0, 1e-6]
 
 
+def test_a_bias_that_rounds_to_zero_is_no_trouble():
+    places = (*PLACES, Place("dense/bias", WEIGHT, (10,)))
+    watch = StateWatch(places)
+    watch.keep(np.array([*CALM, 1e-6]))
+    assert watch.see(np.array([*CALM, 0.0]), loss_is_up=False) is None
+
+
 @pytest.mark.parametrize(
     ("norms", "loss_is_up", "code"),
     [
@@ -75,7 +82,9 @@ def course(*pieces, seed=0):
     """Losses of looks: each piece is a number of looks and their level, with noise of a tenth."""
     draw = np.random.default_rng(seed)
     return [
-        level * np.exp(0.1 * draw.standard_normal(LOOK))
+        np.array(level)
+        if isinstance(level, list)
+        else level * np.exp(0.1 * draw.standard_normal(LOOK))
         for count, level in pieces
         for _ in range(count)
     ]
@@ -101,6 +110,7 @@ LEARNED = [(1, 2.3), (1, 1.0), (3, 0.1)]
         ([*LEARNED, (4, 2.3)], 6),
         ([*LEARNED, (4, 50.0)], 6),
         ([(5, 0.1), (4, 2.3)], 6),
+        ([(1, [2.0] * 10 + [1e9] * 40), (2, 1e12)], 1),  # a rate too high from the first step on
     ],
 )
 def test_a_loss_that_stays_up_is_told_at_the_second_look(pieces, place):
