@@ -181,7 +181,7 @@ class DivergenceGuard(keras.callbacks.Callback):
             cause = self._recovery.on_cause(cause, self._steps, epoch)
         self._act_on(cause)
         if self.verdict is None and not judge.is_lost and len(self.actions) == taken_back:
-            best.see(epoch, logs)
+            best.see(epoch, logs, 1.0 if self._recovery is None else self._recovery.factor)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Look once more, and let go of the copy."""

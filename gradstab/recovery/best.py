@@ -19,6 +19,10 @@ class BestState:
     Args:
         judge: Judges the run.
         monitor: Name of the log; `None` for the loss, that of validation where there is one.
+
+    Attributes:
+        name: The log that it went by.
+        factor: What the learning rate was multiplied by in the best epoch.
     """
 
     def __init__(self, judge: Judge, monitor: str | None) -> None:
@@ -31,6 +35,7 @@ class BestState:
         self._epoch: int | None = None
         self._copy: Copy | None = None
         self.name = ""
+        self.factor = 1.0
 
     def begin(self) -> None:
         """Keep the state in which training begins."""
@@ -55,8 +60,14 @@ class BestState:
             f"Received: monitor={name!r}"
         )
 
-    def see(self, epoch: int, logs: Mapping[str, Any]) -> None:
-        """Keep the state if it is the best so far."""
+    def see(self, epoch: int, logs: Mapping[str, Any], factor: float = 1.0) -> None:
+        """Keep the state if it is the best so far.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            logs: Its logs.
+            factor: What the learning rate is multiplied by.
+        """
         name = self._monitor or "val_loss"
         if name not in logs:
             if name == self.name:
@@ -78,6 +89,7 @@ class BestState:
         # The later of two: a loss that a step of its own does not show is 0 in every epoch.
         if value <= self._value or not self._is_best:
             self._value, self._epoch, self._copy = value, epoch, self._judge.state.copy()
+            self.factor = factor
 
     def put_back(self) -> str | None:
         """Put the best epoch's state back, and name it; `None` if there is none."""

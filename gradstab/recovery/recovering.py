@@ -103,6 +103,11 @@ class Recovery:
         if self._state is None and self._model.built:
             self._start(epoch, 0)
 
+    @property
+    def factor(self) -> float:
+        """What the learning rate is multiplied by now."""
+        return self._rate.factor
+
     def end(self) -> None:
         """Take back what cuts the rate, and let go of all copies."""
         if self._noted is not None:
@@ -211,7 +216,7 @@ class Recovery:
         if rollback is None or self._state is None:
             return Cause(f"{trouble.text} {self._hint(trouble)}", code=trouble.code)
         snapshot = self._ring.get(rollback.back + (not trouble.is_seen_at_once))
-        before, then = self._rate.whole(), 1.0
+        before, then = self._rate.whole(), self._best.factor
         where = None if snapshot is not None else self._best.put_back()
         if snapshot is None and where is None:
             snapshot = self._ring.first
