@@ -84,7 +84,7 @@ class BestState:
             return  # Nothing has changed since the last epoch, or since training began.
         self._applied = applied or 0
         self._is_best = name in logs
-        if name.endswith("loss") and not self._judge.can_be(value):
+        if value == math.inf or (name.endswith("loss") and not self._judge.can_be(value)):
             return
         # The later of two: a loss that a step of its own does not show is 0 in every epoch.
         if value <= self._value or not self._is_best:

@@ -58,6 +58,7 @@ class Recovery:
         tell: Called with every action.
 
     Attributes:
+        is_calm: Whether the latest look found nothing, not even for a moment.
         dropped_all: Whether all steps of this epoch, up to now, were taken back.
     """
 
@@ -90,6 +91,7 @@ class Recovery:
         self._looked_at = 0
         self._waiting: list[float] = []
         self._skipped = self._skipped_before = 0
+        self.is_calm = True
         self.dropped_all = False
 
     def begin(self) -> None:
@@ -148,8 +150,9 @@ class Recovery:
         if step > self._looked_at:
             self.dropped_all = False
         if is_whole:
-            is_calm = not self._losses.is_up and self._skipped < 0.5 * (step - self._looked_at)
-            if is_calm:
+            few_skipped = self._skipped < 0.5 * (step - self._looked_at)
+            self.is_calm = self._losses.is_calm and few_skipped
+            if self.is_calm:
                 self._losses.keep()
                 self._watch.keep(norms)
                 self._ring.add(Snapshot(step, epoch, values, self._rate.factor))

@@ -21,6 +21,8 @@ from gradstab.recovery.snapshots import Place
 _LATEST: Final = 25
 # Less than these are too few to say anything.
 _FEWEST: Final = 8
+# The last few, of which the middle one must not be up if the state is to be kept.
+_LAST: Final = 5
 # How much of what was learned may come back, and how far above the highest calm loss one may be.
 _LOST: Final = 0.8
 _ABOVE: Final = 3.0
@@ -192,6 +194,13 @@ class LossWatch:
     def is_up(self) -> bool:
         """Whether, be it for a moment, the latest losses are above all that a healthy run shows."""
         return self._was_up is not None
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether they are as they were, the last few too: no spike has just begun."""
+        if len(self._latest) < _FEWEST:
+            return not self.is_up
+        return not self.is_up and float(np.median(self._latest[-_LAST:])) <= self._limit()
 
     def see(self, losses: Sequence[float]) -> Trouble | None:
         """Take in the losses of applied steps since the last look; return what they tell."""

@@ -134,7 +134,7 @@ def test_a_rate_too_high_is_cut_until_it_holds(data):
     guard = recovering()
     history = run("fit", model, data, [guard], epochs=8)
     assert guard.verdict is None
-    assert "at 0.5 of the learning rate" in guard.actions[0].message
+    assert "of the learning rate" in guard.actions[0].message
     assert history["loss"][-1] < 3.0
 
 
