@@ -133,6 +133,8 @@ class Recovery:
             if self._model.built:
                 self._start(epoch, step)
             return cause
+        if not self._state.is_complete:
+            self._state = State(self._model, self._optimizers)
         values, norms = self._state.read()
         # The end of an epoch may come soon after a look: then the state alone is judged.
         is_whole = step - self._looked_at >= self._every_n_steps // 2
@@ -169,11 +171,11 @@ class Recovery:
 
     def _start(self, epoch: int, step: int) -> None:
         self._state = State(self._model, self._optimizers)
-        self._watch = StateWatch(self._state.floats)
+        self._watch = StateWatch(self._state.judged)
         values, norms = self._state.read()
-        if np.isfinite(norms).all():
+        self._watch.begin_from(norms)
+        if self._watch.is_finite(norms):
             self._ring.begin(Snapshot(step, epoch, values))
-            self._watch.begin_from(norms)
 
     def _take_in_steps(self) -> None:
         """Take in the losses of the latest applied steps, and how many were skipped."""
@@ -231,7 +233,8 @@ class Recovery:
             return Cause(
                 f"{trouble.text} There is no earlier state to go back to.", code=trouble.code
             )
-        if snapshot is None or snapshot.epoch != epoch:
+        has_metrics = snapshot is not None and len(snapshot.values) == len(self._state.places)
+        if snapshot is None or snapshot.epoch != epoch or not has_metrics:
             self._model.reset_metrics()
             self.dropped_all = True
         self._is_warming_up = rollback.factor < self._rate.factor

@@ -29,7 +29,8 @@ class Place:
     Attributes:
         variable: The variable.
         path: Path of the Keras variable that it belongs to.
-        kind: `WEIGHT`, `STATISTIC` or `MOMENT`; `None` for counters, seeds, metrics and the like.
+        kind: `WEIGHT`, `STATISTIC` or `MOMENT`; `None` for counters, seeds, bounds, metrics and the
+            like, of which some may be infinite.
     """
 
     variable: Any
@@ -37,10 +38,11 @@ class Place:
     kind: str | None
 
     @property
-    def is_float(self) -> bool:
-        """Whether it can hold NaN."""
-        dtype = self.variable.dtype
-        return bool(dtype.is_floating) and dtype.size >= 2 and 0 not in self.variable.shape
+    def is_judged(self) -> bool:
+        """Whether it has to be finite."""
+        dtype, shape = self.variable.dtype, self.variable.shape
+        is_float = bool(dtype.is_floating) and dtype.size >= 2 and 0 not in shape
+        return is_float and self.kind is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +73,20 @@ class State:
     """
 
     def __init__(self, model: Any, optimizers: Mapping[str, Any]) -> None:
-        self.places = _places(model, optimizers)
-        self.floats = [place for place in self.places if place.is_float]
+        self._model = model
+        # Keras makes the variables of metrics in the first step only: they come last.
+        self._metrics = [*model.metrics_variables]
+        self.places = [*_places(model, optimizers), *_plain_places(self._metrics)]
+        self.judged = [place for place in self.places if place.is_judged]
         self._read = tf.function(self._values_and_norms, autograph=False)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no metric was made since."""
+        return len(self._metrics) == len(self._model.metrics_variables)
+
     def read(self) -> tuple[list[Any], np.ndarray[Any, Any]]:
-        """Return the values of all variables, and half the squared norm of each that is a float.
+        """Return the values of all variables, and half the squared norm of each that is judged.
 
         A variable with NaN or an infinity has no finite norm.
         """
@@ -84,8 +94,8 @@ class State:
         return values, norms.numpy()
 
     def put_back(self, values: Sequence[Any]) -> None:
-        """Set all variables to values that were read."""
-        for place, value in zip(self.places, values, strict=True):
+        """Set all variables to values that were read, but for metrics that were not there then."""
+        for place, value in zip(self.places, values, strict=False):
             place.variable.assign(value)
 
     def _values_and_norms(self) -> tuple[list[Any], Any]:
@@ -94,7 +104,7 @@ class State:
             # One pass without anything in between, as no reduction of magnitudes is.
             tf.nn.l2_loss(tf.cast(value, tf.float32))
             for place, value in zip(self.places, values, strict=True)
-            if place.is_float
+            if place.is_judged
         ]
         return values, tf.stack(norms) if norms else tf.zeros((0,))
 
@@ -146,9 +156,19 @@ def _places(model: Any, optimizers: Mapping[str, Any]) -> list[Place]:
             if tuple(variable.shape) in shapes:
                 kinds.setdefault(place, MOMENT)
         found |= own
+    for variable in model.metrics_variables:
+        found.pop(id(variable), None)
     return [
-        Place(component, str(getattr(variable, "path", variable.name)), kinds.get(id(variable)))
+        dataclasses.replace(place, kind=kinds.get(id(variable)))
         for variable in found.values()
+        for place in _plain_places([variable])
+    ]
+
+
+def _plain_places(variables: Sequence[Any]) -> list[Place]:
+    return [
+        Place(component, str(getattr(variable, "path", variable.name)), None)
+        for variable in variables
         for component in _components(variable)
     ]
 

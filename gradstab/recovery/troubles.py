@@ -73,6 +73,7 @@ class StateWatch:
         self._places = tuple(places)
         self._sizes = np.array([max(1, int(np.prod(place.variable.shape))) for place in places])
         self._calm: np.ndarray[Any, Any] | None = None
+        self._constants = np.zeros(len(self._places), bool)
         self._looks = 0
 
     def see(self, norms: np.ndarray[Any, Any], *, loss_is_up: bool) -> Trouble | None:
@@ -98,11 +99,21 @@ class StateWatch:
         self._looks += 1
 
     def begin_from(self, norms: np.ndarray[Any, Any]) -> None:
-        """Compare with this state, in which training begins or to which it went back."""
+        """Compare with this state, in which training begins or to which it went back.
+
+        What is infinite then, such as a mask, is a constant of the model's own; but no weight is.
+        """
+        if self._calm is None:
+            is_weight = np.array([place.kind == WEIGHT for place in self._places], bool)
+            self._constants = ~np.isfinite(norms) & ~is_weight
         self._calm = norms
 
+    def is_finite(self, norms: np.ndarray[Any, Any]) -> bool:
+        """Whether all is finite that has to be."""
+        return self._not_finite(norms) is None
+
     def _not_finite(self, norms: np.ndarray[Any, Any]) -> Trouble | None:
-        bad = np.flatnonzero(~np.isfinite(norms))
+        bad = np.flatnonzero(~np.isfinite(norms) & ~self._constants)
         order = {WEIGHT: 0, STATISTIC: 1, MOMENT: 2, None: 3}
         if not len(bad):
             return None

@@ -14,13 +14,14 @@ Y = X.sum(-1, keepdims=True)
 
 
 def everything(model):
-    """The bytes of all that a step changes: seeds and metrics are variables of the model."""
+    """The bytes of all that a step changes: seeds are variables of the model."""
     optimizer = model.optimizer
     ours = getattr(optimizer, "inner_optimizer", optimizer)
     telemetry = getattr(getattr(ours, "telemetry", None), "variables", None)
     telemetry = telemetry or getattr(getattr(optimizer, "telemetry", None), "variables", ())
     told = {id(each) for each in telemetry}
-    variables = [v for v in (*model.variables, *optimizer.variables) if id(v) not in told]
+    variables = (*model.variables, *model.metrics_variables, *optimizer.variables)
+    variables = [v for v in variables if id(v) not in told]
     return [np.asarray(variable).tobytes() for variable in variables]
 
 
@@ -126,7 +127,7 @@ def test_one_entry_that_is_not_finite_shows_in_the_norm(value):
     kernel[3, 2] = value
     model.layers[0].kernel.assign(kernel)
     bad = np.flatnonzero(~np.isfinite(state.read()[1]))
-    assert [state.floats[place].path for place in bad] == [model.layers[0].kernel.path]
+    assert [state.judged[place].path for place in bad] == [model.layers[0].kernel.path]
 
 
 def test_the_oldest_makes_room_and_what_was_taken_back_is_gone():

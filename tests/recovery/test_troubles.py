@@ -78,6 +78,13 @@ def test_statistics_on_their_way_from_one_are_no_trouble():
     assert watch.see(np.array([50.0, 50.0 * 1e8, 1e-6]), loss_is_up=False) is None
 
 
+def test_a_mask_of_infinities_is_no_trouble_and_a_weight_is():
+    watch = StateWatch(PLACES)
+    watch.begin_from(np.array([50.0, np.inf, 1e-6]))
+    assert watch.is_finite(np.array([50.0, np.inf, 1e-6]))
+    assert not watch.is_finite(np.array([np.inf, np.inf, 1e-6]))
+
+
 def course(*pieces, seed=0):
     """Losses of looks: each piece is a number of looks and their level, with noise of a tenth."""
     draw = np.random.default_rng(seed)
