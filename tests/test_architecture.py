@@ -39,6 +39,7 @@ MAY_IMPORT["unwrap"] = {
     "keras_hooks", "functional", "transforms", "optimizers", "schedules", "initializers",
     "regularizers", "layers", "models",
 }  # fmt: skip
+MAY_IMPORT["recovery"] |= {"schedules"}
 MAY_IMPORT["callbacks"] |= {"reports", "layers"}
 MAY_IMPORT["cli"] |= set(MAY_IMPORT)
 # Anybody may use these; they use each other at most.

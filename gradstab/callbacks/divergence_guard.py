@@ -1,4 +1,4 @@
-"""Stops training that has diverged, names the cause and puts the best state back."""
+"""Takes back what went wrong in a run and goes on, or stops it with the cause named."""
 
 from __future__ import annotations
 
@@ -10,54 +10,59 @@ from typing import Any, Literal, final
 import keras
 
 from gradstab._errors import DivergenceError
-from gradstab._validation import check_choice
+from gradstab._validation import check_choice, check_int
 from gradstab.callbacks.closing import Closing
+from gradstab.callbacks.listeners import tell_listeners
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.optimizers.model.binding import is_built
 from gradstab.optimizers.watching.find import bind, loss_of_no_step, trains_the_whole
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.judge import Judge, value_of_logs
+from gradstab.recovery.recovering import Action, Recovery
 
 
 @final
 class DivergenceGuard(keras.callbacks.Callback):
-    """Stops `fit` or `training.train` when training has diverged, and says why.
+    """Has `fit` or `training.train` go on after what went wrong, or stop with the cause named.
 
-    It looks at all optimizers that the model holds, gradstab's and others, and finds: too many
-    skips in a row, or, when training ends, all steps skipped; weights, moments or moving statistics
-    that are not finite; a finite explosion of the loss or the gradient norm, and a cross-entropy
-    far below zero; dead units, constant outputs and forgetting; gradients that are always zero.
-    docs/divergence.md has the rules. It names what is damaged, puts the best state back, and stops.
+    It looks at every optimizer of the model and finds: too many skips in a row; weights, moments
+    or moving statistics that are not finite; a loss or gradient norm that explodes; dead units,
+    constant outputs and forgetting (docs/divergence.md).
 
-    The best state is that of the epoch with the lowest `monitor`: the model's weights with the
-    optimizers' moments and iterations, copied to the host's memory, three times the model's size
-    under Adam. A state of which anything is not finite is never kept. Where no epoch was completed,
-    weights that skipped steps left alone stay as they are; others go back to where training began.
+    With `"recover"` it goes back to a calm snapshot on the device, drops the steps since, cuts the
+    rate where that may be the cause, and raises it again after 500 calm steps (docs/recovery.md).
+    Where nothing helps, or with the other two, it names what is damaged, puts the best state back,
+    and stops. The best state is that of the epoch with the lowest `monitor`: weights, moments and
+    iterations, copied to the host's memory. One that is not finite is never kept.
 
     Keras' `BackupAndRestore` deletes its backup when training is stopped in good order, as here
     with `"stop"`; choose `"raise"` beside it.
 
     Args:
-        on_divergence: `"stop"` ends training in good order, `"raise"` raises `DivergenceError`.
+        on_divergence: `"recover"` goes back and on; `"stop"` ends training in good order;
+            `"raise"` raises `DivergenceError`.
         monitor: Name of the quantity in the epoch's logs whose minimum is the best state. By
             default `"val_loss"` where there is one, else `"loss"`.
-        verbose: Whether `"stop"` prints the verdict.
+        verbose: Whether actions, and the verdict of a run that is stopped, are printed.
+        max_rollbacks: How often `"recover"` goes back without 500 calm steps in between.
+        snapshot_every_n_steps: Steps between two snapshots, and looks, of `"recover"`.
 
     Attributes:
-        verdict: What was wrong and what was done, in plain words; `None` while all is well.
+        verdict: Why training was stopped, and what was done; `None` while all is well.
+        code: Code of the rule that told so (docs/rules/).
+        actions: What `"recover"` did, each with its step, rule and words.
 
     Raises:
-        ValueError: If `on_divergence` is neither; when the first epoch ends, if `monitor` is none
-            of its logs.
+        ValueError: If an argument is out of range; when training begins, if `"recover"` is asked
+            for on several workers; when the first epoch ends, if its logs lack `monitor`.
 
     Example:
     ```python
-    guard = gradstab.callbacks.DivergenceGuard()
+    guard = gradstab.callbacks.DivergenceGuard("recover")
     model.compile(gradstab.stabilize("adam"), loss)
     model.fit(x, y, callbacks=[guard])
-    if guard.verdict:
-        ...
+    print(guard.actions)
     ```
     """
 
@@ -66,24 +71,38 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def __init__(
         self,
-        on_divergence: Literal["stop", "raise"] = "stop",
+        on_divergence: Literal["recover", "stop", "raise"] = "stop",
         monitor: str | None = None,
         verbose: bool = True,
+        *,
+        max_rollbacks: int = 5,
+        snapshot_every_n_steps: int = 50,
     ) -> None:
         super().__init__()
-        self.on_divergence = check_choice("on_divergence", on_divergence, ("stop", "raise"))
+        choices = ("recover", "stop", "raise")
+        self.on_divergence = check_choice("on_divergence", on_divergence, choices)
         self.monitor = monitor
         self.verbose = verbose
+        self.max_rollbacks = check_int("max_rollbacks", max_rollbacks)
+        self.snapshot_every_n_steps = check_int("snapshot_every_n_steps", snapshot_every_n_steps)
+        if on_divergence == "recover":
+            # `training.train` asks how often to call.
+            self.every_n_steps = self.snapshot_every_n_steps
         self.verdict: str | None = None
+        self.code: str | None = None
+        self.actions: list[Action] = []
         self._judge: Judge | None = None
         self._best: BestState | None = None
+        self._recovery: Recovery | None = None
         self._loss = math.nan
-        self._unseen, self._last_batch = 0, -1
+        self._steps, self._unseen, self._last_batch, self._epoch = 0, 0, -1, 0
+        self._is_open = False
         self._closing: Closing | None = None
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
-        self.verdict, self._loss, self._unseen = None, math.nan, 0
+        self.verdict, self.code, self.actions = None, None, []
+        self._loss, self._steps, self._unseen = math.nan, 0, 0
         bind(self.model)
         if self.model.built and trains_the_whole(self.model):
             # Moments have to be there to be copied; Keras makes them in the first step only.
@@ -94,13 +113,18 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._best = BestState(self._judge, self.monitor)
         if is_built(self.model):
             self._best.begin()
+        if self._recovery is not None:
+            self._recovery.end()  # The last run ended by an exception.
+        self._recovery = self._new_recovery(self._judge, self._best)
         feed_epoch_logs(self.model, self._scalars)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count batches anew."""
-        self._last_batch = -1
+        self._last_batch, self._epoch, self._is_open = -1, epoch, True
         if self._judge is not None:
             self._judge.begin_epoch()
+        if self._recovery is not None:
+            self._recovery.begin_epoch(epoch)
 
     def see_examples(self, batch: Any) -> None:
         """Take some examples to look at the model with; `training.train` shows them."""
@@ -115,11 +139,23 @@ class DivergenceGuard(keras.callbacks.Callback):
         if judge.wants_first_loss:
             judge.see_first_loss(value_of_logs(logs or {}, "loss"))
         # With several steps in a call, `batch` is the last of them.
-        self._unseen += max(1, batch - self._last_batch)
+        taken = max(1, batch - self._last_batch)
         self._last_batch = batch
-        if judge.watched and self._unseen >= judge.steps_between_looks:
+        self._steps, self._unseen = self._steps + taken, self._unseen + taken
+        if self._recovery is not None:
+            if self._unseen >= self.snapshot_every_n_steps:
+                self._look()
+        elif judge.watched and self._unseen >= judge.steps_between_looks:
             self._unseen = 0
             self._act_on(judge.after_steps())
+
+    def settle_epoch(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Return an epoch's logs without the steps that are taken back; `training.train` asks."""
+        taken_back = len(self.actions)
+        scalars = self._scalars()
+        if len(self.actions) > taken_back:
+            logs = dict(self.model.get_metrics_result())
+        return {**logs, **scalars}
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Judge, and keep the state if it is the best so far."""
@@ -131,21 +167,32 @@ class DivergenceGuard(keras.callbacks.Callback):
         for each in judge.watched:
             each.optimizer.telemetry.warn_of_limits()
         self._loss = value_of_logs(logs, "loss")
-        self._act_on(judge.after_epoch(self._loss))
-        if self.verdict is None and not judge.is_lost:
+        cause, taken_back = judge.after_epoch(self._loss), len(self.actions)
+        if cause is not None and self._recovery is not None:
+            cause = self._recovery.on_cause(cause, self._steps, epoch)
+        self._act_on(cause)
+        is_whole = self.verdict is None and not judge.is_lost and len(self.actions) == taken_back
+        if is_whole and self._recovery is None:
             best.see(epoch, logs)
+        elif is_whole and self._recovery is not None and self._recovery.is_calm:
+            best.see(epoch, logs, self._recovery.factor)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Look once more, and let go of the copy."""
         stop_feeding(self.model, self._scalars)
-        judge, best = self._judge, self._best
+        judge, best, recovery = self._judge, self._best, self._recovery
         if judge is None or best is None:
             return
         try:
             if self.verdict is None:
-                self._act_on(judge.at_end(self._loss))
+                cause = judge.at_end(self._loss)
+                if cause is not None and recovery is not None:
+                    cause = recovery.on_cause(cause, self._steps, self._epoch)
+                self._act_on(cause)
         finally:
-            self._judge = self._best = None
+            if recovery is not None:
+                recovery.end()
+            self._judge = self._best = self._recovery = None
             closing, self._closing = self._closing, None
             if closing is not None:
                 closing.leave(self.params)
@@ -156,19 +203,51 @@ class DivergenceGuard(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
+    def _new_recovery(self, judge: Judge, best: BestState) -> Recovery | None:
+        if self.on_divergence != "recover":
+            return None
+        recovery = Recovery(
+            self.model, judge, best, self.max_rollbacks, self.snapshot_every_n_steps, self._note
+        )
+        recovery.begin()
+        return recovery
+
     def _scalars(self) -> dict[str, float]:
+        """Look at the last steps of an epoch before its logs are made; return what these get."""
+        if self._is_open and self._recovery is not None and self.verdict is None:
+            self._is_open = False
+            self._look()
+            if self._recovery.dropped_all:
+                # Means over no step would be 0, the best loss that there is.
+                return dict.fromkeys(self.model.get_metrics_result(), math.nan)
         return loss_of_no_step(self.model)
+
+    def _look(self) -> None:
+        if self._recovery is not None:
+            self._unseen = 0
+            epochs = (self.params or {}).get("epochs")
+            is_last = not self._is_open and epochs is not None and self._epoch + 1 >= epochs
+            self._act_on(self._recovery.look(self._steps, self._epoch, is_last=is_last))
+
+    def _note(self, action: Action) -> None:
+        self.actions.append(action)
+        tell_listeners(self.model, action.name, action.message, action.code, action.step)
+        if self.verbose:
+            print(f"\nStep {action.step}: {action.message}", flush=True)
 
     def _act_on(self, cause: Cause | None) -> None:
         judge, best = self._judge, self._best
         if cause is None or judge is None or best is None or self.verdict is not None:
             return
+        self.code = cause.code
         self.verdict = (
             f"Training has diverged. {cause} {best.restore(cause)} "
             f"Rule: {cause.code} (docs/rules/{cause.code}.md)."
         )
         for each in judge.watched:
             each.optimizer.telemetry.acknowledge()
+        if self.on_divergence == "recover":
+            tell_listeners(self.model, "gave_up", self.verdict, cause.code, self._steps)
         if self.on_divergence == "raise":
             raise DivergenceError(self.verdict)
         if self._closing is not None:

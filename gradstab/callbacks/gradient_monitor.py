@@ -15,6 +15,7 @@ from gradstab._replicas import is_chief
 from gradstab._validation import check_bool, check_int
 from gradstab.callbacks.closing import Closing
 from gradstab.callbacks.layer_rates import LayerRates
+from gradstab.callbacks.listeners import listen
 from gradstab.callbacks.pace import Pace
 from gradstab.callbacks.probe import ProbeLoss, check_probe
 from gradstab.callbacks.sinks import Sink
@@ -136,6 +137,8 @@ class GradientMonitor(keras.callbacks.Callback):
             self._watches[0].open(self._open)
         elif self.run_dir is not None:
             self.run_dir.mkdir(parents=True, exist_ok=True)
+        for watch in self._watches[:1]:
+            listen(self.model, watch.tell)
         self._has_told_unused = False
         # Effective rates are not kept on the device: what is not read now is gone.
         self._pace = Pace(self.every_n_steps, at_each=self.effective_rates)

@@ -24,7 +24,7 @@ class Sink(Protocol):
     def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Put down what happened, and the effective rates after the last step of the reading."""
 
-    def event(self, name: str, step: int, message: str) -> None:
+    def event(self, name: str, step: int, message: str, cause: str | None = None) -> None:
         """Put down something that happened."""
 
     def totals(self, totals: Totals, step: int) -> None:
@@ -138,9 +138,10 @@ class RecordSink:
             )
         self._last_written = number
 
-    def event(self, name: str, step: int, message: str) -> None:
+    def event(self, name: str, step: int, message: str, cause: str | None = None) -> None:
         """Write an event."""
-        self._writer.event(name, step=step + self._offset, message=message)
+        known = {} if cause is None else {"cause": cause}
+        self._writer.event(name, step=step + self._offset, **known, message=message)
 
     def totals(self, totals: Totals, step: int) -> None:
         """Write the totals."""

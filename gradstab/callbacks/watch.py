@@ -138,9 +138,20 @@ class Watch:
         totals = self._totals.totals
         self._put(lambda sink: sink.totals(totals, self._cursor))
 
-    def tell(self, event: str, message: str) -> None:
-        """Have something that happened written."""
-        self._put(lambda sink: sink.event(event, self._cursor, message))
+    def tell(
+        self, event: str, message: str, cause: str | None = None, step: int | None = None
+    ) -> None:
+        """Have something that happened written.
+
+        Args:
+            event: What.
+            message: In words.
+            cause: The rule that told of it.
+            step: Steps of this run until then; by default, those that were read.
+        """
+        begun = 0 if self.begun is None else self.begun.cursor
+        number = self._cursor if step is None else begun + step
+        self._put(lambda sink: sink.event(event, number, message, cause))
 
     def end(self, diverged: str | None = None, interrupted: str | None = None) -> None:
         """Close what readings are written to.

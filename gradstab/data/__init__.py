@@ -12,8 +12,9 @@ Example:
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
+from gradstab.data.bad_examples import BadExample, BadExamples
 from gradstab.data.container import Datasets
 from gradstab.data.datasets import from_arrays, load
 from gradstab.data.errors import DataError
 
-__all__ = ["DataError", "Datasets", "from_arrays", "load"]
+__all__ = ["BadExample", "BadExamples", "DataError", "Datasets", "from_arrays", "load"]

@@ -19,6 +19,10 @@ class BestState:
     Args:
         judge: Judges the run.
         monitor: Name of the log; `None` for the loss, that of validation where there is one.
+
+    Attributes:
+        name: The log that it went by.
+        factor: What the learning rate was multiplied by in the best epoch.
     """
 
     def __init__(self, judge: Judge, monitor: str | None) -> None:
@@ -31,6 +35,7 @@ class BestState:
         self._epoch: int | None = None
         self._copy: Copy | None = None
         self.name = ""
+        self.factor = 1.0
 
     def begin(self) -> None:
         """Keep the state in which training begins."""
@@ -55,8 +60,14 @@ class BestState:
             f"Received: monitor={name!r}"
         )
 
-    def see(self, epoch: int, logs: Mapping[str, Any]) -> None:
-        """Keep the state if it is the best so far."""
+    def see(self, epoch: int, logs: Mapping[str, Any], factor: float = 1.0) -> None:
+        """Keep the state if it is the best so far.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            logs: Its logs.
+            factor: What the learning rate is multiplied by.
+        """
         name = self._monitor or "val_loss"
         if name not in logs:
             if name == self.name:
@@ -73,11 +84,23 @@ class BestState:
             return  # Nothing has changed since the last epoch, or since training began.
         self._applied = applied or 0
         self._is_best = name in logs
-        if name.endswith("loss") and not self._judge.can_be(value):
+        if value == math.inf or (name.endswith("loss") and not self._judge.can_be(value)):
             return
         # The later of two: a loss that a step of its own does not show is 0 in every epoch.
         if value <= self._value or not self._is_best:
             self._value, self._epoch, self._copy = value, epoch, self._judge.state.copy()
+            self.factor = factor
+
+    def put_back(self) -> str | None:
+        """Put the best epoch's state back, and name it; `None` if there is none."""
+        if self._epoch is None or self._copy is None:
+            return None
+        self._judge.state.put_back(self._copy)
+        return f"the end of epoch {self._epoch + 1}, {self._which}"
+
+    @property
+    def _which(self) -> str:
+        return "the best so far" if self._is_best else "the last that was whole"
 
     def restore(self, cause: Cause) -> str:
         """Put the best state back, if the cause asks for it, and say so."""
@@ -89,9 +112,9 @@ class BestState:
             return "No step was applied: the weights are as they were when training began."
         if self._epoch is not None and copy is not None:
             state.put_back(copy)
-            which = "the best so far" if self._is_best else "the last that was whole"
             return (
-                f"The weights and moments of epoch {self._epoch + 1}, {which}, have been restored."
+                f"The weights and moments of epoch {self._epoch + 1}, {self._which}, have been "
+                "restored."
             )
         if not cause.is_applied and not is_damaged:
             return "No epoch was completed, and the weights are as they were before these steps."

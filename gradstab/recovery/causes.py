@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from gradstab._layers import layers_in_order
 from gradstab.optimizers.model.damage import Damage
 from gradstab.optimizers.telemetry.reading import Divergence, Reading
+
+# The rule of a diagnosis that each kind of trouble falls under.
+_RULES: Final = {
+    "explosion": "exploding-gradients",
+    "spoiled_statistics": "loss-spikes",
+    "never_learned": "collapsed-output",
+    "forgotten": "collapsed-output",
+    "below_zero": "loss-mismatch",
+    "zero_gradient": "dead-units",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +35,18 @@ class Cause:
         text: In words.
         goes_back: Whether the state is to be put back: to the best, or to where training began.
         is_applied: Whether steps that were applied are at fault; skipped ones changed nothing.
-        code: The rule of `gradstab.diagnose` that it falls under, with a page in docs/rules/.
+        kind: What kind of trouble it is.
     """
 
     text: str
     goes_back: bool = True
     is_applied: bool = True
-    code: str = "nonfinite-gradients"
+    kind: str = "diverged"
+
+    @property
+    def code(self) -> str:
+        """Code of the rule of `gradstab.diagnose` that it falls under; docs/rules/ has its page."""
+        return _RULES.get(self.kind, "nonfinite-gradients")
 
     def __str__(self) -> str:
         return self.text
@@ -50,7 +65,11 @@ def of_divergence(
     """
     more = f"{lost_between(model, divergence.bad)}{_of_loss(reading)}"
     told = divergence.told(None if damage is None else str(damage), more)
-    return Cause(told, is_applied=divergence.skipped == 0 or damage is not None)
+    return Cause(
+        told,
+        is_applied=divergence.skipped == 0 or damage is not None,
+        kind="skips" if divergence.skipped else "nonfinite_gradient",
+    )
 
 
 def of_nothing_applied(steps: int, readings: Collection[Reading], damage: Damage | None) -> Cause:
@@ -61,7 +80,7 @@ def of_nothing_applied(steps: int, readings: Collection[Reading], damage: Damage
     all_steps = "The one step of this run was" if steps == 1 else f"All {steps} steps were"
     why = f" {damage}" if damage is not None else "".join(sorted(set(map(_of_loss, readings)))[:1])
     told = f"{all_steps} skipped ({', '.join(sorted(causes))}): nothing was learned.{why}"
-    return Cause(told, is_applied=damage is not None)
+    return Cause(told, is_applied=damage is not None, kind="nothing_applied")
 
 
 def of_zero_gradient(steps: int, layer: str | None) -> Cause:
@@ -73,7 +92,7 @@ def of_zero_gradient(steps: int, layer: str | None) -> Cause:
         told += (
             f"Layer `{layer}` stops it: all of its units are zero on examples of the training data."
         )
-    return Cause(told, goes_back=False, code="dead-units")
+    return Cause(told, goes_back=False, kind="zero_gradient")
 
 
 def lost_between(model: Any, bad: Collection[str]) -> str:

@@ -75,6 +75,10 @@ class Course:
             self.best = min(self.best, self.now)
             self._window = []
 
+    def forget(self) -> None:
+        """Forget the latest values, and keep what is known of the start and the best."""
+        self.now, self._window = math.nan, []
+
     def exploded(self) -> str | None:
         """Return what happened, in words, or `None`."""
         start, best = max(self.start, _LEAST_START), max(self.best, 1e-30)
@@ -131,6 +135,12 @@ class Explosion:
         """Take in the loss of the first step, where only the logs tell of it."""
         if math.isfinite(loss):
             self.losses.start = max(self.losses.start, abs(loss))
+
+    def forget(self) -> None:
+        """Forget the latest steps: they were taken back."""
+        for course in (self.losses, self.norms):
+            course.forget()
+        self._large = 0
 
     def told(self) -> str | None:
         """Return what has exploded by now, or `None`."""

@@ -140,6 +140,22 @@ class Judge:
         losses = [loss for each in self.watched for loss in each.losses]
         return float(np.mean(losses)) if losses else math.nan
 
+    def see_losses(self, losses: Any) -> None:
+        """Take in the losses of steps that no telemetry has."""
+        self._explosion.see_steps(losses, [])
+
+    def look_is_lost(self) -> bool:
+        """Look at the model on the examples, and return whether what was learned is gone."""
+        self._liveness.look()
+        return self._liveness.is_lost
+
+    def forget(self) -> None:
+        """Forget the latest steps, which were taken back; what is known of the run stays."""
+        for each in self.watched:
+            each.optimizer.telemetry.acknowledge()
+        self._explosion.forget()
+        self._liveness.forget()
+
     def after_steps(self) -> Cause | None:
         """Return what the latest steps tell, or `None` if all is well."""
         for each in self.watched:
@@ -153,7 +169,7 @@ class Judge:
                 cause = of_divergence(self._model, divergence, every, self.state.damage())
                 named = cause.text if len(self.watched) == 1 else f"Of `{each.name}`: {cause}"
                 return dataclasses.replace(cause, text=named)
-        return _as_cause(self._explosion.told(), "exploding-gradients")
+        return _as_cause(self._explosion.told(), "explosion")
 
     def after_epoch(self, loss: float) -> Cause | None:
         """Return what an epoch tells, or `None` if all is well.
@@ -170,14 +186,14 @@ class Judge:
             latest = [each.latest for each in self.watched if each.steps]
             return of_nothing_applied(steps, latest, self.state.damage())
         cause = self._settled(loss, is_last=True) or _as_cause(
-            self._statistics.told(), "loss-spikes"
+            self._statistics.told(), "spoiled_statistics"
         )
         if cause is not None:
             return cause
         if steps and not any(each.has_moved for each in self.watched):
             return of_zero_gradient(steps, stopping_layer(self._liveness.latest))
         told = self._liveness.never_learned()
-        return None if told is None else Cause(told, goes_back=False, code="collapsed-output")
+        return None if told is None else Cause(told, goes_back=False, kind="never_learned")
 
     def _settled(self, loss: float, *, is_last: bool) -> Cause | None:
         cause = self.after_steps()
@@ -185,17 +201,19 @@ class Judge:
             return cause
         damage = self.state.damage()
         if damage is not None:
-            return Cause(str(damage))
-        told = self._explosion.see_epoch(loss, is_last=is_last)
-        if told is not None:
-            return Cause(told, code="exploding-gradients")
-        self._liveness.look()
-        self._statistics.look()
-        return _as_cause(self._liveness.told(is_last=is_last), "collapsed-output")
+            return Cause(str(damage), kind="nonfinite_state")
+        told, kind = self._explosion.see_epoch(loss, is_last=is_last), "explosion"
+        if told is None:
+            self._liveness.look()
+            self._statistics.look()
+            told, kind = self._liveness.told(is_last=is_last), "forgotten"
+        elif loss < 0 and self._explosion.told() is None:
+            kind = "below_zero"
+        return _as_cause(told, kind)
 
 
-def _as_cause(text: str | None, code: str) -> Cause | None:
-    return None if text is None else Cause(text, code=code)
+def _as_cause(text: str | None, kind: str) -> Cause | None:
+    return None if text is None else Cause(text, kind=kind)
 
 
 def value_of_logs(logs: Mapping[str, Any], name: str) -> float:

@@ -106,6 +106,10 @@ class Liveness:
         has_told_before, self._told_before = self._told_before, self.is_lost
         return self._wrong if is_last or has_told_before else None
 
+    def forget(self) -> None:
+        """Forget the latest looks: what they saw was taken back."""
+        self._told_before, self._wrong = False, None
+
     def _compare(self) -> str | None:
         now, first, best = self.latest, self._first, self._best
         if now is None or first is None or best is None:

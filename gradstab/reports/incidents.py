@@ -63,6 +63,9 @@ def kind(event: Event) -> str:
         "stop": "stopped",
         "missed": "missed steps",
         "zero_gradient": "gradient exactly zero",
+        "rollback": "rolled back",
+        "rate_raised": "learning rate raised again",
+        "gave_up": "recovery given up",
     }
     return f"{words.get(event.name, event.name)}{f': {cause}' if cause else ''}"
 

@@ -104,11 +104,17 @@ class EpochRunner:
                 break
             if not self.guarded:
                 _raise_if_diverged(model.optimizer)
+            # A DivergenceGuard that cuts a scheduled rate has the step traced anew.
+            loop = loop_of(model, "train_step", self._form)
         if step == 0:
             raise ValueError(f"`train_data` must yield batches. Received: none in epoch {epoch}")
         ours = stabilized_optimizer(model.optimizer)
         if ours is not None:
             ours.telemetry.warn_of_limits()
+        for callback in callbacks.callbacks:
+            # A DivergenceGuard may take back the last steps.
+            if hasattr(callback, "settle_epoch"):
+                epoch_logs = callback.settle_epoch(epoch_logs)
         if judge.verdict() is not None:
             # Means over no step at all: Keras' would be 0, the best loss that there is.
             epoch_logs = dict.fromkeys(epoch_logs, math.nan)

@@ -151,5 +151,5 @@ def test_a_healthy_run_is_let_alone(data):
 
 
 def test_an_unknown_answer_is_refused():
-    with pytest.raises(ValueError, match=r"`on_divergence` must be one of 'stop', 'raise'"):
+    with pytest.raises(ValueError, match=r"`on_divergence` must be one of 'recover', 'stop'"):
         DivergenceGuard("ignore")

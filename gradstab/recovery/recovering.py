@@ -1,0 +1,283 @@
+"""Takes back what went wrong in a run, and lets it go on: snapshots, evidence, escalation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from gradstab.optimizers.watching.find import bind, optimizers_of
+from gradstab.recovery.best import BestState
+from gradstab.recovery.causes import Cause
+from gradstab.recovery.escalation import Escalation
+from gradstab.recovery.judge import Judge
+from gradstab.recovery.rate import RateCut
+from gradstab.recovery.retrace import trace_anew
+from gradstab.recovery.snapshots import Ring, Snapshot, State
+from gradstab.recovery.step_losses import StepLosses
+from gradstab.recovery.troubles import LossWatch, StateWatch, Trouble
+from gradstab.recovery.veto import Veto
+
+# What a cut rate is multiplied by until the next look: the warm-up.
+_WARM_UP: Final = 0.1
+# Calm looks after which a rollback is told to have helped.
+_VERIFIED: Final = 2
+# Causes that no earlier state mends: data or loss are at fault, or nothing was ever learned.
+_BEYOND_HELP: Final = frozenset({"skips", "below_zero", "nothing_applied", "zero_gradient"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """Something that was done to a run.
+
+    Attributes:
+        name: `"rollback"`, `"rate_cut"`, `"rate_raised"`, or `"recovered"`, which is the check
+            afterwards.
+        step: Steps of this run until then, dropped ones counted.
+        code: The rule that told of the trouble.
+        message: In words.
+    """
+
+    name: str
+    step: int
+    code: str
+    message: str
+
+
+class Recovery:
+    """Recovers one run of a model.
+
+    Args:
+        model: The model that is trained.
+        judge: Judges the run.
+        best: Keeps the best epoch.
+        max_rollbacks: As `Escalation` takes it.
+        every_n_steps: Steps between two snapshots.
+        tell: Called with every action.
+
+    Attributes:
+        is_calm: Whether the latest look found nothing, not even for a moment.
+        dropped_all: Whether all steps of this epoch, up to now, were taken back.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        judge: Judge,
+        best: BestState,
+        max_rollbacks: int,
+        every_n_steps: int,
+        tell: Callable[[Action], None],
+    ) -> None:
+        self._model = model
+        self._judge = judge
+        self._best = best
+        self._max_rollbacks = max_rollbacks
+        self._every_n_steps = every_n_steps
+        self._tell = tell
+        self._optimizers = optimizers_of(model)
+        self._rate = RateCut(self._optimizers.values())
+        self._noted = None if judge.watched else StepLosses(model)
+        self._veto = None if judge.watched else Veto(model)
+        self._escalation = Escalation(max_rollbacks)
+        self._losses = LossWatch()
+        self._ring = Ring()
+        self._state: State | None = None
+        self._watch: StateWatch | None = None
+        self._unverified: tuple[Trouble, int] | None = None
+        self._is_warming_up = False
+        self._looked_at = 0
+        self._waiting: list[float] = []
+        self._skipped = self._skipped_before = 0
+        self.is_calm = True
+        self.dropped_all = False
+
+    def begin(self) -> None:
+        """Begin to note losses, before a step is traced."""
+        if self._noted is not None:
+            self._noted.attach()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Keep the state in which training begins, once all callbacks have begun."""
+        self.dropped_all = False
+        if self._state is None and self._model.built:
+            self._start(epoch, 0)
+
+    @property
+    def factor(self) -> float:
+        """What the learning rate is multiplied by now."""
+        return self._rate.factor
+
+    def end(self) -> None:
+        """Take back what cuts the rate, and let go of all copies."""
+        if self._noted is not None:
+            self._noted.detach()
+        if self._veto is not None:
+            self._veto.uninstall()
+        self._rate.release()
+        self._ring = Ring()
+
+    def look(self, step: int, epoch: int, *, is_last: bool = False) -> Cause | None:
+        """Look at the latest steps, and act; return why training has to stop, or `None`.
+
+        Args:
+            step: Steps of this run, dropped ones counted.
+            epoch: The epoch.
+            is_last: Whether no step follows.
+        """
+        cause = self._judge.after_steps()
+        self._take_in_steps()
+        if self._state is None or self._watch is None:
+            if self._model.built:
+                self._start(epoch, step)
+            return cause
+        if not self._state.is_complete:
+            self._state = State(self._model, self._optimizers)
+        values, norms = self._state.read()
+        # The end of an epoch may come soon after a look: then the state alone is judged.
+        is_whole = step - self._looked_at >= self._every_n_steps // 2
+        of_losses = self._losses.see(self._waiting) if is_whole else None
+        trouble = self._watch.see(norms, loss_is_up=self._losses.is_up) or of_losses
+        if trouble is not None:
+            return self._go_back(trouble, step, epoch)
+        if cause is not None:
+            return self.on_cause(cause, step, epoch)
+        told = None if self._veto is None else self._veto.told()
+        if told is not None:
+            return Cause(told, is_applied=False, kind="skips")
+        if is_last and self._losses.is_up and self._judge.look_is_lost():
+            return self._go_back(_lost_at_the_end(), step, epoch)
+        if step > self._looked_at:
+            self.dropped_all = False
+        if is_whole:
+            few_skipped = self._skipped < 0.5 * (step - self._looked_at)
+            self.is_calm = self._losses.is_calm and few_skipped
+            if self.is_calm:
+                self._losses.keep()
+                self._watch.keep(norms)
+                self._ring.add(Snapshot(step, epoch, values, self._rate.factor))
+                self._after_calm(step)
+            self._begin_window(step)
+        return None
+
+    def on_cause(self, cause: Cause, step: int, epoch: int) -> Cause | None:
+        """Go back for what the judge tells; return why training has to stop, or `None`."""
+        if cause.kind in _BEYOND_HELP or not cause.goes_back:
+            return cause
+        trouble = Trouble(cause.kind, cause.text, is_seen_at_once=cause.kind == "nonfinite_state")
+        return self._go_back(trouble, step, epoch)
+
+    def _start(self, epoch: int, step: int) -> None:
+        self._state = State(self._model, self._optimizers)
+        self._watch = StateWatch(self._state.judged)
+        values, norms = self._state.read()
+        self._watch.begin_from(norms)
+        if self._watch.is_finite(norms):
+            self._ring.begin(Snapshot(step, epoch, values))
+
+    def _take_in_steps(self) -> None:
+        """Take in the losses of the latest applied steps, and how many were skipped."""
+        if self._noted is not None:
+            losses = self._noted.read()
+            self._judge.see_losses(losses)
+            self._waiting += losses.tolist()
+            self._skipped = 0 if self._veto is None else self._veto.skipped() - self._skipped_before
+            return
+        reading = self._judge.watched[0].latest
+        self._waiting += reading.loss[~reading.skipped].tolist()
+        self._skipped += int(np.sum(reading.skipped))
+
+    def _begin_window(self, step: int) -> None:
+        self._looked_at, self._waiting, self._skipped = step, [], 0
+        if self._veto is not None:
+            self._skipped_before = self._veto.skipped()
+
+    def _after_calm(self, step: int) -> None:
+        self._rate.keep()
+        if self._is_warming_up:
+            self._is_warming_up = False
+            self._set_rate(self._escalation.factor)
+        if self._unverified is not None:
+            trouble, looks = self._unverified
+            self._unverified = (trouble, looks + 1) if looks + 1 < _VERIFIED else None
+            if self._unverified is None:
+                told = f"The run is calm again {self._losses.told()}."
+                self._tell(Action("recovered", step, trouble.code, told))
+        factor = self._escalation.on_calm(step)
+        if factor is not None:
+            self._set_rate(factor)
+            told = f"Calm for long: the learning rate is back at {factor:g} of what was asked for."
+            self._tell(Action("rate_raised", step, "calm", told))
+
+    def _set_rate(self, factor: float) -> None:
+        if self._rate.set(factor):
+            trace_anew(self._model)
+
+    def _go_back(self, trouble: Trouble, step: int, epoch: int) -> Cause | None:
+        was_calm = self._ring.get(0) is not None
+        rollback = self._escalation.on_trouble(trouble, step, was_calm=was_calm)
+        if rollback is None or self._state is None:
+            return Cause(f"{trouble.text} {self._hint(trouble)}", kind=trouble.code)
+        snapshot = self._ring.get(rollback.back + (not trouble.is_seen_at_once))
+        before, then = self._rate.whole(), self._best.factor
+        where = None if snapshot is not None else self._best.put_back()
+        if snapshot is None and where is None:
+            snapshot = self._ring.first
+        if snapshot is not None:
+            self._state.put_back(snapshot.values)
+            self._ring.drop_after(snapshot.step)
+            where, then = f"step {snapshot.step}", snapshot.factor
+        if where is None:
+            return Cause(
+                f"{trouble.text} There is no earlier state to go back to.", kind=trouble.code
+            )
+        has_metrics = snapshot is not None and len(snapshot.values) == len(self._state.places)
+        if snapshot is None or snapshot.epoch != epoch or not has_metrics:
+            self._model.reset_metrics()
+            self.dropped_all = True
+        self._is_warming_up = rollback.factor < self._rate.factor
+        factor = rollback.factor * (_WARM_UP if self._is_warming_up else 1.0)
+        if self._rate.set_after_restoring(factor, before, then):
+            trace_anew(self._model)
+        bind(self._model)  # What a skipped step puts back is the state of now.
+        if self._veto is not None:
+            if trouble.code == "nonfinite_state" and trouble.may_be_rate and self._veto.can_install:
+                self._veto.install()
+            self._veto.synchronize()
+        self._judge.forget()
+        self._losses.forget()
+        if self._watch is not None:
+            self._watch.begin_from(self._state.read()[1])
+        self._begin_window(step)
+        self._unverified = (trouble, 0)
+        self._tell(Action("rollback", step, trouble.code, self._told(trouble, where, rollback)))
+        return None
+
+    def _told(self, trouble: Trouble, where: str, rollback: Any) -> str:
+        told = (
+            f"{trouble.text} Weights, moments, statistics and counters are back at {where}, and "
+            "training goes on with the data that follow"
+        )
+        if rollback.factor < 1 and self._rate.can_cut:
+            told += (
+                f", at {rollback.factor:g} of the learning rate after a warm-up, until the run has "
+                "been calm for long"
+            )
+        return f"{told} (rollback {self._escalation.relapses} of {self._max_rollbacks})."
+
+    def _hint(self, trouble: Trouble) -> str:
+        told = f"It came back after {self._max_rollbacks} rollbacks"
+        if trouble.may_be_rate and self._escalation.factor < 1:
+            return (
+                f"{told}, at {self._escalation.factor:g} of the learning rate too: the rate is not "
+                "the cause. Look at the data of these steps, at the loss, and at activations "
+                "without a bound."
+            )
+        return f"{told}: look at the data of these steps, and at what else writes the variables."
+
+
+def _lost_at_the_end() -> Trouble:
+    told = "What was learned is gone, and no step is left to learn it again."
+    return Trouble("forgotten", told, is_seen_at_once=False)

@@ -1,0 +1,148 @@
+"""What state and losses tell, and that what healthy runs do tells nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gradstab.optimizers.model.damage import MOMENT, STATISTIC, WEIGHT
+from gradstab.recovery.troubles import LossWatch, StateWatch
+
+LOOK = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What `StateWatch` reads of a variable."""
+
+    path: str
+    kind: str | None
+    shape: tuple[int, ...] = (10, 10)
+
+    @property
+    def variable(self):
+        return self
+
+
+PLACES = (
+    Place("dense/kernel", WEIGHT),
+    Place("bn/moving_variance", STATISTIC),
+    Place("adam/velocity", MOMENT),
+)
+
+
+def watch_after(*looks):
+    watch = StateWatch(PLACES)
+    for norms in looks or [CALM] * 3:
+        assert watch.see(np.array(norms), loss_is_up=False) is None
+        watch.keep(np.array(norms))
+    return watch
+
+
+CALM = [50.0, 50.0, 1e-6]
+
+
+def test_a_bias_that_rounds_to_zero_is_no_trouble():
+    places = (*PLACES, Place("dense/bias", WEIGHT, (10,)))
+    watch = StateWatch(places)
+    watch.keep(np.array([*CALM, 1e-6]))
+    assert watch.see(np.array([*CALM, 0.0]), loss_is_up=False) is None
+
+
+@pytest.mark.parametrize(
+    ("norms", "loss_is_up", "code"),
+    [
+        ([np.nan, 50.0, np.nan], False, "nonfinite_state"),
+        ([50.0, np.inf, 1e-6], False, "nonfinite_state"),
+        ([0.0, 50.0, 1e-6], False, "zeroed_state"),
+        ([50.0, 50.0 * 20**2, 1e-6], False, "spoiled_statistics"),
+        ([50.0, 50.0, 1e4], False, "spoiled_moments"),
+        ([50.0 * 5**2, 50.0, 1e-6], True, "huge_update"),
+        ([50.0 * 5**2, 50.0, 1e-6], False, None),
+        ([80.0, 90.0, 1e-4], True, None),
+    ],
+)
+def test_a_state_that_no_healthy_step_makes_is_told(norms, loss_is_up, code):
+    trouble = watch_after().see(np.array(norms), loss_is_up=loss_is_up)
+    assert (trouble and trouble.code) == code
+
+
+def test_weights_are_named_before_statistics_and_moments():
+    trouble = watch_after().see(np.full(3, np.nan), loss_is_up=False)
+    assert "`dense/kernel` (weight)" in trouble.text
+    assert "2 more variables" in trouble.text
+
+
+def test_statistics_on_their_way_from_one_are_no_trouble():
+    watch = watch_after([50.0, 50.0, 1e-6])
+    assert watch.see(np.array([50.0, 50.0 * 1e8, 1e-6]), loss_is_up=False) is None
+
+
+def test_a_mask_of_infinities_is_no_trouble_and_a_weight_is():
+    watch = StateWatch(PLACES)
+    watch.begin_from(np.array([50.0, np.inf, 1e-6]))
+    assert watch.is_finite(np.array([50.0, np.inf, 1e-6]))
+    assert not watch.is_finite(np.array([np.inf, np.inf, 1e-6]))
+
+
+def course(*pieces, seed=0):
+    """Losses of looks: each piece is a number of looks and their level, with noise of a tenth."""
+    draw = np.random.default_rng(seed)
+    return [
+        np.array(level)
+        if isinstance(level, list)
+        else level * np.exp(0.1 * draw.standard_normal(LOOK))
+        for count, level in pieces
+        for _ in range(count)
+    ]
+
+
+def told(looks):
+    watch = LossWatch()
+    for place, losses in enumerate(looks):
+        trouble = watch.see(losses)
+        if trouble is not None:
+            return place, trouble.code
+        if not watch.is_up:
+            watch.keep()
+    return None
+
+
+LEARNED = [(1, 2.3), (1, 1.0), (3, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "place"),
+    [
+        ([*LEARNED, (4, 2.3)], 6),
+        ([*LEARNED, (4, 50.0)], 6),
+        ([(5, 0.1), (4, 2.3)], 6),
+        ([(1, [2.0] * 10 + [1e9] * 40), (2, 1e12)], 1),  # a rate too high from the first step on
+    ],
+)
+def test_a_loss_that_stays_up_is_told_at_the_second_look(pieces, place):
+    assert told(course(*pieces)) == (place, "loss_stays_up")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [*LEARNED, (1, 50.0), (3, 0.1)],  # a spike of one look
+        [*LEARNED, (1, 2.3), (1, 1.2), (3, 0.2)],  # on its way down again
+        [*LEARNED, (4, 0.8)],  # a warm restart
+        [(1, 2.3), (5, 2.25), (4, 2.4)],  # next to nothing was learned
+        [(1, -1.0), (3, -5.0), (3, -3.0)],  # below zero by nature
+        [(1, 0.5), (1, 0.0), (3, 0.0)],
+        [(2, 1e-8), (5, 2e-8)],
+    ],
+)
+def test_what_healthy_runs_do_is_not(pieces):
+    assert told(course(*pieces)) is None
+
+
+def test_single_bad_losses_and_those_that_are_not_finite_do_not_count():
+    looks = course(*LEARNED, (6, 0.1))
+    for losses in looks[3:]:
+        losses[::7] = np.inf
+        losses[1::5] = 1e6
+    assert told(looks) is None
