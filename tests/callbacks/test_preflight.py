@@ -52,9 +52,7 @@ def test_it_stops_before_the_first_step(given):
 
 def test_it_raises():
     with pytest.raises(DiagnosisError, match="logits-without-from-logits"):
-        net(None).fit(
-            X, Y, verbose=0, callbacks=[gradstab.callbacks.Preflight(on_error="raise")]
-        )
+        net(None).fit(X, Y, verbose=0, callbacks=[gradstab.callbacks.Preflight(on_error="raise")])
 
 
 def test_an_action_that_does_not_exist_is_refused():

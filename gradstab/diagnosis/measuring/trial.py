@@ -35,6 +35,8 @@ _NARROW: Final = 16
 _DROPPED: Final = 0.3
 # What counts as better while a direction is followed.
 _BETTER: Final = 0.03
+# Merit below which a plan learned nothing, so that the likeliest remedy is tried first.
+_NOTHING: Final = 0.1
 # Merit by which a larger rate may be worse and is still followed.
 _NOISE: Final = 0.02
 # Seconds of one training, and steps that it has at least and at most.
@@ -167,11 +169,13 @@ def _follow(
     laboratory = search.laboratory
     if hides_rows(structure, signal):
         _try_copy(search, "relu", model, structure, seed)
+    scaled = scaled_inputs(laboratory, data)
+    if scaled is not None and plan.merit < _NOTHING:
+        search.try_("inputs", data=scaled)
     if plan.finite:
         search.try_("rate*10", rate=10.0)
         if search.has_learned():
             return
-    scaled = scaled_inputs(laboratory, data)
     if scaled is not None:
         search.try_("inputs", data=scaled)
     _follow_rate(search, plan, "rate", {})
