@@ -35,6 +35,8 @@ _NARROW: Final = 16
 _DROPPED: Final = 0.3
 # What counts as better while a direction is followed.
 _BETTER: Final = 0.03
+# Times its first value that a loss which is under control does not reach.
+_WILD: Final = 5.0
 # Merit below which a plan learned nothing, so that the likeliest remedy is tried first.
 _NOTHING: Final = 0.1
 # Merit by which a larger rate may be worse and is still followed.
@@ -172,7 +174,7 @@ def _follow(
     scaled = scaled_inputs(laboratory, data)
     if scaled is not None and plan.merit < _NOTHING:
         search.try_("inputs", data=scaled)
-    if plan.finite:
+    if not _is_wild(plan):
         search.try_("rate*10", rate=10.0)
         if search.has_learned():
             return
@@ -207,12 +209,17 @@ def _follow(
             search.try_("whole", steps=steps)
 
 
+def _is_wild(run: Run) -> bool:
+    """Whether the loss jumped up or stopped being finite, so that a larger rate can't be better."""
+    return not run.finite or run.worst_loss > _WILD * abs(run.first_loss)
+
+
 def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any]) -> None:
     """Try ten times and a tenth of the rate, and go on where it helps.
 
     A net that has not moved at all may need more than ten times its rate before anything shows.
     """
-    for sign in (1, -1) if base.finite else (-1,):
+    for sign in (-1,) if _is_wild(base) else (1, -1):
         latest = base
         for power in (1, 2, 3):
             word = f"{name}{'*' if sign > 0 else '/'}{10**power}"
