@@ -108,9 +108,7 @@ def look_at_trial(
     Args:
         model: A built, compiled model.
         sample: Rows of its data.
-        data: The look at the data.
-        structure: The look at the structure.
-        signal: The look at the signal.
+        data, structure, signal: The other looks.
         probe_steps: Steps of a training, or `None`.
         seed: Chooses the order of the rows.
         clock: Tells the time that is left.
@@ -211,7 +209,7 @@ def _follow(
 
 def _is_wild(run: Run) -> bool:
     """Whether the loss jumped up or stopped being finite, so that a larger rate can't be better."""
-    return not run.finite or run.worst_loss > _WILD * abs(run.first_loss)
+    return not run.finite or max(run.losses, default=0.0) > _WILD * abs(run.first_loss)
 
 
 def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any]) -> None:
