@@ -31,7 +31,7 @@ from gradstab.diagnosis.rules.heads import OF_PROBABILITIES
 # Seconds of work after which no further trial begins.
 _SECONDS: Final = 7.0
 # Seconds after which none begins on a machine that others keep busy too.
-_WALL: Final = 30.0
+_WALL: Final = 60.0
 # Rows of the batch that is looked at layer by layer.
 _ROWS: Final = 64
 _FEWEST_ROWS: Final = 16

@@ -35,6 +35,10 @@ _NARROW: Final = 16
 _DROPPED: Final = 0.3
 # What counts as better while a direction is followed.
 _BETTER: Final = 0.03
+# Times its first value that a loss which is under control does not reach.
+_WILD: Final = 5.0
+# Merit below which a plan learned nothing, so that the likeliest remedy is tried first.
+_NOTHING: Final = 0.1
 # Merit by which a larger rate may be worse and is still followed.
 _NOISE: Final = 0.02
 # Seconds of one training, and steps that it has at least and at most.
@@ -104,9 +108,7 @@ def look_at_trial(
     Args:
         model: A built, compiled model.
         sample: Rows of its data.
-        data: The look at the data.
-        structure: The look at the structure.
-        signal: The look at the signal.
+        data, structure, signal: The other looks.
         probe_steps: Steps of a training, or `None`.
         seed: Chooses the order of the rows.
         clock: Tells the time that is left.
@@ -167,11 +169,13 @@ def _follow(
     laboratory = search.laboratory
     if hides_rows(structure, signal):
         _try_copy(search, "relu", model, structure, seed)
-    if plan.finite:
+    scaled = scaled_inputs(laboratory, data)
+    if scaled is not None and plan.merit < _NOTHING:
+        search.try_("inputs", data=scaled)
+    if not _is_wild(plan):
         search.try_("rate*10", rate=10.0)
         if search.has_learned():
             return
-    scaled = scaled_inputs(laboratory, data)
     if scaled is not None:
         search.try_("inputs", data=scaled)
     _follow_rate(search, plan, "rate", {})
@@ -203,12 +207,17 @@ def _follow(
             search.try_("whole", steps=steps)
 
 
+def _is_wild(run: Run) -> bool:
+    """Whether the loss jumped up or stopped being finite, so that a larger rate can't be better."""
+    return not run.finite or max(run.losses, default=0.0) > _WILD * abs(run.first_loss)
+
+
 def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any]) -> None:
     """Try ten times and a tenth of the rate, and go on where it helps.
 
     A net that has not moved at all may need more than ten times its rate before anything shows.
     """
-    for sign in (1, -1) if base.finite else (-1,):
+    for sign in (-1,) if _is_wild(base) else (1, -1):
         latest = base
         for power in (1, 2, 3):
             word = f"{name}{'*' if sign > 0 else '/'}{10**power}"
