@@ -170,8 +170,11 @@ def _follow(
     if hides_rows(structure, signal):
         _try_copy(search, "relu", model, structure, seed)
     scaled = scaled_inputs(laboratory, data)
+    targets = scaled_targets(laboratory, data, structure)
     if scaled is not None and plan.merit < _NOTHING:
         search.try_("inputs", data=scaled)
+    if targets is not None and plan.merit < _NOTHING:
+        search.try_("targets", data=targets)
     if not is_wild(plan):
         search.try_("rate*10", rate=10.0)
         if search.has_learned():
@@ -179,7 +182,6 @@ def _follow(
     if scaled is not None:
         search.try_("inputs", data=scaled)
     _follow_rate(search, plan, "rate", {})
-    targets = scaled_targets(laboratory, data, structure)
     if targets is not None and search.best < _WELL:
         search.try_("targets", data=targets)
     if scaled is not None and search.best < _WELL:
