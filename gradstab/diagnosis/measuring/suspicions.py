@@ -1,4 +1,4 @@
-"""What makes a trial with other activations or other first weights worth its time."""
+"""What makes one change or another worth a trial, or not."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Final
 
 from gradstab.diagnosis.looks.signal import SignalLook
 from gradstab.diagnosis.looks.structure import StructureLook
+from gradstab.diagnosis.looks.trial import Run
 from gradstab.diagnosis.measuring.variants import SQUASHING
 
 # Share of the variation from row to row that is left behind a layer which hides it.
 _HIDDEN: Final = 0.25
 # Ratio of kernels to Glorot's draw beyond which other first weights are tried.
 _OFF: Final = 3.0
+# Times its first value that a loss which is under control does not reach.
+_WILD: Final = 5.0
 
 
 def hides_rows(structure: StructureLook, signal: SignalLook) -> bool:
@@ -42,3 +45,8 @@ def begins_off(structure: StructureLook) -> bool:
         if not 1 / _OFF < ratio < _OFF or each.kernel_alike:
             return True
     return False
+
+
+def is_wild(run: Run) -> bool:
+    """Whether the loss jumped up or stopped being finite, so that a larger rate can't be better."""
+    return not run.finite or max(run.losses, default=0.0) > _WILD * abs(run.first_loss)

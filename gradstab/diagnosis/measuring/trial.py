@@ -25,7 +25,7 @@ from gradstab.diagnosis.measuring.clock import Clock
 from gradstab.diagnosis.measuring.laboratory import CHUNK, Laboratory
 from gradstab.diagnosis.measuring.sample import Sample, tensors
 from gradstab.diagnosis.measuring.scaling import both, scaled_inputs, scaled_targets
-from gradstab.diagnosis.measuring.suspicions import begins_off, hides_rows
+from gradstab.diagnosis.measuring.suspicions import begins_off, hides_rows, is_wild
 from gradstab.diagnosis.rules.heads import OF_NUMBERS
 
 # A change that gets so far ends the search.
@@ -35,8 +35,6 @@ _NARROW: Final = 16
 _DROPPED: Final = 0.3
 # What counts as better while a direction is followed.
 _BETTER: Final = 0.03
-# Times its first value that a loss which is under control does not reach.
-_WILD: Final = 5.0
 # Merit below which a plan learned nothing, so that the likeliest remedy is tried first.
 _NOTHING: Final = 0.1
 # Merit by which a larger rate may be worse and is still followed.
@@ -103,16 +101,18 @@ def look_at_trial(
     clock: Clock,
     row_seconds: float = 0.0,
 ) -> TrialLook:
-    """Train for a short while in several ways. Whoever calls puts the model's state back.
+    """Train for a short while in several ways; whoever calls puts the model's state back.
 
     Args:
         model: A built, compiled model.
         sample: Rows of its data.
-        data, structure, signal: The other looks.
+        data: The look at the data.
+        structure: The look at the structure.
+        signal: The look at the signal.
         probe_steps: Steps of a training, or `None`.
         seed: Chooses the order of the rows.
         clock: Tells the time that is left.
-        row_seconds: Seconds that the look at the signal took for a row: more than a step does.
+        row_seconds: Seconds that the look at the signal took for a row, beyond its first calls.
     """
     batch = min(sample.batch_size, _BATCH)
     if row_seconds * batch * 2 * CHUNK > _SLOW * clock.left():
@@ -170,16 +170,18 @@ def _follow(
     if hides_rows(structure, signal):
         _try_copy(search, "relu", model, structure, seed)
     scaled = scaled_inputs(laboratory, data)
+    targets = scaled_targets(laboratory, data, structure)
     if scaled is not None and plan.merit < _NOTHING:
         search.try_("inputs", data=scaled)
-    if not _is_wild(plan):
+    if targets is not None and plan.merit < _NOTHING:
+        search.try_("targets", data=targets)
+    if not is_wild(plan):
         search.try_("rate*10", rate=10.0)
         if search.has_learned():
             return
     if scaled is not None:
         search.try_("inputs", data=scaled)
     _follow_rate(search, plan, "rate", {})
-    targets = scaled_targets(laboratory, data, structure)
     if targets is not None and search.best < _WELL:
         search.try_("targets", data=targets)
     if scaled is not None and search.best < _WELL:
@@ -207,17 +209,12 @@ def _follow(
             search.try_("whole", steps=steps)
 
 
-def _is_wild(run: Run) -> bool:
-    """Whether the loss jumped up or stopped being finite, so that a larger rate can't be better."""
-    return not run.finite or max(run.losses, default=0.0) > _WILD * abs(run.first_loss)
-
-
 def _follow_rate(search: _Search, base: Run, name: str, changes: dict[str, Any]) -> None:
     """Try ten times and a tenth of the rate, and go on where it helps.
 
     A net that has not moved at all may need more than ten times its rate before anything shows.
     """
-    for sign in (-1,) if _is_wild(base) else (1, -1):
+    for sign in (-1,) if is_wild(base) else (1, -1):
         latest = base
         for power in (1, 2, 3):
             word = f"{name}{'*' if sign > 0 else '/'}{10**power}"

@@ -23,7 +23,7 @@ _TIMES: Final = 2.5
 _REST: Final = 1.6
 # Share of the gain of another rate from which on another change is as good a remedy.
 _AS_GOOD: Final = 0.9
-_MENDING: Final = ("inputs", "start", "relu")
+_MENDING: Final = ("inputs", "targets", "start", "relu")
 # Share of the gain of the best change that others need to be named beside it.
 _BESIDE: Final = 0.5
 # Merit by which two changes together must beat either.
