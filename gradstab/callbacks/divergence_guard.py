@@ -206,6 +206,14 @@ class DivergenceGuard(keras.callbacks.Callback):
     def _new_recovery(self, judge: Judge, best: BestState) -> Recovery | None:
         if self.on_divergence != "recover":
             return None
+        resolver = getattr(self.model.distribute_strategy, "cluster_resolver", None)
+        tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
+        workers = sum(len(tasks.get(kind, ())) for kind in ("chief", "worker"))
+        if workers > 1:
+            raise ValueError(
+                "`on_divergence='recover'` needs one process, since workers do not agree on going "
+                f"back. Received: {workers} workers. Pass 'stop' or 'raise'"
+            )
         recovery = Recovery(
             self.model, judge, best, self.max_rollbacks, self.snapshot_every_n_steps, self._note
         )

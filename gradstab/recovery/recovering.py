@@ -79,8 +79,9 @@ class Recovery:
         self._tell = tell
         self._optimizers = optimizers_of(model)
         self._rate = RateCut(self._optimizers.values())
-        self._noted = None if judge.watched else StepLosses(model)
-        self._veto = None if judge.watched else Veto(model)
+        is_plain = not judge.watched and model.optimizer is not None
+        self._noted = StepLosses(model) if is_plain else None
+        self._veto = Veto(model) if is_plain else None
         self._escalation = Escalation(max_rollbacks)
         self._losses = LossWatch()
         self._ring = Ring()
@@ -184,6 +185,8 @@ class Recovery:
             self._judge.see_losses(losses)
             self._waiting += losses.tolist()
             self._skipped = 0 if self._veto is None else self._veto.skipped() - self._skipped_before
+            return
+        if not self._judge.watched:
             return
         reading = self._judge.watched[0].latest
         self._waiting += reading.loss[~reading.skipped].tolist()

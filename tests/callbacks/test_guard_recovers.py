@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import gradstab
 from gradstab.callbacks import DivergenceGuard, GradientMonitor
@@ -243,6 +244,35 @@ def test_a_backup_is_restored_before_the_first_snapshot(data, tmp_path):
     assert seen[0] == kept
     assert "back at step 0" in guard.actions[0].message
     assert again.evaluate(*data, verbose=0) < 1.0
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_model_with_a_step_and_optimizers_of_its_own_goes_back_by_its_state(data, ours):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+            sgd = keras.optimizers.SGD(0.05)
+            self.own_optimizer = gradstab.stabilize(sgd) if ours else sgd
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = keras.ops.mean((self(x) - y) ** 2)
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.own_optimizer.apply(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    model, guard = Own(), recovering()
+    model(data[0][:1])
+    model.compile(optimizer=None)
+    model.own_optimizer.build(model.trainable_variables)
+    history = run("fit", model, data, [guard, Strike(63, _nan(lambda m: m.dense.kernel))])
+    assert [action.code for action in guard.actions][:1] == ["nonfinite_state"]
+    assert history["loss"][-1] < 1.0
 
 
 def test_arguments_that_cannot_be_are_refused():
