@@ -29,7 +29,7 @@ from gradstab.diagnosis.rules.catalogue import CODES, RULES, STATIC, apply
 from gradstab.diagnosis.rules.heads import OF_PROBABILITIES
 
 # Seconds of work after which no further trial begins.
-_SECONDS: Final = 7.0
+_SECONDS: Final = 6.0
 # Seconds after which none begins on a machine that others keep busy too.
 _WALL: Final = 60.0
 # Rows of the batch that is looked at layer by layer.
