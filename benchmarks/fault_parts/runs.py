@@ -114,7 +114,7 @@ def fit(
             told = f"{type(error).__name__}: {str(error)[:200]}"
     return {
         "accuracy": accuracy(model),
-        "actions": [f"{a.step} {a.name} {a.code}" for a in guard.actions],
+        "actions": [f"{a.step} {a.name} {a.kind}" for a in guard.actions],
         "code": guard.code,
         "raised": told,
     }

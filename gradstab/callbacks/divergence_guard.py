@@ -239,7 +239,7 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def _note(self, action: Action) -> None:
         self.actions.append(action)
-        tell_listeners(self.model, action.name, action.message, action.code, action.step)
+        tell_listeners(self.model, action.name, action.message, action.kind, action.step)
         if self.verbose:
             print(f"\nStep {action.step}: {action.message}", flush=True)
 

@@ -36,13 +36,13 @@ class Action:
         name: `"rollback"`, `"rate_cut"`, `"rate_raised"`, or `"recovered"`, which is the check
             afterwards.
         step: Steps of this run until then, dropped ones counted.
-        code: The rule that told of the trouble.
+        kind: What kind of trouble it was.
         message: In words.
     """
 
     name: str
     step: int
-    code: str
+    kind: str
     message: str
 
 
@@ -207,7 +207,7 @@ class Recovery:
             self._unverified = (trouble, looks + 1) if looks + 1 < _VERIFIED else None
             if self._unverified is None:
                 told = f"The run is calm again {self._losses.told()}."
-                self._tell(Action("recovered", step, trouble.code, told))
+                self._tell(Action("recovered", step, trouble.kind, told))
         factor = self._escalation.on_calm(step)
         if factor is not None:
             self._set_rate(factor)
@@ -222,7 +222,7 @@ class Recovery:
         was_calm = self._ring.get(0) is not None
         rollback = self._escalation.on_trouble(trouble, step, was_calm=was_calm)
         if rollback is None or self._state is None:
-            return Cause(f"{trouble.text} {self._hint(trouble)}", kind=trouble.code)
+            return Cause(f"{trouble.text} {self._hint(trouble)}", kind=trouble.kind)
         snapshot = self._ring.get(rollback.back + (not trouble.is_seen_at_once))
         before, then = self._rate.whole(), self._best.factor
         where = None if snapshot is not None else self._best.put_back()
@@ -234,7 +234,7 @@ class Recovery:
             where, then = f"step {snapshot.step}", snapshot.factor
         if where is None:
             return Cause(
-                f"{trouble.text} There is no earlier state to go back to.", kind=trouble.code
+                f"{trouble.text} There is no earlier state to go back to.", kind=trouble.kind
             )
         has_metrics = snapshot is not None and len(snapshot.values) == len(self._state.places)
         if snapshot is None or snapshot.epoch != epoch or not has_metrics:
@@ -246,7 +246,7 @@ class Recovery:
             trace_anew(self._model)
         bind(self._model)  # What a skipped step puts back is the state of now.
         if self._veto is not None:
-            if trouble.code == "nonfinite_state" and trouble.may_be_rate and self._veto.can_install:
+            if trouble.kind == "nonfinite_state" and trouble.may_be_rate and self._veto.can_install:
                 self._veto.install()
             self._veto.synchronize()
         self._judge.forget()
@@ -255,7 +255,7 @@ class Recovery:
             self._watch.begin_from(self._state.read()[1])
         self._begin_window(step)
         self._unverified = (trouble, 0)
-        self._tell(Action("rollback", step, trouble.code, self._told(trouble, where, rollback)))
+        self._tell(Action("rollback", step, trouble.kind, self._told(trouble, where, rollback)))
         return None
 
     def _told(self, trouble: Trouble, where: str, rollback: Any) -> str:

@@ -49,14 +49,14 @@ class Trouble:
     """Why the last steps of a run are to be taken back.
 
     Attributes:
-        code: The rule that tells, for records and tests.
+        kind: What kind of trouble it is, for records and tests.
         text: In words.
         may_be_rate: Whether a learning rate that is too high can be the cause.
         is_seen_at_once: Whether the state tells: then a snapshot that was looked through before is
             whole. Of what the loss tells later, the newest may hold the beginning.
     """
 
-    code: str
+    kind: str
     text: str
     may_be_rate: bool = True
     is_seen_at_once: bool = True

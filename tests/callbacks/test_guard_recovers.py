@@ -98,7 +98,7 @@ def test_a_run_goes_on_as_good_as_new(data, how, fault, ours):
     run(how, clean, data, [])
     history = run(how, struck, data, [guard, Strike(63, act)])
     assert [action.name for action in guard.actions][:1] == ["rollback"]
-    assert code in (None, guard.actions[0].code)
+    assert code in (None, guard.actions[0].kind)
     assert guard.verdict is None
     assert len(history["loss"]) == EPOCHS
     assert np.isfinite(history["loss"][-1])
@@ -164,7 +164,7 @@ def test_when_nothing_helps_the_run_stops_with_the_rule_and_the_best_state(data,
     before = [w.tobytes() for w in model.get_weights()]
     guard = DivergenceGuard("recover", snapshot_every_n_steps=10, max_rollbacks=2)
     run(how, model, data, [guard, Again()])
-    assert guard.code == "nonfinite_state"
+    assert guard.code == "nonfinite-gradients"
     assert "It came back after 2 rollbacks" in guard.verdict
     assert sum(action.name == "rollback" for action in guard.actions) == 2
     assert [w.tobytes() for w in model.get_weights()] == before
@@ -176,7 +176,7 @@ def test_batches_that_are_all_bad_stop_the_run_at_once(data):
     model = make_model(gradstab.stabilize("adam", max_consecutive=15))
     guard = recovering()
     run("fit", model, (x * NAN, y), [guard])
-    assert guard.code == "skips"
+    assert guard.code == "nonfinite-gradients"
     assert guard.actions == []
 
 
@@ -271,7 +271,7 @@ def test_a_model_with_a_step_and_optimizers_of_its_own_goes_back_by_its_state(da
     model.compile(optimizer=None)
     model.own_optimizer.build(model.trainable_variables)
     history = run("fit", model, data, [guard, Strike(63, _nan(lambda m: m.dense.kernel))])
-    assert [action.code for action in guard.actions][:1] == ["nonfinite_state"]
+    assert [action.kind for action in guard.actions][:1] == ["nonfinite_state"]
     assert history["loss"][-1] < 1.0
 
 

@@ -64,7 +64,7 @@ def test_a_bias_that_rounds_to_zero_is_no_trouble():
 )
 def test_a_state_that_no_healthy_step_makes_is_told(norms, loss_is_up, code):
     trouble = watch_after().see(np.array(norms), loss_is_up=loss_is_up)
-    assert (trouble and trouble.code) == code
+    assert (trouble and trouble.kind) == code
 
 
 def test_weights_are_named_before_statistics_and_moments():
@@ -102,7 +102,7 @@ def told(looks):
     for place, losses in enumerate(looks):
         trouble = watch.see(losses)
         if trouble is not None:
-            return place, trouble.code
+            return place, trouble.kind
         if not watch.is_up:
             watch.keep()
     return None
