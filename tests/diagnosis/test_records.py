@@ -56,3 +56,10 @@ def test_faults_are_named(tmp_path, options, code, layer):
 def test_the_first_bad_step_is_told(tmp_path):
     finding = found(tmp_path, FLAT, skips=(40, 41))["nonfinite-gradients"]
     assert finding.evidence["first_step"] == 40
+
+
+@pytest.mark.parametrize("norms", [(np.nan, 1.0, 1.0), (np.nan, np.nan, np.nan)])
+@pytest.mark.parametrize("losses", [np.full(100, np.nan), np.full(3, 2.0), FLAT])
+def test_a_record_without_numbers_raises_no_warning(tmp_path, losses, norms):
+    """A resumed run of which one kernel was never sampled ended with NumPy's warning."""
+    assert "vanishing-gradients" not in found(tmp_path, losses, norms=norms, ratio=np.nan)

@@ -34,7 +34,6 @@ class _Run:
     """What the rules look at."""
 
     record: Record
-    steps: Any
     loss: Any
 
     @property
@@ -58,8 +57,7 @@ def diagnose_record(record: Record) -> list[Finding]:
     A run that learned has no finding above `info` that rests on gradients or units alone.
     """
     loss = record.columns.get("loss", np.zeros(0))
-    known = ~np.isnan(loss) | (loss != loss)
-    run = _Run(record, record.steps[known] if len(loss) else record.steps[:0], loss)
+    run = _Run(record, loss)
     findings = [
         *_nonfinite(run), *_rate(run), *_spikes(run), *_vanishing(run), *_units(run),
     ]  # fmt: skip
@@ -132,26 +130,34 @@ def _rate(run: _Run) -> Iterator[Finding]:
 
 def _spikes(run: _Run) -> Iterator[Finding]:
     loss = np.where(np.isfinite(run.loss), run.loss, np.nan)
-    for place in range(_WINDOW, len(loss)):
-        before = float(np.nanmedian(loss[place - _WINDOW : place]))
-        if before > 0 and loss[place] > _SPIKE * before:
-            step = int(run.record.steps[place])
-            yield Finding(
-                "loss-spikes",
-                "warning",
-                None,
-                f"At step {step} the loss jumped from {before:.3g} to {loss[place]:.3g}.",
-                {"step": step, "before": before, "loss": float(loss[place])},
-                "Clip or skip outliers: `gradstab.stabilize(optimizer)`; look at the data of that "
-                "step.",
-            )
-            return
+    if len(loss) <= _WINDOW:
+        return
+    windows = np.lib.stride_tricks.sliding_window_view(loss[:-1], _WINDOW)
+    known = np.isfinite(windows).any(1)
+    medians = np.full(len(windows), np.nan)
+    medians[known] = np.nanmedian(windows[known], 1)
+    places = np.flatnonzero((medians > 0) & (loss[_WINDOW:] > _SPIKE * medians))
+    if len(places):
+        place = int(places[0]) + _WINDOW
+        before = float(medians[places[0]])
+        step = int(run.record.steps[place])
+        yield Finding(
+            "loss-spikes",
+            "warning",
+            None,
+            f"At step {step} the loss jumped from {before:.3g} to {loss[place]:.3g}.",
+            {"step": step, "before": before, "loss": float(loss[place])},
+            "Clip or skip outliers: `gradstab.stabilize(optimizer)`; look at the data of that "
+            "step.",
+        )
 
 
 def _vanishing(run: _Run) -> Iterator[Finding]:
     norms = run.record.norms
     kernels = [place for place, name in enumerate(norms.names) if "kernel" in name.split("/")[-1]]
     if len(kernels) < 3 or not norms.values.size:
+        return
+    if not np.isfinite(norms.values[:, kernels]).any(0).all():
         return
     middle = np.nanmedian(norms.values[:, kernels], 0)
     largest = float(np.nanmax(middle[1:]))
