@@ -150,9 +150,9 @@ def test_a_process_that_is_killed_in_an_epoch_resumes_bit_for_bit(tmp_path, same
 def test_resuming_a_longer_run_and_where_nothing_is_there(make_model, data, tmp_path, same_state):
     whole, first, second = (make_model(noisy=True) for _ in range(3))
     arguments = {"seed": 0, "jit_compile": False, "verbose": 0}
-    train(whole, data, epochs=4, **arguments)
-    train(first, data, epochs=2, run_dir=tmp_path, resume=True, **arguments)
-    history = train(second, data, epochs=4, run_dir=tmp_path, resume=True, **arguments)
+    train(whole, data, epochs=4, run_dir=tmp_path / "whole", **arguments)
+    train(first, data, epochs=2, run_dir=tmp_path / "run", resume=True, **arguments)
+    history = train(second, data, epochs=4, run_dir=tmp_path / "run", resume=True, **arguments)
     assert len(history.history["loss"]) == 4
     assert same_state(whole, second)
 
