@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from gradstab._errors import DivergenceError, WorkerLostError
     from gradstab.diagnosis.diagnose import diagnose
     from gradstab.optimizers import stabilize
-    from gradstab.repairs import Repair, find_learning_rate, repair
+    from gradstab.repairs.learning_rate import find_learning_rate
+    from gradstab.repairs.repair import repair
+    from gradstab.repairs.result import Repair
     from gradstab.unwrap import unwrap
 
 __version__ = "0.1.0"
@@ -69,9 +71,9 @@ _NAMES = {
     "DivergenceError": "gradstab._errors",
     "WorkerLostError": "gradstab._errors",
     "diagnose": "gradstab.diagnosis.diagnose",
-    "Repair": "gradstab.repairs",
-    "find_learning_rate": "gradstab.repairs",
-    "repair": "gradstab.repairs",
+    "Repair": "gradstab.repairs.result",
+    "find_learning_rate": "gradstab.repairs.learning_rate",
+    "repair": "gradstab.repairs.repair",
     "stabilize": "gradstab.optimizers",
     "unwrap": "gradstab.unwrap",
 }

@@ -52,6 +52,7 @@ def stabilized_optimizer(model_or_optimizer: Any) -> StabilizedOptimizer | None:
     Returns:
         The optimizer, or `None` if there is none of gradstab's.
 
+    >>> import gradstab, keras
     >>> scaled = keras.optimizers.LossScaleOptimizer(gradstab.stabilize("sgd"))
     >>> gradstab.optimizers.stabilized_optimizer(scaled).telemetry.read().cursor
     0
