@@ -44,6 +44,7 @@ class RecordWriter:
 
     Raises:
         OSError: If the file can't be made or written.
+        ValueError: If a folder has its name.
         TypeError: If `config` holds what JSON can't.
 
     Example:
@@ -91,6 +92,8 @@ class RecordWriter:
         }
         line = _encode_line("run", header)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} must be a file, for the run record. Move the folder away")
         self._torn = _ends_torn(self.path)
         self._file = self.path.open("ab", buffering=0)
         self._write(line)

@@ -319,3 +319,9 @@ def test_a_resumed_run_that_trains_nothing_more_keeps_what_it_was(tmp_path):
     assert (record.steps.tolist(), len(record.epochs)) == ([10], 1)
     assert (record.totals.steps, record.totals.clipped) == (10, 1)
     assert [event.name for event in record.events] == ["end"]
+
+
+def test_a_folder_in_the_place_of_the_record_is_refused(tmp_path):
+    (tmp_path / "record.jsonl").mkdir()
+    with pytest.raises(ValueError, match=r"record\.jsonl must be a file"):
+        RecordWriter(tmp_path, variables=("kernel",))
