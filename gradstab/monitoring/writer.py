@@ -93,7 +93,7 @@ class RecordWriter:
         line = _encode_line("run", header)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.is_dir():
-            raise ValueError(f"{self.path} must be a file, for the run record. Move the folder away")
+            raise ValueError(f"{self.path} must be a file for the run record. Move the folder away")
         self._torn = _ends_torn(self.path)
         self._file = self.path.open("ab", buffering=0)
         self._write(line)
