@@ -339,9 +339,7 @@ def draw_batches(count: int, size: int = BATCH, seed: int = 0) -> list[tuple[Any
     return batches
 
 
-def spoiled(
-    batch: tuple[Any, Any], rows: int | slice, value: float = np.nan
-) -> tuple[Any, Any]:
+def spoiled(batch: tuple[Any, Any], rows: int | slice, value: float = np.nan) -> tuple[Any, Any]:
     """Return the batch with one bad example, or some."""
     x = batch[0].copy()
     x[rows, 0] = value
