@@ -45,12 +45,16 @@ class LearningRateSearch:
         """Draw the loss over the rates, and return the axes.
 
         Args:
-            ax: Matplotlib axes; new ones by default. Needs the extra `plot`.
+            ax: Matplotlib axes; those of a new figure by default. Needs the extra `report`.
         """
         if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots()[1]
+            try:
+                from matplotlib.figure import Figure
+            except ImportError as error:
+                raise ImportError(
+                    "Matplotlib draws the plot. Install it with: pip install 'gradstab[report]'"
+                ) from error
+            ax = Figure(layout="constrained").subplots()
         ax.semilogx(self.rates, self.losses, marker="o", label="after the steps")
         ax.axhline(self.start, linestyle=":", color="gray", label="before")
         if self.suggestion is not None:
