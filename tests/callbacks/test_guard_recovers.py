@@ -79,6 +79,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.filterwarnings("ignore:.*were limited or skipped:UserWarning")
 @pytest.mark.parametrize(
     ("how", "fault", "ours"),

@@ -110,6 +110,7 @@ def arithmetic():
     switch(before)
 
 
+@pytest.mark.quick_cases(6)
 @cases
 def test_compiled(case, arithmetic):
     """Bit for bit in a graph as it was written; to 1e-6 where Grappler or XLA rewrite it."""

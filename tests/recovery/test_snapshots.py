@@ -53,6 +53,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_is_put_back_goes_on_bit_for_bit(name, jit_compile):

@@ -113,6 +113,7 @@ def _bench(book):
     return Bench(book.model, book.x, book.y, (book.x, book.y), book.plan, seed=0)
 
 
+@pytest.mark.quick_cases(9)
 @pytest.mark.parametrize("name", TEXTBOOK)
 def test_it_heals_its_textbook_case(name):
     keras.utils.set_random_seed(0)

@@ -40,6 +40,7 @@ def test_a_run_leaves_one_record_with_one_end(make_model, data, tmp_path, optimi
     assert "Healthy: nothing clipped" in write_html(tmp_path).read_text()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "wrapped"])
 @pytest.mark.parametrize("stop", [None, 2])
 def test_a_resumed_run_is_the_same_run(make_model, data, tmp_path, optimizer, stop):

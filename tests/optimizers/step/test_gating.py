@@ -132,6 +132,7 @@ def test_large_variables_that_may_be_sampled_are_gated_under_xla_alone():
     }
 
 
+@pytest.mark.quick_cases(12)
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_that_is_sampled_for_certain_tells_what_moved_and_a_refused_one_nothing(name, xla):

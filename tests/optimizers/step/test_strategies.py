@@ -171,6 +171,7 @@ INNER = {
 }
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("inner", INNER)
 def test_what_keras_optimizers_can_do_they_do_under_a_strategy(inner, bounded):

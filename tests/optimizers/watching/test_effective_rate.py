@@ -247,6 +247,7 @@ def fit(optimizer, run_dir, **arguments):
     return model
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("ours", "jit_compile"), [(False, False), (True, True)])
 def test_a_run_is_recorded_and_drawn(tmp_path, ours, jit_compile):
     from gradstab.reports import plot_effective_rate, to_html
