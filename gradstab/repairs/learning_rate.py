@@ -177,14 +177,11 @@ def _suggested(
         return None, f"no rate lowered the loss: {start:.4g} before, {best:.4g} at best"
     falls = (start - known) / fall
     place = int(np.flatnonzero(np.nan_to_num(falls, nan=-1.0) >= _AS_GOOD)[0])
-    reason = f"it lowered the loss from {start:.4g} to {known[place]:.4g}"
     above = falls[place + 1] if place + 1 < len(rates) else 1.0
-    if (np.isnan(above) or above < _CALMER) and place > 0 and falls[place - 1] >= _CALMER:
-        place -= 1
-        reason = (
-            f"it lowered the loss from {start:.4g} to {known[place]:.4g}; one half decade above "
-            f"came lower, close to where training fails ({rates[place + 2]:g})"
-            if place + 2 < len(rates)
-            else reason
-        )
+    is_near_the_edge = bool(np.isnan(above) or above < _CALMER)
+    step_down = is_near_the_edge and place > 0 and falls[place - 1] >= _CALMER
+    place -= int(step_down)
+    reason = f"it lowered the loss from {start:.4g} to {known[place]:.4g}"
+    if step_down:
+        reason += f"; {rates[place + 1]:g} came lower, and is close to where training fails"
     return rates[place], reason

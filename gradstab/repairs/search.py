@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from gradstab.repairs.prescriptions.base import Prescription
-from gradstab.repairs.prescriptions.catalogue import CATALOGUE
+from gradstab.repairs.prescriptions.catalogue import CATALOGUE, named
 from gradstab.repairs.trial import Bench, Trial
 
 # Shares of the plan after which the worse half goes.
@@ -219,8 +219,6 @@ def answers_to(code: str, allowed: Sequence[Prescription]) -> list[Prescription]
 
 def allowed_by(names: Sequence[str] | None) -> list[Prescription]:
     """Return the prescriptions of some class names, or all."""
-    from gradstab.repairs.prescriptions.catalogue import named
-
     return list(CATALOGUE) if names is None else [named(name) for name in names]
 
 

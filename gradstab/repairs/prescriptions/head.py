@@ -77,7 +77,7 @@ class FitHead(Prescription):
                 if before is not None and activation_of(draft.config(before)) == "softmax":
                     changes.append(changed(draft, before, activation="linear"))
                 return changes
-            return []  # A layer of its own: its place is taken by a change of the script.
+            return []  # A `Softmax` layer can't be given another activation.
         if "activation" not in config:
             return []
         if (
