@@ -95,8 +95,7 @@ def by_layers(axes, record, twin, color, name):
     samples = record.per_layer(twin.quantity) if is_output else record.per_variable(twin.quantity)
     chosen = [i for i, name in enumerate(samples.names) if is_output or name.endswith("kernel")]
     values = np.asarray(samples.values[-1], dtype=float)[chosen]
-    if twin.quantity == "activation_dead":
-        values = values[:-1]  # a softmax has no dead units
+    values = values[:-1] if is_output else values  # a softmax is always between 0 and 1
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.plot(range(1, len(values) + 1), values, color=color, label=name, marker="o", markersize=4)
     axes.set_xlabel("layer, from the first to the last")
