@@ -78,7 +78,9 @@ def by_epochs(axes, record, twin, color, name):
     """Draw a quantity of the logs over the epochs; where it is NaN, a cross at the bottom."""
     numbers = [epoch.number for epoch in record.epochs]
     values = np.array([epoch.logs.get(twin.quantity, np.nan) for epoch in record.epochs])
-    axes.plot(numbers, values, color=color, label=name, marker="o", markersize=4)
+    above = 3 if color == SICK else 2
+    axes.plot(numbers, values, color=color, label=name, marker="o", markersize=4, zorder=above)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     lost = [n for n, value in zip(numbers, values, strict=True) if not np.isfinite(value)]
     if lost:
         axes.plot(lost, [0] * len(lost), "x", color=color, clip_on=False, label=f"{name}: NaN")
