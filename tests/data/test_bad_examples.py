@@ -30,6 +30,7 @@ def make_model():
     return model
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("how", ["fit", "train"])
 def test_the_others_are_trained_on_as_if_they_were_alone(how):
     bad, model, alone = BadExamples(), make_model(), make_model()

@@ -34,6 +34,7 @@ def study(parts):
     del sys.modules["clipping_study"]
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(
     "name",
     [

@@ -35,17 +35,20 @@ def test_corrected_article_cnn_learns_and_ends_with_its_gradient_norms(run_examp
     assert (tmp_path / "record.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_custom_loop_skips_the_broken_batch_of_each_epoch(run_example):
     code, output = run_example("custom_loop")
     assert code == 0
     assert output.count("NaN first seen in conv_1/kernel") == 3
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--plain",), 1)])
 def test_three_lines_decide_whether_the_script_survives(run_example, arguments, code):
     assert run_example("wrap_existing", *arguments)[0] == code
 
 
+@pytest.mark.slow
 def test_callbacks_stop_the_run_and_put_the_best_weights_back(run_example, tmp_path):
     code, output = run_example("callback_only", "--run-dir", tmp_path)
     assert code == 0
@@ -60,6 +63,7 @@ def test_shared_weights_are_shared_and_each_use_is_shown(run_example):
     assert output.count("gradient of use 1 to 8") == 4
 
 
+@pytest.mark.slow
 def test_ablation_goes_on_where_it_was(run_example, tmp_path):
     code, output = run_example("ablation", "--output", tmp_path)
     assert code == 0

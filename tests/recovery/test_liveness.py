@@ -86,7 +86,7 @@ CASES = {
 }
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", CASES.values(), ids=CASES)
 def test_a_run_whose_first_batch_was_shown_is_the_same_bit_by_bit(arguments):
     def run(callbacks):

@@ -117,7 +117,7 @@ def _bench(book):
     return Bench(book.model, book.x, book.y, (book.x, book.y), book.plan, seed=0)
 
 
-@pytest.mark.quick_cases(9)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", TEXTBOOK)
 def test_it_heals_its_textbook_case(name):
     keras.utils.set_random_seed(0)
@@ -218,6 +218,7 @@ def test_an_unknown_name_is_refused_with_those_there_are():
         catalogue.named("Pray")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("head", "loss", "y", "expected"),
     [

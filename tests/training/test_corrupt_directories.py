@@ -131,6 +131,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("file", "damage"), [(file, damage) for file, _, damage in CASES],
     ids=[f"{file}-{name}" for file, name, _ in CASES],
@@ -150,7 +151,7 @@ def test_broken_files_are_refused_by_name(whole, tmp_path, file, damage):
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("content", list(CONTENTS))
 def test_what_a_run_only_writes_does_not_matter(whole, tmp_path, content):
     directory, (weights, history) = whole
@@ -165,6 +166,7 @@ def test_what_a_run_only_writes_does_not_matter(whole, tmp_path, content):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_state_begins_again(tmp_path):
     expected, _ = go_on(tmp_path / "whole", 1)
     for name, lost in {
@@ -200,6 +202,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_directory_in_use_is_refused_and_a_dead_process_holds_none(whole, tmp_path):
     directory, (weights, _) = whole
     copy = tmp_path / "run"

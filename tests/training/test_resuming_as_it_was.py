@@ -40,6 +40,7 @@ def make(rate=0.01, loss="mse", dropout=0.1, l2=0.1, units=4, optimizer=None):
     return model
 
 
+@pytest.mark.slow
 def test_undisturbed_where_the_first_step_after_resuming_is_skipped(tmp_path, same_state):
     """Statistics fell back to those with which the process began: .0508 where .0324 was right."""
     x = X.copy()
@@ -83,7 +84,7 @@ def another_loss(y, prediction):
     return keras.ops.mean(keras.ops.abs(y - prediction), axis=-1)
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed", "message"),
     [
@@ -112,6 +113,7 @@ def test_another_model_is_refused(tmp_path, begun, resumed, message):
     assert len(history.history["loss"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [scheduled, adjustable])
 def test_another_schedule_is_refused_unless_there_are_more_epochs(tmp_path, optimizer):
     arguments = {"run_dir": tmp_path, **ARGUMENTS}
@@ -126,7 +128,7 @@ def test_another_schedule_is_refused_unless_there_are_more_epochs(tmp_path, opti
     assert len(history.history["loss"]) == 4
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed", "message"),
     [
@@ -150,7 +152,7 @@ def datasets(seed):
     return from_arrays(X, (Y[:, 0] > 0).astype(int), batch_size=8, seed=seed).train
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed"),
     [

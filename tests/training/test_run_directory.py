@@ -131,6 +131,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_in_an_epoch_resumes_bit_for_bit(tmp_path, same_state):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
@@ -147,6 +148,7 @@ def test_a_process_that_is_killed_in_an_epoch_resumes_bit_for_bit(tmp_path, same
     assert same_state(run(tmp_path / "killed", resume=True), run(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_resuming_a_longer_run_and_where_nothing_is_there(make_model, data, tmp_path, same_state):
     whole, first, second = (make_model(noisy=True) for _ in range(3))
     arguments = {"seed": 0, "jit_compile": False, "verbose": 0}

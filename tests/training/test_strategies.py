@@ -67,6 +67,7 @@ def test_every_batch_splits_unevenly():
     _same(_trained(2, batch_size=3), _trained(1, batch_size=3))
 
 
+@pytest.mark.slow
 def test_a_regularizer_counts_once():
     def make():
         return _model(regularizer=keras.regularizers.L2(0.1))
