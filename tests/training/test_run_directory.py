@@ -159,6 +159,7 @@ def test_resuming_a_longer_run_and_where_nothing_is_there(make_model, data, tmp_
     assert same_state(whole, second)
 
 
+@pytest.mark.slow
 def test_order_of_arrays_without_a_seed_is_kept(make_model, data, tmp_path, same_state):
     models = [make_model() for _ in range(3)]
     train(models[0], data, epochs=2, run_dir=tmp_path / "a", verbose=0)
@@ -170,6 +171,7 @@ def test_order_of_arrays_without_a_seed_is_kept(make_model, data, tmp_path, same
     assert same_state(models[0], models[2])
 
 
+@pytest.mark.slow
 def test_early_stop_counts_on_after_a_kill_and_stays_stopped(make_model, data, tmp_path):
     arguments = {
         "epochs": 20, "early_stopping_patience": 3, "run_dir": tmp_path, "jit_compile": False,
@@ -203,6 +205,7 @@ def test_endless_pipeline_goes_on_where_it_was(make_model, data, tmp_path, same_
     assert same_state(whole, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("full_at", "named"), [(3, "model.keras"), (4, "epoch-000001.weights.h5"), (5, "state.json")]
 )
