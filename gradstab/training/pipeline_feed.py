@@ -77,11 +77,22 @@ class DatasetFeed:
         return self._first_batch
 
     def fingerprint(self) -> str | None:
-        """Return a number made of the first batch of epoch 0, where that is always the same."""
-        if self._for_epoch is None:
-            return None
-        found = {fingerprint_of(self._first(iter(self._for_epoch(0)))) for _ in range(2)}
-        return found.pop() if len(found) == 1 else None
+        """Return a number made of the first batch of epoch 0, where that is always the same.
+
+        Of other pipelines, which may be shuffled anew by each process, it is what they yield: shapes
+        and dtypes, and how many batches.
+        """
+        if self._for_epoch is not None:
+            found = {fingerprint_of(self._first(iter(self._for_epoch(0)))) for _ in range(2)}
+            if len(found) == 1 and None not in found:
+                return found.pop()
+        cardinality = int(self._dataset.cardinality())
+        many = {tf.data.INFINITE_CARDINALITY: "endless", tf.data.UNKNOWN_CARDINALITY: "some"}
+        shapes = [
+            f"{getattr(spec, 'shape', '')} {getattr(getattr(spec, 'dtype', None), 'name', spec)}"
+            for spec in tf.nest.flatten(self._element_spec)
+        ]
+        return f"{many.get(cardinality, cardinality)} batches of {', '.join(shapes)}"
 
     def _iterator(self, epoch: int) -> Any:
         if self._for_epoch is not None:
