@@ -91,6 +91,11 @@ class BestState:
             self._value, self._epoch, self._copy = value, epoch, self._judge.state.copy()
             self.factor = factor
 
+    @property
+    def has_epoch(self) -> bool:
+        """Whether there is a best epoch."""
+        return self._copy is not None and self._epoch is not None
+
     def put_back(self) -> str | None:
         """Put the best epoch's state back, and name it; `None` if there is none."""
         if self._epoch is None or self._copy is None:

@@ -20,6 +20,7 @@ from gradstab.optimizers.telemetry.reading import Divergence, Reading
 _RULES: Final = {
     "explosion": "exploding-gradients",
     "spoiled_statistics": "loss-spikes",
+    "rate_too_high": "learning-rate-too-high",
     "never_learned": "collapsed-output",
     "forgotten": "collapsed-output",
     "below_zero": "loss-mismatch",

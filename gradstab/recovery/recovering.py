@@ -140,7 +140,11 @@ class Recovery:
         # The end of an epoch may come soon after a look: then the state alone is judged.
         is_whole = step - self._looked_at >= self._every_n_steps // 2
         of_losses = self._losses.see(self._waiting) if is_whole else None
-        trouble = self._watch.see(norms, loss_is_up=self._losses.is_up) or of_losses
+        has_learned = self._losses.has_learned(self._waiting)
+        trouble = (
+            self._watch.see(norms, loss_is_up=self._losses.is_up, has_learned=has_learned)
+            or of_losses
+        )
         if trouble is not None:
             return self._go_back(trouble, step, epoch)
         if cause is not None:
@@ -149,7 +153,7 @@ class Recovery:
         if told is not None:
             return Cause(told, is_applied=False, kind="skips")
         if is_last and self._losses.is_up and self._judge.look_is_lost():
-            return self._go_back(_lost_at_the_end(), step, epoch)
+            return self._go_back(_lost_at_the_end(), step, epoch, is_last=True)
         if step > self._looked_at:
             self.dropped_all = False
         if is_whole:
@@ -163,12 +167,14 @@ class Recovery:
             self._begin_window(step)
         return None
 
-    def on_cause(self, cause: Cause, step: int, epoch: int) -> Cause | None:
+    def on_cause(
+        self, cause: Cause, step: int, epoch: int, *, is_last: bool = False
+    ) -> Cause | None:
         """Go back for what the judge tells; return why training has to stop, or `None`."""
         if cause.kind in _BEYOND_HELP or not cause.goes_back:
             return cause
         trouble = Trouble(cause.kind, cause.text, is_seen_at_once=cause.kind == "nonfinite_state")
-        return self._go_back(trouble, step, epoch)
+        return self._go_back(trouble, step, epoch, is_last=is_last)
 
     def _start(self, epoch: int, step: int) -> None:
         self._state = State(self._model, self._optimizers)
@@ -218,13 +224,19 @@ class Recovery:
         if self._rate.set(factor):
             trace_anew(self._model)
 
-    def _go_back(self, trouble: Trouble, step: int, epoch: int) -> Cause | None:
+    def _go_back(
+        self, trouble: Trouble, step: int, epoch: int, *, is_last: bool = False
+    ) -> Cause | None:
         was_calm = self._ring.get(0) is not None
         rollback = self._escalation.on_trouble(trouble, step, was_calm=was_calm)
         if rollback is None or self._state is None:
             return Cause(f"{trouble.text} {self._hint(trouble)}", kind=trouble.kind)
         snapshot = self._ring.get(rollback.back + (not trouble.is_seen_at_once))
         before, then = self._rate.whole(), self._best.factor
+        if trouble.levels:
+            snapshot = self._ring.first  # Nothing was learned since.
+        elif is_last and self._best.has_epoch:
+            snapshot = None  # No step is left to make good for what a snapshot lacks.
         where = None if snapshot is not None else self._best.put_back()
         if snapshot is None and where is None:
             snapshot = self._ring.first
@@ -252,7 +264,11 @@ class Recovery:
         self._judge.forget()
         self._losses.forget()
         if self._watch is not None:
-            self._watch.begin_from(self._state.read()[1])
+            norms = self._state.read()[1]
+            if snapshot is not None and snapshot is self._ring.first:
+                self._watch.begin_anew(norms)
+            else:
+                self._watch.begin_from(norms)
         self._begin_window(step)
         self._unverified = (trouble, 0)
         self._tell(Action("rollback", step, trouble.kind, self._told(trouble, where, rollback)))

@@ -37,6 +37,11 @@ _DEVIATIONS: Final = 6.0
 _VARIANCE_RISE: Final = 10.0
 _MOMENT_RISE: Final = 1e4
 _WEIGHT_RISE: Final = 3.0
+# Looks of a run that has learned nothing yet, and the part of the first loss that counts as that.
+_EARLY: Final = 4
+_LEARNED_NOTHING: Final = 0.95
+# Each of these that they grew by cuts the rate by a level more; the first by three.
+_LEVELS_BY_RISE: Final = (_WEIGHT_RISE, _WEIGHT_RISE, _WEIGHT_RISE, 50.0, 5000.0)
 # Mean squares below this are small enough to become 0 by decay or rounding.
 _NOTICEABLE: Final = 1e-8
 _VARIANCE: Final = "moving_variance"
@@ -54,12 +59,14 @@ class Trouble:
         may_be_rate: Whether a learning rate that is too high can be the cause.
         is_seen_at_once: Whether the state tells: then a snapshot that was looked through before is
             whole. Of what the loss tells later, the newest may hold the beginning.
+        levels: By how many levels the rate is to be cut at once, where nothing else is the cause.
     """
 
     kind: str
     text: str
     may_be_rate: bool = True
     is_seen_at_once: bool = True
+    levels: int = 0
 
 
 class StateWatch:
@@ -73,15 +80,19 @@ class StateWatch:
         self._places = tuple(places)
         self._sizes = np.array([max(1, int(np.prod(place.variable.shape))) for place in places])
         self._calm: np.ndarray[Any, Any] | None = None
+        self._begun: np.ndarray[Any, Any] | None = None
         self._constants = np.zeros(len(self._places), bool)
         self._looks = 0
 
-    def see(self, norms: np.ndarray[Any, Any], *, loss_is_up: bool) -> Trouble | None:
+    def see(
+        self, norms: np.ndarray[Any, Any], *, loss_is_up: bool, has_learned: bool = True
+    ) -> Trouble | None:
         """Return what is wrong with the state, or `None`.
 
         Args:
             norms: Half the squared norm of each variable.
             loss_is_up: Whether the latest losses are above all that was before.
+            has_learned: Whether the loss was ever below the first.
         """
         trouble = self._not_finite(norms)
         if trouble is None and self._calm is not None:
@@ -90,6 +101,7 @@ class StateWatch:
                 or self._statistic_jumped(norms, self._calm)
                 or self._moments_jumped(norms, self._calm)
                 or (self._weights_jumped(norms, self._calm) if loss_is_up else None)
+                or (None if has_learned else self._weights_left(norms))
             )
         return trouble
 
@@ -103,10 +115,15 @@ class StateWatch:
 
         What is infinite then, such as a mask, is a constant of the model's own; but no weight is.
         """
-        if self._calm is None:
+        if self._begun is None:
+            self._begun = norms
             is_weight = np.array([place.kind == WEIGHT for place in self._places], bool)
             self._constants = ~np.isfinite(norms) & ~is_weight
         self._calm = norms
+
+    def begin_anew(self, norms: np.ndarray[Any, Any]) -> None:
+        """Compare with the state in which training began, to which it went back."""
+        self._calm, self._looks = norms, 0
 
     def is_finite(self, norms: np.ndarray[Any, Any]) -> bool:
         """Whether all is finite that has to be."""
@@ -164,7 +181,7 @@ class StateWatch:
 
     def _moments_jumped(self, norms: Any, calm: Any) -> Trouble | None:
         now, before = self._total(norms, MOMENT), self._total(calm, MOMENT)
-        if self._looks < _SETTLED or now <= _MOMENT_RISE * max(before, 1e-12):
+        if self._looks < _SETTLED or before == 0 or now <= _MOMENT_RISE * max(before, 1e-12):
             return None
         return Trouble(
             "spoiled_moments",
@@ -183,6 +200,27 @@ class StateWatch:
             "loss is up.",
         )
 
+    def _weights_left(self, norms: Any) -> Trouble | None:
+        """Tell weights that went far from where they began, at a loss no better than the first.
+
+        Those that began at zero, such as biases, may go anywhere.
+        """
+        if self._looks >= _EARLY or self._begun is None:
+            return None
+        chosen = [
+            place.kind == WEIGHT and begun > _NOTICEABLE * size
+            for place, begun, size in zip(self._places, self._begun, self._sizes, strict=True)
+        ]
+        now, before = (math.sqrt(2 * float(np.sum(each[chosen]))) for each in (norms, self._begun))
+        if not now > _WEIGHT_RISE * before:
+            return None
+        return Trouble(
+            "rate_too_high",
+            f"The weights grew from a norm of {before:.3g} to {now:.3g} within the first steps, "
+            "and the loss is no better than at the first: the learning rate is too high.",
+            levels=sum(now > rise * before for rise in _LEVELS_BY_RISE),
+        )
+
     def _total(self, norms: Any, kind: str) -> float:
         chosen = [
             norm for place, norm in zip(self._places, norms, strict=True) if place.kind == kind
@@ -194,12 +232,23 @@ class LossWatch:
     """Tells a loss that stays where it was before anything was learned, or far above all before."""
 
     def __init__(self) -> None:
+        self._first: float | None = None
         self._start: list[float] = []
         self._best = math.inf
         self._highest = -math.inf
         self._spread = 0.0
         self._latest: list[float] = []
         self._was_up: float | None = None
+
+    def has_learned(self, losses: Sequence[float]) -> bool:
+        """Whether any calm loss, or the lower quarter of the latest ones, is below the first."""
+        new = [loss for loss in losses if math.isfinite(loss)]
+        if self._first is None and losses:
+            self._first = losses[0]
+        if self._first is None or not math.isfinite(self._first) or len(new) < _FEWEST:
+            return True  # Nothing to compare with.
+        low = min(float(np.quantile(new[-_LATEST:], 0.25)), self._best)
+        return low < self._first - (1 - _LEARNED_NOTHING) * abs(self._first)
 
     @property
     def is_up(self) -> bool:
