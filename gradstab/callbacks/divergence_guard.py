@@ -20,6 +20,7 @@ from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.judge import Judge, value_of_logs
 from gradstab.recovery.recovering import Action, Recovery
+from gradstab.recovery.termination import EXIT_CODE, Termination, code_that_runs_callbacks
 
 
 @final
@@ -35,6 +36,8 @@ class DivergenceGuard(keras.callbacks.Callback):
     Where nothing helps, or with the other two, it names what is damaged, puts the best state back,
     and stops. The best state is that of the epoch with the lowest `monitor`: weights, moments and
     iterations, copied to the host's memory. One that is not finite is never kept.
+
+    SIGTERM, which schedulers send before they kill, ends `fit` after the step with exit code 143.
 
     Keras' `BackupAndRestore` deletes its backup when training is stopped in good order, as here
     with `"stop"`; choose `"raise"` beside it.
@@ -98,6 +101,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._steps, self._unseen, self._last_batch, self._epoch = 0, 0, -1, 0
         self._is_open = False
         self._closing: Closing | None = None
+        self._termination = Termination()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
@@ -116,6 +120,8 @@ class DivergenceGuard(keras.callbacks.Callback):
         if self._recovery is not None:
             self._recovery.end()  # The last run ended by an exception.
         self._recovery = self._new_recovery(self._judge, self._best)
+        if _workers_of(self.model) == 1:
+            self._termination.hold(code_that_runs_callbacks())
         feed_epoch_logs(self.model, self._scalars)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -133,6 +139,11 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Look at the telemetry about as often as a run of skips can exceed its budget."""
+        self._see_steps(batch, logs)
+        if self._termination.is_asked:
+            self._leave(batch)
+
+    def _see_steps(self, batch: int, logs: Mapping[str, Any] | None) -> None:
         judge = self._judge
         if judge is None or self.verdict is not None:
             return
@@ -179,6 +190,7 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Look once more, and let go of the copy."""
+        self._termination.release()
         stop_feeding(self.model, self._scalars)
         judge, best, recovery = self._judge, self._best, self._recovery
         if judge is None or best is None:
@@ -187,7 +199,7 @@ class DivergenceGuard(keras.callbacks.Callback):
             if self.verdict is None:
                 cause = judge.at_end(self._loss)
                 if cause is not None and recovery is not None:
-                    cause = recovery.on_cause(cause, self._steps, self._epoch)
+                    cause = recovery.on_cause(cause, self._steps, self._epoch, is_last=True)
                 self._act_on(cause)
         finally:
             if recovery is not None:
@@ -206,19 +218,29 @@ class DivergenceGuard(keras.callbacks.Callback):
     def _new_recovery(self, judge: Judge, best: BestState) -> Recovery | None:
         if self.on_divergence != "recover":
             return None
-        resolver = getattr(self.model.distribute_strategy, "cluster_resolver", None)
-        tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
-        workers = sum(len(tasks.get(kind, ())) for kind in ("chief", "worker"))
+        workers = _workers_of(self.model)
         if workers > 1:
             raise ValueError(
                 "`on_divergence='recover'` needs one process, since workers do not agree on going "
-                f"back. Received: {workers} workers. Pass 'stop' or 'raise'"
+                f"back. Received: {workers} workers. Pass 'stop' or 'raise'; a run of "
+                "`training.train` with a `run_dir` goes on with `resume=True`"
             )
         recovery = Recovery(
             self.model, judge, best, self.max_rollbacks, self.snapshot_every_n_steps, self._note
         )
         recovery.begin()
         return recovery
+
+    def _leave(self, batch: int) -> None:
+        """Leave `fit` between two steps: what other callbacks write is whole, and stays."""
+        self._termination.release()
+        if self._recovery is not None:
+            self._recovery.end()
+        told = f"Asked to end (SIGTERM), the run left after step {batch + 1} of epoch "
+        told += f"{self._epoch + 1}. Backups and checkpoints stay as they were written last."
+        tell_listeners(self.model, "left", told, "SIGTERM", self._steps)
+        print(f"\n{told}", flush=True)
+        raise SystemExit(EXIT_CODE)
 
     def _scalars(self) -> dict[str, float]:
         """Look at the last steps of an epoch before its logs are made; return what these get."""
@@ -263,3 +285,9 @@ class DivergenceGuard(keras.callbacks.Callback):
         if self.verbose:
             print(f"\n{self.verdict}", flush=True)
         self.model.stop_training = True
+
+
+def _workers_of(model: Any) -> int:
+    resolver = getattr(model.distribute_strategy, "cluster_resolver", None)
+    tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
+    return max(1, sum(len(tasks.get(kind, ())) for kind in ("chief", "worker")))

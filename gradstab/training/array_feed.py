@@ -94,6 +94,9 @@ class _ArrayEpoch:
     def trace(self, loop: StepLoop) -> None:
         loop.run_arrays(self._arrays, self._order, 0, 0, self._batch_size, last=False)
 
+    def skip(self, count: int) -> None:
+        self._position += count
+
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
         if self._again and self._position + count > self._whole:
             self._position = 0

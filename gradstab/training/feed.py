@@ -18,6 +18,10 @@ class Epoch(Protocol):
         """Make `loop` trace its function for these batches, and run no step."""
         ...
 
+    def skip(self, count: int) -> None:
+        """Leave out the next batches, on which steps were run before the run was resumed."""
+        ...
+
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
         """Run up to `count` steps; return how many there were (0 at the end) and the logs."""
         ...

@@ -79,8 +79,8 @@ class DatasetFeed:
     def fingerprint(self) -> str | None:
         """Return a number made of the first batch of epoch 0, where that is always the same.
 
-        Of other pipelines, which may be shuffled anew by each process, it is what they yield: shapes
-        and dtypes, and how many batches.
+        Of other pipelines, which may be shuffled anew by each process, it is what they yield:
+        shapes and dtypes, and how many batches.
         """
         if self._for_epoch is not None:
             found = {fingerprint_of(self._first(iter(self._for_epoch(0)))) for _ in range(2)}
@@ -130,6 +130,13 @@ class _DatasetEpoch:
 
     def trace(self, loop: StepLoop) -> None:
         loop.run_iterator(self._iterators[-1], 0)
+
+    def skip(self, count: int) -> None:
+        for _ in range(count):
+            if next(self._iterators[0], None) is None and len(self._iterators) > 1:
+                self._iterators.pop(0)
+                next(self._iterators[0], None)
+        self._left -= count
 
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
         count = int(min(count, self._left))
