@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from types import CodeType, FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import keras
 
@@ -51,6 +51,16 @@ class Termination:
         if self._is_holding:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._is_holding = False
+
+    def leave(self, told: str) -> NoReturn:
+        """Leave, with the place that the run has come to, and the code that SIGTERM has.
+
+        Raises:
+            SystemExit: In any case.
+        """
+        self.release()
+        print(f"\nAsked to end (SIGTERM), the run left after {told}.", flush=True)
+        raise SystemExit(EXIT_CODE)
 
     def __enter__(self) -> Termination:
         """Note the signal from now on."""

@@ -1,8 +1,7 @@
-"""What is wrong with a run right now, so that its last steps are to be taken back.
+"""What is wrong with the state of a run, so that its last steps are to be taken back.
 
-Two kinds of evidence. The state itself tells at once: it is not finite, or something in it is gone
-or has jumped as no step of a healthy run makes it. The loss tells by staying up: one bad batch, a
-warm restart or noise lifts it for some steps, and then it comes down by itself.
+The state tells at once: it is not finite, or something in it is gone or has jumped as no step of a
+healthy run makes it. What the loss tells is in `loss_watch`.
 """
 
 from __future__ import annotations
@@ -17,29 +16,13 @@ import numpy as np
 from gradstab.optimizers.model.damage import MOMENT, STATISTIC, WEIGHT
 from gradstab.recovery.snapshots import Place
 
-# Losses of a look of which the lower quarter has to be up.
-_LATEST: Final = 25
-# Less than these are too few to say anything.
-_FEWEST: Final = 8
-# The last few, of which the middle one must not be up if the state is to be kept.
-_LAST: Final = 5
-# How much of what was learned may come back, and how far above the highest calm loss one may be.
-_LOST: Final = 0.8
-_ABOVE: Final = 3.0
-# The first loss is that of the first weights, by luck a small one: those after it may be so much
-# larger.
-_EXPLODED: Final = 1e3
-# The least that has to be learned first, of the first loss, and in deviations of the noise.
-_LEARNED: Final = 0.3
-_DEVIATIONS: Final = 6.0
 # Rise of a root mean square from one look to the next that no healthy step makes: of a moving
 # variance once it has settled, and of all moments together.
 _VARIANCE_RISE: Final = 10.0
 _MOMENT_RISE: Final = 1e4
 _WEIGHT_RISE: Final = 3.0
-# Looks of a run that has learned nothing yet, and the part of the first loss that counts as that.
+# Looks of a run that has learned nothing yet.
 _EARLY: Final = 4
-_LEARNED_NOTHING: Final = 0.95
 # Each of these that they grew by cuts the rate by a level more; the first by three.
 _LEVELS_BY_RISE: Final = (_WEIGHT_RISE, _WEIGHT_RISE, _WEIGHT_RISE, 50.0, 5000.0)
 # Mean squares below this are small enough to become 0 by decay or rounding.
@@ -67,6 +50,13 @@ class Trouble:
     may_be_rate: bool = True
     is_seen_at_once: bool = True
     levels: int = 0
+
+
+LOST_AT_THE_END: Final = Trouble(
+    "forgotten",
+    "What was learned is gone, and no step is left to learn it again.",
+    is_seen_at_once=False,
+)
 
 
 class StateWatch:
@@ -226,94 +216,3 @@ class StateWatch:
             norm for place, norm in zip(self._places, norms, strict=True) if place.kind == kind
         ]
         return math.sqrt(2 * float(np.sum(chosen, dtype="float64")))
-
-
-class LossWatch:
-    """Tells a loss that stays where it was before anything was learned, or far above all before."""
-
-    def __init__(self) -> None:
-        self._first: float | None = None
-        self._start: list[float] = []
-        self._best = math.inf
-        self._highest = -math.inf
-        self._spread = 0.0
-        self._latest: list[float] = []
-        self._was_up: float | None = None
-
-    def has_learned(self, losses: Sequence[float]) -> bool:
-        """Whether any calm loss, or the lower quarter of the latest ones, is below the first."""
-        new = [loss for loss in losses if math.isfinite(loss)]
-        if self._first is None and losses:
-            self._first = losses[0]
-        if self._first is None or not math.isfinite(self._first) or len(new) < _FEWEST:
-            return True  # Nothing to compare with.
-        low = min(float(np.quantile(new[-_LATEST:], 0.25)), self._best)
-        return low < self._first - (1 - _LEARNED_NOTHING) * abs(self._first)
-
-    @property
-    def is_up(self) -> bool:
-        """Whether, be it for a moment, the latest losses are above all that a healthy run shows."""
-        return self._was_up is not None
-
-    @property
-    def is_calm(self) -> bool:
-        """Whether they are as they were, the last few too: no spike has just begun."""
-        if len(self._latest) < _FEWEST:
-            return not self.is_up
-        return not self.is_up and float(np.median(self._latest[-_LAST:])) <= self._limit()
-
-    def see(self, losses: Sequence[float]) -> Trouble | None:
-        """Take in the losses of applied steps since the last look; return what they tell."""
-        new = [loss for loss in losses if math.isfinite(loss)]
-        self._latest = [*self._latest, *new][-_LATEST:]
-        if len(self._latest) < _FEWEST or not new:
-            return None
-        if not self._start:
-            self._start = new[:_FEWEST]
-            # With a rate too high they explode within these few.
-            self._highest = min(max(self._start), _EXPLODED * abs(new[0]) + 1.0)
-        low, middle = np.quantile(self._latest, [0.25, 0.5]).tolist()
-        limit = self._limit()
-        if low <= limit:
-            self._was_up = None
-            return None
-        before, self._was_up = self._was_up, middle
-        # It has to stay there, and not to be on its way down again.
-        if before is None or middle < 0.8 * before:
-            return None
-        return Trouble(
-            "loss_stays_up",
-            f"The loss stays at {middle:.3g}, where it was {self._best:.3g} at its best and "
-            f"{np.median(self._start):.3g} when training began.",
-            is_seen_at_once=False,
-        )
-
-    def keep(self) -> None:
-        """Take the latest losses for calm."""
-        if len(self._latest) < _FEWEST:
-            return
-        middle = float(np.median(self._latest))
-        self._highest = max(self._highest, float(np.quantile(self._latest, 0.95)))
-        if middle < self._best:
-            self._best = middle
-            self._spread = float(np.median(np.abs(np.array(self._latest) - middle)))
-
-    def told(self) -> str:
-        """Return where the loss is, in words."""
-        if not self._latest or not math.isfinite(self._best):
-            return "by the state"
-        now = float(np.median(self._latest))
-        return f"at a loss of {now:.3g}, where {self._best:.3g} was its best"
-
-    def forget(self) -> None:
-        """Forget the latest losses: their steps were taken back."""
-        self._latest, self._was_up = [], None
-
-    def _limit(self) -> float:
-        """Return what the lower quarter of the latest losses must not be above."""
-        start = float(np.median(self._start))
-        learned = start - self._best if math.isfinite(self._best) else 0.0
-        far = self._highest + (_ABOVE - 1) * abs(self._highest)
-        if learned > _LEARNED * abs(start) and learned > _DEVIATIONS * self._spread:
-            return min(far, self._best + _LOST * learned)
-        return far

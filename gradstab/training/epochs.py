@@ -100,6 +100,9 @@ class EpochRunner:
             # A DivergenceGuard looks at the model on some examples between epochs.
             if hasattr(callback, "see_examples"):
                 callback.see_examples(feed.examples())
+            # And on those of steps that failed.
+            if hasattr(callback, "see_batches"):
+                callback.see_batches(feed.batch)
         while feed.steps is None or step < feed.steps:
             callbacks.on_train_batch_begin(step)
             start = time.perf_counter()

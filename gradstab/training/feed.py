@@ -6,6 +6,7 @@ uninterrupted one does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gradstab.training.strategy import StepLoop
@@ -46,6 +47,13 @@ class Feed(Protocol):
 
     def examples(self) -> Any:
         """Return some batch, without using it up; `None` where none can be had."""
+        ...
+
+    def batch(self, epoch: int, number: int) -> tuple[Any, Sequence[int] | None] | None:
+        """Return a batch of an epoch, and the rows of the arrays that it holds, if it has such.
+
+        `None` where it can't be had without using it up.
+        """
         ...
 
     def fingerprint(self) -> str | None:

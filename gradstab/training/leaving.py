@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from gradstab.optimizers.step.accumulation import window_size
 from gradstab.optimizers.watching.find import bind, stabilized_optimizer
-from gradstab.recovery.termination import EXIT_CODE, Termination
+from gradstab.recovery.termination import Termination
 from gradstab.training.applied import SkippedSteps
 from gradstab.training.checkpoint import RunDirectory
 from gradstab.training.leftovers import Progress
@@ -103,8 +103,7 @@ class Leaving:
 
     def _leave(self, epoch: int, step: int | None, told: str) -> NoReturn:
         place = f"epoch {epoch}" if step is None else f"step {step} of epoch {epoch}"
-        print(f"\nAsked to end (SIGTERM), the run left after {place}. {told}.", flush=True)
-        raise SystemExit(EXIT_CODE)
+        self._termination.leave(f"{place}. {told}")
 
 
 def _is_number(log: Any) -> bool:

@@ -102,6 +102,6 @@ def _lock(file: int) -> None:
         return
     os.lseek(file, _BYTE, os.SEEK_SET)
     try:
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
     except PermissionError as error:  # its word for "held by another"
         raise BlockingIOError from error

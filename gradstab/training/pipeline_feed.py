@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -75,6 +75,13 @@ class DatasetFeed:
     def examples(self) -> Any:
         """Return the first batch that was looked at, or `None`."""
         return self._first_batch
+
+    def batch(self, epoch: int, number: int) -> tuple[Any, Sequence[int] | None] | None:
+        """Return a batch of an epoch, where an epoch can be gone through again."""
+        if self._for_epoch is None:
+            return None
+        found = next(iter(self._for_epoch(epoch).skip(number)), None)
+        return None if found is None else (found, None)
 
     def fingerprint(self) -> str | None:
         """Return a number made of the first batch of epoch 0, where that is always the same.

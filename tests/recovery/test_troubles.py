@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gradstab.optimizers.model.damage import MOMENT, STATISTIC, WEIGHT
-from gradstab.recovery.troubles import LossWatch, StateWatch
+from gradstab.recovery.loss_watch import LossWatch, fell_out_of_the_blue
+from gradstab.recovery.troubles import StateWatch
 
 LOOK = 50
 
@@ -182,3 +183,17 @@ def test_what_counts_as_learned():
     assert losses.has_learned([]), "nothing to compare with"
     assert not losses.has_learned([2.3, *[40.0] * 10, *[2.25] * 25])
     assert losses.has_learned([*[2.0] * 15, *[2.4] * 10])
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_data"),
+    [
+        ([2.3, 2.2, 2.4, 2.1, np.nan, np.nan], True),
+        ([2.3, 14.0, 115.0, np.inf, np.nan], False),
+        ([2.3, np.nan, np.nan], False),  # Too few to say.
+        ([np.nan] * 5, False),
+        ([2.3, 2.2, 2.4], True),
+    ],
+)
+def test_bad_data_comes_out_of_the_blue(losses, is_data):
+    assert fell_out_of_the_blue(losses) == is_data
