@@ -24,7 +24,7 @@ _WEIGHT_RISE: Final = 3.0
 # Looks of a run that has learned nothing yet.
 _EARLY: Final = 4
 # Each of these that they grew by cuts the rate by a level more; the first by three.
-_LEVELS_BY_RISE: Final = (_WEIGHT_RISE, _WEIGHT_RISE, _WEIGHT_RISE, 50.0, 5000.0)
+_LEVELS_BY_RISE: Final = (_WEIGHT_RISE, _WEIGHT_RISE, _WEIGHT_RISE, 50.0)
 # Mean squares below this are small enough to become 0 by decay or rounding.
 _NOTICEABLE: Final = 1e-8
 _VARIANCE: Final = "moving_variance"
