@@ -280,6 +280,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         judge, best = self._judge, self._best
         if cause is None or judge is None or best is None or self.verdict is not None:
             return
+        cause = cause.because_of(self.bad_batches)
         self.code = cause.code
         self.verdict = (
             f"Training has diverged. {cause} {best.restore(cause)} "
