@@ -46,7 +46,7 @@ class Cause:
     kind: str = "diverged"
 
     def because_of(self, batches: Sequence[Any]) -> Cause:
-        """Return the cause with the bad batches named that made the steps fail, if there are any."""
+        """Return the cause with the bad batch that made the steps fail, if one was found."""
         if self.kind not in ("skips", "nothing_applied") or not batches:
             return self
         return dataclasses.replace(self, text=f"{self.text} {batches[0]}.", kind="bad_data")
