@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
-import sys
 import threading
 from types import CodeType, FrameType
 from typing import Any, Final, NoReturn
@@ -81,7 +81,7 @@ class Termination:
 
 def code_that_runs_callbacks() -> CodeType | None:
     """Return the code that called a callback, such as that of `fit`, from inside the callback."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = inspect.currentframe()
     kinds = (keras.callbacks.Callback, keras.callbacks.CallbackList)
     while frame is not None and isinstance(frame.f_locals.get("self"), kinds):
         frame = frame.f_back
