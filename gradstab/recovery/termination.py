@@ -81,7 +81,8 @@ class Termination:
 
 def code_that_runs_callbacks() -> CodeType | None:
     """Return the code that called a callback, such as that of `fit`, from inside the callback."""
-    frame: FrameType | None = inspect.currentframe()
+    here = inspect.currentframe()
+    frame = None if here is None else here.f_back
     kinds = (keras.callbacks.Callback, keras.callbacks.CallbackList)
     while frame is not None and isinstance(frame.f_locals.get("self"), kinds):
         frame = frame.f_back
