@@ -60,3 +60,10 @@ def sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
     # Identity, since TensorFlow takes one tensor on two replicas for a single share.
     sent = [t if isinstance(t, tf.IndexedSlices) else tf.identity(t) for t in tensors]
     return list(context.all_reduce(tf.distribute.ReduceOp.SUM, sent))
+
+
+def count_workers(strategy: Any) -> int:
+    """Return how many processes train together under a strategy."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
+    return max(1, sum(len(tasks.get(job, ())) for job in ("chief", "worker")))

@@ -70,7 +70,11 @@ def held_number(variable: Any, assigned: float) -> float:
 
     Args:
         variable: The variable.
-        assigned: The Python float that was assigned last.
+        assigned: The Python float that was assigned last; returned while a step is traced, where
+            no variable can be read.
     """
-    held = np.float32(ops.convert_to_numpy(variable))
+    try:
+        held = np.float32(ops.convert_to_numpy(variable))
+    except NotImplementedError:  # of TensorFlow, for a tensor without a value yet
+        return assigned
     return assigned if held == np.float32(assigned) else float(held)

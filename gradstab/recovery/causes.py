@@ -7,7 +7,7 @@ before, so that the first variable without one is the model's first, wherever th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,8 +18,10 @@ from gradstab.optimizers.telemetry.reading import Divergence, Reading
 
 # The rule of a diagnosis that each kind of trouble falls under.
 _RULES: Final = {
+    "bad_data": "nonfinite-data",
     "explosion": "exploding-gradients",
     "spoiled_statistics": "loss-spikes",
+    "rate_too_high": "learning-rate-too-high",
     "never_learned": "collapsed-output",
     "forgotten": "collapsed-output",
     "below_zero": "loss-mismatch",
@@ -42,6 +44,12 @@ class Cause:
     goes_back: bool = True
     is_applied: bool = True
     kind: str = "diverged"
+
+    def because_of(self, batches: Sequence[Any]) -> Cause:
+        """Return the cause with the bad batch that made the steps fail, if one was found."""
+        if self.kind not in ("skips", "nothing_applied") or not batches:
+            return self
+        return dataclasses.replace(self, text=f"{self.text} {batches[0]}.", kind="bad_data")
 
     @property
     def code(self) -> str:

@@ -12,6 +12,7 @@ from gradstab.optimizers.watching.observer import ATTRIBUTE
 from gradstab.training.applied import SkippedSteps
 from gradstab.training.feed import Feed
 from gradstab.training.hooks import steps_between_hooks
+from gradstab.training.leaving import Amid, Leaving
 from gradstab.training.strategy import StepLoop
 from gradstab.training.workers import STEPS_PER_CALL, Workers
 
@@ -63,6 +64,7 @@ class EpochRunner:
         if workers.count > 1:
             steps_per_call = steps_per_call or STEPS_PER_CALL
         self._callbacks = callbacks
+        self._amid = Amid(0, {}, SkippedSteps(model))
         self._form = form
         self._paces = {
             which: Pace(steps_per_call or steps_between_hooks(callbacks.callbacks, which))
@@ -75,22 +77,32 @@ class EpochRunner:
         # A DivergenceGuard decides itself what becomes of a run that has diverged.
         self.guarded = any(hasattr(callback, "on_divergence") for callback in callbacks.callbacks)
 
-    def train(self, feed: Feed, epoch: int) -> dict[str, Any]:
-        """Run the steps of `epoch` and return its logs."""
+    def train(self, feed: Feed, epoch: int, leaving: Leaving) -> dict[str, Any]:
+        """Run the steps of `epoch` and return its logs.
+
+        Args:
+            feed: The batches.
+            epoch: Number of the epoch.
+            leaving: Puts back what there was of this epoch before the run was resumed, and leaves
+                the run after a call if it is asked to.
+        """
         model, callbacks, pace = self._model, self._callbacks, self._paces["train"]
         with self._workers.call():
             model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
-        judge = SkippedSteps(model)
+        amid = leaving.come_back(epoch)
+        step, judge, epoch_logs = amid.step, amid.judge, dict(amid.logs)
         loop = loop_of(model, "train_step", self._form)
         loop.metrics_were_reset()
         batches = feed.open(epoch)
-        epoch_logs: dict[str, Any] = {}
-        step = 0
+        batches.skip(step)
         for callback in callbacks.callbacks:
             # A DivergenceGuard looks at the model on some examples between epochs.
             if hasattr(callback, "see_examples"):
                 callback.see_examples(feed.examples())
+            # And on those of steps that failed.
+            if hasattr(callback, "see_batches"):
+                callback.see_batches(feed.batch)
         while feed.steps is None or step < feed.steps:
             callbacks.on_train_batch_begin(step)
             start = time.perf_counter()
@@ -104,6 +116,7 @@ class EpochRunner:
                 break
             if not self.guarded:
                 _raise_if_diverged(model.optimizer)
+            leaving.if_asked(Amid(step, logs, judge))
             # A DivergenceGuard that cuts a scheduled rate has the step traced anew.
             loop = loop_of(model, "train_step", self._form)
         if step == 0:
@@ -118,6 +131,7 @@ class EpochRunner:
         if judge.verdict() is not None:
             # Means over no step at all: Keras' would be 0, the best loss that there is.
             epoch_logs = dict.fromkeys(epoch_logs, math.nan)
+        self._amid = Amid(step, epoch_logs, judge)
         return dict(epoch_logs)
 
     def _observed(self) -> dict[str, Any]:
@@ -125,8 +139,11 @@ class EpochRunner:
         observer = getattr(self._model.train_function, ATTRIBUTE, None)
         return observer.latest() if observer is not None and self._shows_gradients else {}
 
-    def evaluate(self, feed: Feed) -> dict[str, Any]:
-        """Run the validation data through the model and return its logs, as `evaluate` does."""
+    def evaluate(self, feed: Feed, leaving: Leaving) -> dict[str, Any]:
+        """Run the validation data through the model and return its logs, as `evaluate` does.
+
+        A run that is asked to leave meanwhile leaves, and validates when it is resumed.
+        """
         model, callbacks, pace = self._model, self._callbacks, self._paces["test"]
         model.stop_evaluating = False
         callbacks.on_test_begin()
@@ -145,6 +162,7 @@ class EpochRunner:
             pace.took(done, time.perf_counter() - start)
             step, logs = step + done, new_logs
             callbacks.on_test_batch_end(step - 1, logs)
+            leaving.if_asked(self._amid)
             if model.stop_evaluating:
                 break
         if step == 0:

@@ -152,6 +152,11 @@ def datasets(seed):
     return from_arrays(X, (Y[:, 0] > 0).astype(int), batch_size=8, seed=seed).train
 
 
+def plain_pipeline(x, size):
+    """One that no function makes for each epoch, in an order of its own each time."""
+    return tf.data.Dataset.from_tensor_slices((x, Y)).shuffle(64).batch(size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed"),
@@ -159,8 +164,10 @@ def datasets(seed):
         (lambda: (X, Y), lambda: (X + 1, Y)),
         (lambda: (X, Y), lambda: (X, -Y)),
         (lambda: datasets(0), lambda: datasets(1)),
+        (lambda: plain_pipeline(X, 8), lambda: plain_pipeline(X, 4)),
+        (lambda: plain_pipeline(X, 8), lambda: plain_pipeline(X.astype("float16"), 8)),
     ],
-    ids=["inputs", "targets", "pipeline"],
+    ids=["inputs", "targets", "pipeline", "other batches", "other dtypes"],
 )
 def test_other_data_are_refused(tmp_path, begun, resumed):
     train(make(), begun(), epochs=1, run_dir=tmp_path, **ARGUMENTS)
