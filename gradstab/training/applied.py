@@ -13,6 +13,7 @@ from typing import Any
 from keras import ops
 
 from gradstab._variables import value_of
+from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.optimizers.compiled.branches import one_of
 from gradstab.optimizers.model.forward_state import ForwardState
 from gradstab.optimizers.step.accumulation import window_size
@@ -61,6 +62,12 @@ class SkippedSteps:
             f"{where}. The weights are as they were before. Look at the data and the loss of these "
             "steps; lower the learning rate or check the initialization if the data is sound"
         )
+
+    def began(self, bad_steps: BadSteps) -> str:
+        """Return what began the steps that were skipped, with a space before it, or nothing."""
+        if self._telemetry is not None:
+            bad_steps.see(self._telemetry.peek())
+        return bad_steps.told()
 
 
 class AppliedMetrics:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
-from gradstab._nesting import wrappers_and_inner
+from gradstab._errors import DivergenceError
+from gradstab.diagnosis.origin.bad_steps import BadSteps
+from gradstab.optimizers.step.accumulation import window_size
 from gradstab.optimizers.watching.find import stabilized_optimizer
 from gradstab.optimizers.watching.observer import ATTRIBUTE
 from gradstab.training.applied import SkippedSteps
@@ -54,13 +57,21 @@ class EpochRunner:
         steps_per_call: A fixed number of steps between two looks of the host; None: what the
             callbacks need.
         workers: The processes that run these epochs together.
+        bad_steps: Finds what began steps that were not finite.
     """
 
     def __init__(
-        self, model: Any, callbacks: Any, form: str, steps_per_call: int | None, workers: Workers
+        self,
+        model: Any,
+        callbacks: Any,
+        form: str,
+        steps_per_call: int | None,
+        workers: Workers,
+        bad_steps: BadSteps,
     ) -> None:
         self._model = model
         self._workers = workers
+        self._bad_steps = bad_steps
         if workers.count > 1:
             steps_per_call = steps_per_call or STEPS_PER_CALL
         self._callbacks = callbacks
@@ -96,6 +107,7 @@ class EpochRunner:
         loop.metrics_were_reset()
         batches = feed.open(epoch)
         batches.skip(step)
+        self._bad_steps.batch_of = self._batches_of(batches, step)
         for callback in callbacks.callbacks:
             # A DivergenceGuard looks at the model on some examples between epochs.
             if hasattr(callback, "see_examples"):
@@ -115,7 +127,7 @@ class EpochRunner:
             if model.stop_training:
                 break
             if not self.guarded:
-                _raise_if_diverged(model.optimizer)
+                _raise_if_diverged(model.optimizer, self._bad_steps)
             leaving.if_asked(Amid(step, logs, judge))
             # A DivergenceGuard that cuts a scheduled rate has the step traced anew.
             loop = loop_of(model, "train_step", self._form)
@@ -138,6 +150,28 @@ class EpochRunner:
         """Return what a monitor has to tell of the last step."""
         observer = getattr(self._model.train_function, ATTRIBUTE, None)
         return observer.latest() if observer is not None and self._shows_gradients else {}
+
+    def _batches_of(
+        self, batches: Any, done: int
+    ) -> Callable[[int], tuple[Any, Any] | None] | None:
+        """Return what gives the batch of a step of this epoch by the number that telemetry has.
+
+        Args:
+            batches: The pass over the data.
+            done: How many steps of it ran before the run was resumed.
+        """
+        ours = stabilized_optimizer(self._model.optimizer)
+        if ours is None or window_size(ours.inner_optimizer) > 1:
+            return None  # Of the micro-batches of a window it is not known which it was.
+        begun = ours.telemetry.peek().cursor - done
+
+        def batch_of(step: int) -> tuple[Any, Any] | None:
+            found: tuple[Any, Any] | None = None
+            if step > begun:
+                found = batches.batch_of(step - begun - 1)
+            return found
+
+        return batch_of
 
     def evaluate(self, feed: Feed, leaving: Leaving) -> dict[str, Any]:
         """Run the validation data through the model and return its logs, as `evaluate` does.
@@ -196,9 +230,12 @@ def loop_of(model: Any, step: str, form: str) -> StepLoop:
     return loop
 
 
-def _raise_if_diverged(optimizer: Any) -> None:
-    for candidate in wrappers_and_inner(optimizer):
-        check = getattr(candidate, "raise_if_diverged", None)
-        if check is not None:
-            check()
-            return
+def _raise_if_diverged(optimizer: Any, bad_steps: BadSteps) -> None:
+    ours = stabilized_optimizer(optimizer)
+    if ours is None:
+        return
+    try:
+        ours.raise_if_diverged()
+    except DivergenceError as error:
+        bad_steps.see(ours.telemetry.peek())
+        raise DivergenceError(f"{error}{bad_steps.told()}") from None

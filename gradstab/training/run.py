@@ -11,6 +11,7 @@ import keras
 
 from gradstab._errors import DivergenceError
 from gradstab.callbacks.gradient_monitor import GradientMonitor
+from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.keras_hooks.compiled_model import epoch_of_backup
 from gradstab.optimizers.watching.find import bind
 from gradstab.recovery.termination import Termination
@@ -87,6 +88,7 @@ class Run:
             )
         history = model.history
         judge, guarded = SkippedSteps(model), True
+        bad_steps = BadSteps.join(model)
         history.history.update(progress.history)
         model.stop_training = False
         monitors += [each for each in callbacks.callbacks if isinstance(each, GradientMonitor)]
@@ -114,6 +116,7 @@ class Run:
                 choice.form,
                 None if per_call == "auto" else int(per_call),
                 self.workers,
+                bad_steps,
             )
             guarded = runner.guarded
             leaving = Leaving(
@@ -136,9 +139,10 @@ class Run:
         if isinstance(model.optimizer, keras.optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
         callbacks.on_train_end(logs=logs)
+        bad_steps.leave()
         verdict = None if guarded else judge.verdict()
         if verdict is not None:
-            raise DivergenceError(f"Training has diverged: {verdict}")
+            raise DivergenceError(f"Training has diverged: {verdict}.{judge.began(bad_steps)}")
         is_used = self.directory is not None or settings.early_stopping_patience is not None
         if is_used and progress.best_epoch is None and progress.epochs_done:
             self._warn_that_nothing_improved(history.history[settings.monitor])
