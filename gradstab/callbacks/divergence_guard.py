@@ -217,6 +217,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         finally:
             if recovery is not None:
                 recovery.end()
+            judge.bad_steps.leave()
             self._judge = self._best = self._recovery = self._bad = None
             closing, self._closing = self._closing, None
             if closing is not None:

@@ -163,12 +163,12 @@ class EpochRunner:
         ours = stabilized_optimizer(self._model.optimizer)
         if ours is None or window_size(ours.inner_optimizer) > 1:
             return None  # Of the micro-batches of a window it is not known which it was.
-        begun = ours.telemetry.peek().cursor - done
+        begun = ours.telemetry.peek().cursor
 
         def batch_of(step: int) -> tuple[Any, Any] | None:
             found: tuple[Any, Any] | None = None
             if step > begun:
-                found = batches.batch_of(step - begun - 1)
+                found = batches.batch_of(done + step - begun - 1)
             return found
 
         return batch_of
