@@ -15,9 +15,9 @@ contenders, all with Adam:
 - train: `gradstab.training.train`, one epoch of 16 steps, with the default
 
 Each measurement is a process of its own, contenders in another random order each round. Ratios are
-medians over rounds of two measurements of the same round, over Keras global_clipnorm. A second `fit`
-(`train`) with the same model, data and callbacks follows in the same process: its CPU seconds, and
-how often the step was traced in it.
+medians over rounds of two measurements of the same round, over Keras global_clipnorm. A second
+`fit` (`train`) with the same model, data and callbacks follows in the same process: its CPU
+seconds, and how often the step was traced in it.
 
 With `--output` each configuration is written as it comes, and the same call goes on where it was.
 It exits with 1 if a floor fails or a configuration can't be measured. `--quick` takes two rounds of

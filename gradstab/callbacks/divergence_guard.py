@@ -39,9 +39,7 @@ class DivergenceGuard(keras.callbacks.Callback):
     iterations, copied to the host's memory. One that is not finite is never kept.
 
     SIGTERM, which schedulers send before they kill, ends `fit` after the step with exit code 143.
-
-    Keras' `BackupAndRestore` deletes its backup when training is stopped in good order, as here
-    with `"stop"`; choose `"raise"` beside it.
+    Beside `BackupAndRestore`, which deletes its backup when training stops, choose `"raise"`.
 
     Args:
         on_divergence: `"recover"` goes back and on; `"stop"` ends training in good order;
@@ -62,7 +60,6 @@ class DivergenceGuard(keras.callbacks.Callback):
         ValueError: If an argument is out of range; when training begins, if `"recover"` is asked
             for on several workers; when the first epoch ends, if its logs lack `monitor`.
 
-    Example:
     ```python
     guard = gradstab.callbacks.DivergenceGuard("recover")
     model.compile(gradstab.stabilize("adam"), loss)

@@ -141,18 +141,15 @@ class StabilizedOptimizer(Wrapper):
             return
         check_strategy()
         variables = list(variables)
+        paths = [variable_path(variable) for variable in variables]
         with ahead_of_the_trace(variables):
-            self._make_variables(variables)
+            self.inner_optimizer.build(variables)
+            window_size(self.inner_optimizer)  # A MultiOptimizer may know its parts only now.
+            self._chain.build(self.add_variable, self.track, variables)
+            # Keras' own counter is superfluous, for the inner one counts; it counts skips as well.
+            self.telemetry.build(self.add_variable, counter(self), paths)
         self._plan.take_in(variables)
         self.built = True
-
-    def _make_variables(self, variables: Sequence[Any]) -> None:
-        self.inner_optimizer.build(variables)
-        window_size(self.inner_optimizer)  # A MultiOptimizer may know its parts only now.
-        self._chain.build(self.add_variable, self.track, variables)
-        paths = [variable_path(variable) for variable in variables]
-        # Keras' own counter, which the inner optimizer's makes superfluous, counts skips as well.
-        self.telemetry.build(self.add_variable, counter(self), paths)
 
     def bind(self, model: Any) -> bool:
         """Show the optimizer its model. Acts from the next trace on.

@@ -126,14 +126,6 @@ class _ArrayEpoch:
         self._position += done
         return done, logs
 
-    def batch_of(self, place: int) -> tuple[Any, Any] | None:
-        """Return the batch of a step of this pass, from 0, and the numbers of its rows."""
-        rows = self._order[place * self._batch_size : (place + 1) * self._batch_size]
-        batch = keras.tree.map_structure(
-            lambda array: None if array is None else tf.gather(array, rows), self._arrays
-        )
-        return batch, rows.numpy()
-
 
 def _as_tensor(array: Any) -> Any:
     # As in `fit`: floating-point arrays take Keras' own precision.

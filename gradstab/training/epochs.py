@@ -107,7 +107,7 @@ class EpochRunner:
         loop.metrics_were_reset()
         batches = feed.open(epoch)
         batches.skip(step)
-        self._bad_steps.batch_of = self._batches_of(batches, step)
+        self._bad_steps.batch_of = self._batches_of(feed, epoch, step)
         for callback in callbacks.callbacks:
             # A DivergenceGuard looks at the model on some examples between epochs.
             if hasattr(callback, "see_examples"):
@@ -152,12 +152,13 @@ class EpochRunner:
         return observer.latest() if observer is not None and self._shows_gradients else {}
 
     def _batches_of(
-        self, batches: Any, done: int
+        self, feed: Feed, epoch: int, done: int
     ) -> Callable[[int], tuple[Any, Any] | None] | None:
         """Return what gives the batch of a step of this epoch by the number that telemetry has.
 
         Args:
-            batches: The pass over the data.
+            feed: The data.
+            epoch: Number of the epoch.
             done: How many steps of it ran before the run was resumed.
         """
         ours = stabilized_optimizer(self._model.optimizer)
@@ -168,7 +169,7 @@ class EpochRunner:
         def batch_of(step: int) -> tuple[Any, Any] | None:
             found: tuple[Any, Any] | None = None
             if step > begun:
-                found = batches.batch_of(done + step - begun - 1)
+                found = feed.batch(epoch, done + step - begun - 1)
             return found
 
         return batch_of

@@ -27,10 +27,6 @@ class Epoch(Protocol):
         """Run up to `count` steps; return how many there were (0 at the end) and the logs."""
         ...
 
-    def batch_of(self, place: int) -> tuple[Any, Any] | None:
-        """Return the batch of a step, from 0, and the numbers of its rows, or `None`."""
-        ...
-
 
 class Feed(Protocol):
     """Data that can be opened anew for every epoch."""

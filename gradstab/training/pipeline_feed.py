@@ -157,7 +157,3 @@ class _DatasetEpoch:
         done, logs = loop.run_iterator(iterator, count)
         self._left -= done
         return done, logs
-
-    def batch_of(self, place: int) -> tuple[Any, Any] | None:
-        """Return `None`: a batch that a pipeline gave is gone."""
-        return None
