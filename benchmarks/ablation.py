@@ -1,7 +1,8 @@
 """Which part saves which run: initializers, penalties, clips and optimizers, each with each.
 
 The CNN of `examples/corrected_article_cnn.py` learns the digits of scikit-learn from two bad
-starts: exploding (kernels N(0, 0.2²), raw pixels 0..16) and vanishing (kernels N(0, 0.01²), pixels 0..1).
+starts: exploding (kernels N(0, 0.2²), raw pixels 0..16) and vanishing (kernels N(0, 0.01²), pixels
+0..1).
 In each, the initializer {random: that of the setting, Xavier, He}, the penalty {none, L1, L2}, the
 clip {none, by value, by norm, by global norm} and the optimizer {SGD with momentum, Adagrad,
 RMSprop, Adam} are exchanged, with three seeds: 864 runs. Then the best combination, chosen on

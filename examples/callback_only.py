@@ -4,8 +4,9 @@ A run that fails at night
 
 Two callbacks, and the optimizer wrapped; the rest of the script is as before.
 
-- ``GradientMonitor`` adds ``grad_norm``, ``grad_norm_max``, ``clipped``, ``limited`` and ``skipped``
-  to the logs, for the progress bar, History and CSVLogger, and leaves a record in its folder.
+- ``GradientMonitor`` adds ``grad_norm``, ``grad_norm_max``, ``clipped``, ``limited`` and
+  ``skipped`` to the logs, for the progress bar, History and CSVLogger, and leaves a record in its
+  folder.
 - ``DivergenceGuard`` stops ``fit`` when too many steps in a row had to be skipped, says since when
   and because of which variable, and puts back the best weights that it saw.
 
@@ -84,4 +85,4 @@ accuracy = model.evaluate(digits.test, verbose=0, return_dict=True)["accuracy"]
 print(f"test accuracy with the weights put back: {accuracy:.3f}")
 
 if guard.verdict is None or len(history.epoch) != GOOD_EPOCHS + 1 or accuracy < 0.5:
-    sys.exit("the guard did not save the run")
+    raise RuntimeError("the guard did not save the run")

@@ -18,14 +18,13 @@ a fixed rate from the first step on                       a warm-up, then half a
 a plain optimizer, and nobody looks                       bad steps skipped, norms logged and drawn
 ========================================================  ==========================================
 
-``--data fashion_mnist``, or ``--data FOLDER --image-size 64`` for a folder with one folder of images
-for each class, trains it on something else than the digits of scikit-learn.
+``--data fashion_mnist``, or ``--data FOLDER --image-size 64`` for a folder with one folder of
+images for each class, trains it on something else than the digits of scikit-learn.
 """
 
 # %%
 import argparse
 import os
-import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -134,4 +133,4 @@ for mean in means:
     print(f"{mean.name:8} {float(mean.result()):.2e}")
 
 if guard.verdict is not None or accuracy < 2 / datasets.num_classes:
-    sys.exit("the model has not learned")
+    raise RuntimeError("the model has not learned")

@@ -45,9 +45,9 @@ model.compile(keras.optimizers.SGD(0.01), "binary_crossentropy", metrics=["accur
 # %%
 # Diagnose
 # --------
-# Some seconds, before the first epoch is lost: it looks at the data, at the last layer and the loss,
-# at a batch forward and backward, and trains shortly in several ways from the same weights. What
-# comes first is the likeliest cause, with the lines to change.
+# Some seconds, before the first epoch is lost: it looks at the data, at the last layer and the
+# loss, at a batch forward and backward, and trains shortly in several ways from the same weights.
+# What comes first is the likeliest cause, with the lines to change.
 
 diagnosis = gradstab.diagnose(model, x_train, y_train, epochs=EPOCHS, batch_size=32)
 print(diagnosis)
@@ -61,9 +61,9 @@ print(first.code, "|", first.severity, "|", first.layer, "|", first.remedy)
 # %%
 # Repair
 # ------
-# Changes that answer the findings are tried on copies. What does not help is taken out again; each
-# change that stays is shown with what it is worth: the score without it. ``budget`` is the time that
-# the search may take, in multiples of one training.
+# Changes that answer the findings are tried on copies. What does not help is taken out again;
+# each change that stays is shown with what it is worth: the score without it. ``budget`` is the
+# time that the search may take, in multiples of one training.
 
 found = gradstab.repair(model, x_train, y_train, epochs=EPOCHS, batch_size=32, budget=6.0)
 print(found)
@@ -90,5 +90,5 @@ plt.legend()
 plt.show()
 print(f"test accuracy: {broken[-1]:.3f} as it was, {repaired[-1]:.3f} repaired")
 
-if first.code != "output-activation" or not broken[-1] < 0.7 < 0.9 < repaired[-1]:
-    sys.exit("the repair did not heal")
+if first.code != "output-activation" or repaired[-1] < broken[-1] + 0.2:
+    raise RuntimeError("the repair did not heal")

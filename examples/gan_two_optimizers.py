@@ -125,8 +125,7 @@ plt.show()
 # Alive: the drawn digits differ from each other, and their mean looks like that of real ones.
 spread = drawn.std(axis=0).mean()
 likeness = np.corrcoef(drawn.mean(axis=0), images.mean(axis=0))[0, 1]
-print(
-    f"spread of pixels {spread:.2f} (real {images.std(axis=0).mean():.2f}), likeness {likeness:.2f}"
-)
+print(f"spread of pixels {spread:.2f}, of real ones {images.std(axis=0).mean():.2f}")
+print(f"likeness of the means {likeness:.2f}")
 if spread < 0.05 or likeness < 0.7:
-    sys.exit("the generator has collapsed")
+    raise RuntimeError("the generator has collapsed")

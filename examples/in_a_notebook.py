@@ -72,8 +72,8 @@ plt.show()
 # %%
 # Change one thing
 # ----------------
-# ``lsuv`` scales the first weights on a batch of data, layer by layer, and ``center=True`` takes out
-# the mean that sigmoid units add. The activations stay.
+# ``lsuv`` scales the first weights on a batch of data, layer by layer, and ``center=True`` takes
+# out the mean that sigmoid units add. The activations stay.
 
 keras.utils.set_random_seed(0)
 again = keras.models.clone_model(model)
@@ -90,4 +90,4 @@ plt.show()
 print(f"accuracy {better.history['accuracy'][-1]:.3f}")
 
 if better.history["accuracy"][-1] < history.history["accuracy"][-1] - 0.02:
-    sys.exit("lsuv did not help")
+    raise RuntimeError("lsuv did not help")

@@ -2,10 +2,11 @@
 A deep convolutional net without normalization
 ==============================================
 
-Sum after sum, the signal of a residual net grows, and batch normalization is what usually holds it.
-It has a price: examples of a batch depend on each other, and training differs from inference. Here
-are 24 convolutions without it: as they come, and with ``ScaledResidual`` (ReZero), where each branch
-begins at nothing and learns how much to add, under ``AdaptiveGradientClipping`` (AGC).
+Sum after sum, the signal of a residual net grows, and batch normalization is what usually holds
+it. It has a price: examples of a batch depend on each other, and training differs from inference.
+Here are 24 convolutions without it: as they come, and with ``ScaledResidual`` (ReZero), where
+each branch begins at nothing and learns how much to add, under ``AdaptiveGradientClipping``
+(AGC).
 """
 
 # %%
@@ -76,8 +77,8 @@ plt.show()
 # %%
 # Training
 # --------
-# AGC bounds the gradient of each unit by a share of its weights' norm. ``bind`` tells it which layer
-# is the last, which it leaves out; gradstab's callbacks do that by themselves.
+# AGC bounds the gradient of each unit by a share of its weights' norm. ``bind`` tells it which
+# layer is the last, which it leaves out; gradstab's callbacks do that by themselves.
 
 curves, accuracies = {}, {}
 for name, model in nets.items():
@@ -115,4 +116,4 @@ alphas = [float(w.value[()]) for w in nets["ScaledResidual"].weights if "alpha" 
 print("alpha:", *(f"{alpha:+.2f}" for alpha in alphas))
 
 if accuracies["ScaledResidual"] < 0.7:
-    sys.exit("the net has not learned")
+    raise RuntimeError("the net has not learned")

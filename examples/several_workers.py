@@ -4,9 +4,9 @@ Several workers
 
 Two processes train one model under ``MultiWorkerMirroredStrategy``: each takes its share of every
 batch, and each ends with the same weights. Keras' ``fit`` does not run under this strategy;
-``gradstab.training.train`` does, and norms, bounds and skips are those of the whole batch. Here both
-workers run on one machine, so that the script starts them itself; on a cluster ``TF_CONFIG`` is set
-for you, and the part below ``work`` is not needed.
+``gradstab.training.train`` does, and norms, bounds and skips are those of the whole batch. Here
+both workers run on one machine, so that the script starts them itself; on a cluster ``TF_CONFIG``
+is set for you, and the part below ``work`` is not needed.
 """
 
 # %%
@@ -110,7 +110,7 @@ for index, worker in enumerate(workers):
     output, _ = worker.communicate(timeout=300)
     found = [line for line in output.splitlines() if line.startswith("result: ")]
     if worker.returncode or not found:
-        sys.exit(f"worker {index} failed:\n{output[-2000:]}")
+        raise RuntimeError(f"worker {index} failed:\n{output[-2000:]}")
     results.append(found[0])
     print(f"worker {index}: {found[0].removeprefix('result: ')}")
 
@@ -121,4 +121,4 @@ for index, worker in enumerate(workers):
 print(*sorted(os.listdir(run_dir)))
 
 if len(set(results)) != 1:
-    sys.exit("the workers differ")
+    raise RuntimeError("the workers differ")

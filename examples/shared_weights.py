@@ -2,8 +2,8 @@
 Weights with more than one use
 ==============================
 
-A tied autoencoder, and one block that is called at every depth. The gradient that the optimizer gets
-is the sum over all uses; here each of them can be seen.
+A tied autoencoder, and one block that is called at every depth. The gradient that the optimizer
+gets is the sum over all uses; here each of them can be seen.
 """
 
 # %%
@@ -64,8 +64,8 @@ print(f"loaded as shared: {shared}")
 # %%
 # One block at every depth
 # ------------------------
-# ``SharedBlock`` calls one block eight times; ``SharedBlockMonitor`` shows the gradient of each use.
-# With a block that contracts, uses far from the loss have next to no say; with a residual
+# ``SharedBlock`` calls one block eight times; ``SharedBlockMonitor`` shows the gradient of each
+# use. With a block that contracts, uses far from the loss have next to no say; with a residual
 # connection all have.
 
 
@@ -110,4 +110,4 @@ plt.show()
 
 learned = error_of_one < 0.5 * np.var(x_test) and accuracies["residual block"] > 0.8
 if not (shared and learned and shares["plain block"] < 1e-2 < 0.1 < shares["residual block"]):
-    sys.exit("the uses of the block should differ as this page says")
+    raise RuntimeError("the uses of the block should differ as this page says")

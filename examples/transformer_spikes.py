@@ -2,10 +2,10 @@
 A transformer that warms up, and what a bad batch does to Adam
 ==============================================================
 
-A small decoder learns to sort: it reads eight digits and writes them in order. Two things break such
-runs. Adam's first steps are too long, since its moments rest on few gradients: a warm-up cures
-that. And a bad batch, long after: Adam divides by a mean of squared gradients that remembers it for
-a thousand steps, so that the run hardly moves. ``stabilize`` cures that.
+A small decoder learns to sort: it reads eight digits and writes them in order. Two things break
+such runs. Adam's first steps are too long, since its moments rest on few gradients: a warm-up
+cures that. And a bad batch, long after: Adam divides by a mean of squared gradients that
+remembers it for a thousand steps, so that the run hardly moves. ``stabilize`` cures that.
 """
 
 # %%
@@ -121,9 +121,8 @@ hit = {
 after = {name: np.median(values[bad + 10 :][-50:]) for name, values in hit.items()}
 for name, values in hit.items():
     plt.plot(smooth(values), label=name)
-    print(
-        f"{name:16} loss before {values[bad - 20 : bad].mean():.3f}, at the end {after[name]:.3f}"
-    )
+    before = values[bad - 20 : bad].mean()
+    print(f"{name:16} loss before {before:.3f}, at the end {after[name]:.3f}")
 plt.axvline(bad, color="tab:red", linestyle=":", label="bad batch")
 plt.xlabel("step")
 plt.ylabel("loss, mean of 15 steps")
@@ -135,3 +134,6 @@ plt.show()
 
 reading = optimizer.telemetry.read()
 print(f"limited by rule: {reading.total_limited_by}; steps:", *reading.steps[reading.limited][:10])
+
+if after["stabilize(Adam)"] > 0.5 * after["Adam"]:
+    raise RuntimeError("the bad batch should have been limited")

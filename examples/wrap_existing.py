@@ -80,4 +80,4 @@ for row in np.flatnonzero(reading.skipped):
     print(f"step {reading.steps[row]}: skipped, NaN first seen in {reading.bad_variable[row]}")
 
 if not plain < 0.3 < 0.7 < protected or reading.total_skipped != EPOCHS:
-    sys.exit("the three lines did not do what this page says")
+    raise RuntimeError("the three lines did not do what this page says")

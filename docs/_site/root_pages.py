@@ -24,8 +24,8 @@ def _link_of_root(match: re.Match[str]) -> str:
     """Lead to the page of a file, and show the name of a file that has none."""
     text, target = match.groups()
     pages = {file: f"{page}.md" for page, file in FILES.items()}
-    if (DOCS / "gallery" / "index.md").exists():
-        pages["examples"] = "gallery/index.md"
+    if (DOCS / "gallery" / "index.rst").exists():
+        pages["examples"] = "gallery/index.rst"
     if target in pages:
         return f"[{text}]({pages[target]})"
     return match[0] if (DOCS / target).exists() else text
