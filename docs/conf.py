@@ -39,11 +39,16 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
-# Types in signatures lead to public names of gradstab; of private and foreign ones there is no page.
+# Types in signatures lead to public names of gradstab; private and foreign ones have no page.
 nitpick_ignore_regex = [("py:.*", ".*")]
 
 html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
+pygments_style = "default"
+pygments_dark_style = "monokai"
 html_copy_source = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -41,7 +41,9 @@ def _run(kind, code, place, names):
     with contextlib.redirect_stdout(out), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}")
+        warnings.showwarning = lambda message, category, *_: print(
+            f"{category.__name__}: {message}"
+        )
         try:
             if kind == "python":
                 exec(compile(code, place, "exec"), names)

@@ -4,16 +4,17 @@ Pages in docs/symptoms and docs/guides are run from top to bottom.
 """
 
 import doctest
+import functools
 import re
 from pathlib import Path
 
-import common_checks
 import keras
 import pytest
 import tensorflow as tf
 from executed_pages import run_page
 
 from gradstab.cli.main import main
+from gradstab.diagnosis.rules.catalogue import CODES
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = [
@@ -61,12 +62,18 @@ def test_the_readme_runs_as_printed(tmp_path, monkeypatch, capsys):
 def test_pages_run_as_printed(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Two strategies in one process collide; and a reader has two devices.
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: common_checks.mirrored(2))
+    mirrored = functools.partial(tf.distribute.MirroredStrategy, ["/cpu:0", "/cpu:1"])
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", mirrored)
     try:
         run_page(path.read_text("utf-8"), path.name)
     finally:
         keras.config.set_dtype_policy("float32")
         keras.config.set_floatx("float32")
+
+
+def test_the_table_of_rules_has_a_row_for_every_code():
+    table = (ROOT / "docs" / "rules" / "README.md").read_text("utf-8")
+    assert sorted(re.findall(r"^\| \[([\w-]+)\]\(\1\.md\) \|", table, re.M)) == sorted(CODES)
 
 
 def test_the_first_screen_of_the_readme_is_what_a_newcomer_needs():

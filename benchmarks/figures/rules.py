@@ -1,7 +1,7 @@
 """Draw `docs/images/rules/*.svg`: a sick and a healthy run for each rule that a picture tells.
 
-Both runs of a picture are trained here, on scikit-learn's digits and diabetes, and drawn from the run
-record that `GradientMonitor` writes: the first lines of a page in docs/rules are what they show.
+Both runs of a picture are trained here, on scikit-learn's digits and diabetes, and drawn from the
+run record that `GradientMonitor` writes.
 
     python benchmarks/figures/rules.py              # all
     python benchmarks/figures/rules.py dead-units   # some
@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rule_runs import TWINS
 
 import gradstab
@@ -53,7 +54,10 @@ def draw(code, twin):
     """Draw one picture."""
     figure = Figure(figsize=(5.6, 2.3), layout="constrained")
     axes = figure.subplots()
-    for run, color, name in ((twin.sick, SICK, twin.names[0]), (twin.healthy, HEALTHY, twin.names[1])):
+    for run, color, name in (
+        (twin.sick, SICK, twin.names[0]),
+        (twin.healthy, HEALTHY, twin.names[1]),
+    ):
         if twin.kind == "epochs":
             by_epochs(axes, trained(run)[0], twin, color, name)
         elif twin.kind == "layers":
@@ -87,12 +91,13 @@ def by_epochs(axes, record, twin, color, name):
 
 def by_layers(axes, record, twin, color, name):
     """Draw what the last sample tells of each layer, from the first layer on."""
-    if twin.quantity.startswith("activation"):
-        rows, names = record.per_layer[twin.quantity], record.header["layers"]
-    else:
-        rows, names = record.per_variable[twin.quantity], record.header["variables"]
-    chosen = [i for i, path in enumerate(names) if "kernel" in path or twin.quantity.startswith("a")]
-    values = np.asarray(rows[-1], dtype=float)[chosen]
+    is_output = twin.quantity.startswith("activation")
+    samples = record.per_layer(twin.quantity) if is_output else record.per_variable(twin.quantity)
+    chosen = [i for i, name in enumerate(samples.names) if is_output or name.endswith("kernel")]
+    values = np.asarray(samples.values[-1], dtype=float)[chosen]
+    if twin.quantity == "activation_dead":
+        values = values[:-1]  # a softmax has no dead units
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.plot(range(1, len(values) + 1), values, color=color, label=name, marker="o", markersize=4)
     axes.set_xlabel("layer, from the first to the last")
     if twin.log:
