@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[1]
-FILES = {"readme": "README.md", "changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
+FILES = {
+    "readme": "README.md",
+    "changelog": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+    "security": "SECURITY.md",
+    "faulty_models": "benchmarks/faulty_models/README.md",
+}
 
 
 def _read(app: Any, docname: str, source: list[str]) -> None:
@@ -15,9 +21,12 @@ def _read(app: Any, docname: str, source: list[str]) -> None:
         file = DOCS.parent / FILES[docname]
         app.env.note_dependency(str(file))
         source[0] = file.read_text("utf-8").replace("](docs/", "](")
+        source[0] = source[0].replace("](../../docs/", "](")
         source[0] = re.sub(r"\[([^\]]+)\]\(([\w.]+)\)", _link_of_root, source[0])
     for page, file in FILES.items():
         source[0] = source[0].replace(f"](../{file}", f"]({page}.md")
+        if docname in FILES and "/" in file:
+            source[0] = source[0].replace(f"]({file}", f"]({page}.md")
 
 
 def _link_of_root(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ CAUSES = ["output-activation"]
 ALTERNATIVES = ["unscaled-target"]
 LAYER = "out"
 METRIC = "mae"
-BUDGET = {"epochs": 20, "batch_size": 32}
+BUDGET = {"epochs": 40, "batch_size": 32}
 
 
 def data(seed):
@@ -35,7 +35,7 @@ def build(faulty):
             K.Dense(1, activation="sigmoid" if faulty else None, name="out"),
         ]
     )
-    model.compile(keras.optimizers.Adam(1e-2), "mse", metrics=["mae"])
+    model.compile(keras.optimizers.Adam(3e-2), "mse", metrics=["mae"])
     return model
 
 
