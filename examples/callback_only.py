@@ -75,7 +75,8 @@ for name in ("grad_norm", "grad_norm_max", "limited", "skipped"):
 
 record = gradstab.monitoring.read_record(run_dir)
 print(gradstab.reports.to_text(record))
-gradstab.reports.plot_gradient_norm(record)
+_, ax = plt.subplots(figsize=(8, 4))
+gradstab.reports.plot_gradient_norm(record, ax)
 plt.show()
 
 # %%

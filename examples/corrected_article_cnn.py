@@ -106,8 +106,9 @@ print(f"test accuracy {accuracy:.3f}")
 # nothing explodes. ``gradstab report RUN_DIR`` makes a page of the same record.
 
 record = gradstab.monitoring.read_record(run_dir)
-gradstab.reports.plot_layer_norms(record)
-gradstab.reports.plot_gradient_norm(record)
+_, (upper, lower) = plt.subplots(2, figsize=(8, 8), layout="constrained")
+gradstab.reports.plot_layer_norms(record, upper)
+gradstab.reports.plot_gradient_norm(record, lower)
 plt.show()
 
 # %%

@@ -3,9 +3,9 @@ In a notebook
 =============
 
 Cells of this page run in Jupyter, Colab or VS Code: download it as a notebook below. What is
-different there: a diagnosis and a repair show themselves as tables, figures appear under their
-cell, and cells are run more than once, which does no harm: ``stabilize`` of an optimizer that is
-wrapped already joins both lists into one.
+different there: a diagnosis and a repair show themselves as tables. Figures appear under their cell;
+give gradstab's an ``ax`` of pyplot. And cells are run more than once, which does no harm:
+``stabilize`` of an optimizer that is wrapped already joins both lists into one.
 """
 
 # %%
@@ -66,7 +66,8 @@ monitor = gradstab.callbacks.GradientMonitor(run_dir, every_n_steps=10)
 history = model.fit(x, label, epochs=EPOCHS, batch_size=32, verbose=0, callbacks=[monitor])
 print(f"accuracy {history.history['accuracy'][-1]:.3f}")
 record = gradstab.monitoring.read_record(run_dir)
-gradstab.reports.plot_layer_norms(record)
+_, ax = plt.subplots(figsize=(8, 4))
+gradstab.reports.plot_layer_norms(record, ax)
 plt.show()
 
 # %%

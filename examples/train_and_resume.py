@@ -110,7 +110,8 @@ print(gradstab.reports.to_text(record))
 
 # %%
 
-gradstab.reports.plot_loss(history)
+_, ax = plt.subplots(figsize=(8, 4))
+gradstab.reports.plot_loss(history, ax)
 plt.show()
 
 if difference > 1e-6 or scores["accuracy"] < 0.5:
