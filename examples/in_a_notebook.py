@@ -3,8 +3,8 @@ In a notebook
 =============
 
 Cells of this page run in Jupyter, Colab or VS Code: download it as a notebook below. What is
-different there: a diagnosis and a repair show themselves as tables. Figures appear under their cell;
-give gradstab's an ``ax`` of pyplot. And cells are run more than once, which does no harm:
+different there: a diagnosis and a repair show themselves as tables. Figures appear under their
+cell; give gradstab's an ``ax`` of pyplot. And cells are run more than once, which does no harm:
 ``stabilize`` of an optimizer that is wrapped already joins both lists into one.
 """
 
