@@ -97,7 +97,7 @@ for index in range(2):
     task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     workers.append(
         subprocess.Popen(
-            [sys.executable, __file__, run_dir, *sys.argv[1:]],
+            [sys.executable, sys.argv[0], run_dir, *sys.argv[1:]],
             env={**os.environ, "TF_CONFIG": json.dumps(task)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
