@@ -1,12 +1,20 @@
-"""Code in README.md and docs/: all of it is Python, and sessions (`>>>`) give what they show."""
+"""Code in README.md and docs/: all of it is Python, and sessions (`>>>`) give what they show.
+
+Pages in docs/symptoms and docs/guides are run from top to bottom.
+"""
 
 import doctest
+import functools
 import re
 from pathlib import Path
 
+import keras
 import pytest
+import tensorflow as tf
+from executed_pages import run_page
 
 from gradstab.cli.main import main
+from gradstab.diagnosis.rules.catalogue import CODES
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = [
@@ -16,6 +24,8 @@ BLOCKS = [
         re.finditer(r"^```(python|pycon)\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
     )
 ]
+
+EXECUTED = sorted([*ROOT.glob("docs/symptoms/*.md"), *ROOT.glob("docs/guides/*.md")])
 
 
 @pytest.mark.parametrize("code", BLOCKS)
@@ -47,6 +57,24 @@ def test_the_readme_runs_as_printed(tmp_path, monkeypatch, capsys):
     for run in ("second", "third"):
         assert main(["report", f"runs/{run}"]) == 0
         assert (tmp_path / "runs" / run / "report.html").exists()
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
+def test_pages_run_as_printed(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Two strategies in one process collide; and a reader has two devices.
+    mirrored = functools.partial(tf.distribute.MirroredStrategy, ["/cpu:0", "/cpu:1"])
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", mirrored)
+    try:
+        run_page(path.read_text("utf-8"), path.name)
+    finally:
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_floatx("float32")
+
+
+def test_the_table_of_rules_has_a_row_for_every_code():
+    table = (ROOT / "docs" / "rules" / "README.md").read_text("utf-8")
+    assert sorted(re.findall(r"^\| \[([\w-]+)\]\(\1\.md\) \|", table, re.M)) == sorted(CODES)
 
 
 def test_the_first_screen_of_the_readme_is_what_a_newcomer_needs():
