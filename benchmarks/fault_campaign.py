@@ -19,6 +19,7 @@ result is written as it comes, and a campaign goes on where it was.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -31,7 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
-from fault_parts import clean, faults, nets, persistent, runs
+from fault_parts import clean, faults, kills, nets, persistent, runs
 from harness import campaign
 from harness.origin import has_uncommitted_changes, machine
 from harness.tables import markdown, write_between_marks
@@ -39,14 +40,16 @@ from harness.tables import markdown, write_between_marks
 EPOCHS, QUICK_EPOCHS = 16, 3
 SEEDS = 2
 POINT = 1.0
-SECONDS = {"fault": 8.0, "clean": 8.0, "pair": 2.0, "reference": 2.0, "persistent": 10.0}
+SECONDS = {
+    "fault": 8.0, "clean": 8.0, "pair": 2.0, "reference": 2.0, "persistent": 10.0, "kills": 60.0,
+}  # fmt: skip
 
 
-def drawn(number: int, first: int, steps: int) -> dict[str, Any]:
+def drawn(number: int, first: int, steps: int, only: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the fault of a number: the same for each run of the campaign."""
     draw = random.Random(f"{first} {number}")
     net = draw.choice(list(nets.NETS))
-    kinds = [k for k in faults.ALL if net == "CNN" or "statistics" not in k]
+    kinds = [k for k in only or faults.ALL if net == "CNN" or "statistics" not in k]
     return {
         "net": net,
         "optimizer": draw.choice(list(nets.OPTIMIZERS)),
@@ -57,7 +60,9 @@ def drawn(number: int, first: int, steps: int) -> dict[str, Any]:
     }
 
 
-def measure(name: str, first: int, epochs: int, columns: Sequence[str]) -> dict[str, Any]:
+def measure(
+    name: str, first: int, epochs: int, columns: Sequence[str], kinds: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Return a result: of a fault, a reference, a clean run, a pair, or a persistent fault."""
     kind, _, rest = name.partition(" ")
     steps = epochs * (len(nets.digits()[0]) // nets.BATCH)
@@ -66,9 +71,11 @@ def measure(name: str, first: int, epochs: int, columns: Sequence[str]) -> dict[
         return runs.train(net, optimizer, "plain", int(seed), steps)
     if kind == "clean":
         return clean.run(int(rest), first, epochs)
+    if kind == "kills":
+        return kills.run(int(rest), first, _undisturbed())
     if kind == "persistent":
         return persistent.run(rest, first, epochs)
-    fault = drawn(int(rest), first, steps)
+    fault = drawn(int(rest), first, steps, kinds)
 
     def strike(batches: Any, backward: Any) -> list[Any]:
         if kind == "fault":
@@ -83,6 +90,11 @@ def measure(name: str, first: int, epochs: int, columns: Sequence[str]) -> dict[
     if kind == "pair":
         return {**run("plain"), **fault}
     return {**fault, "columns": {column: run(column) for column in columns}}
+
+
+@functools.cache
+def _undisturbed() -> dict[str, Any]:
+    return kills.undisturbed()
 
 
 def _reference(content: dict[str, Any], fault: dict[str, Any]) -> float | None:
@@ -132,6 +144,14 @@ def table(content: dict[str, Any]) -> str:
         ]
         header = ["fault that lasts", "clean", "with it", "rule", "outcome"]
         text += f"\n\n{markdown(header, lines)}"
+    chains = _of(content, "kills")
+    if chains:
+        count = sum(len(each["killed"]) for each in chains)
+        other = sum(bool(each["different"] or each["error"]) for each in chains)
+        text += (
+            f"\n\n{count} kills at random moments in {len(chains)} runs, each resumed until it "
+            f"ended: {len(chains) - other} of {len(chains)} ended as undisturbed, bit for bit."
+        )
     return text
 
 
@@ -162,7 +182,9 @@ def main() -> int:
     steps = epochs * (len(nets.digits()[0]) // nets.BATCH)
     struck = [f"fault {n}" for n in range(1 if quick else arguments.faults)]
     pairs = [f"pair {n}" for n in range(0 if quick else arguments.clean)]
-    needed = [drawn(int(name.split()[1]), first, steps) for name in (*struck, *pairs)]
+    needed = [
+        drawn(int(name.split()[1]), first, steps, arguments.kinds) for name in (*struck, *pairs)
+    ]
     # First those that the others are compared with, so that a part of a campaign says something.
     names = sorted({f"reference {f['net']}/{f['optimizer']}/{f['seed']}" for f in needed})
     names += struck
@@ -170,10 +192,11 @@ def main() -> int:
     names += pairs
     if arguments.persistent and not quick:
         names += [f"persistent {name}" for name in persistent.ROWS]
+    names += [f"kills {n}" for n in range(0 if quick else arguments.kills)]
     wanted = {name: SECONDS[name.split()[0]] for name in names}
     complete = campaign.run(
         wanted,
-        lambda name: measure(name, first, epochs, arguments.columns),
+        lambda name: measure(name, first, epochs, arguments.columns, arguments.kinds),
         content,
         arguments.output,
         _show,
@@ -183,6 +206,8 @@ def main() -> int:
 
 
 def _show(result: dict[str, Any]) -> str:
+    if "killed" in result:
+        return f"  {result['killed']} different: {result['different']} {result['error'] or ''}"
     if "columns" not in result:
         return f"  {result['accuracy']} {result['actions']} {result['code']} {result['raised']}"
     lines = [f"  {result['kind']}, {result['net']}, {result['optimizer']} at {result['first']}"]
@@ -201,6 +226,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--clean", type=int, default=100, help="how many clean runs, and pairs")
     parser.add_argument("--columns", nargs="+", choices=runs.COLUMNS, default=runs.COLUMNS)
     parser.add_argument("--persistent", action="store_true", help="faults that last, too")
+    parser.add_argument("--kills", type=int, default=0, help="runs that are killed three times")
+    parser.add_argument("--kinds", nargs="+", help="of the faults that befall once, these alone")
     parser.add_argument("--table", type=Path, help="print the table of a result file, and no more")
     parser.add_argument("--page", type=Path, help="with --table, write it into a page too")
     return parser.parse_args()

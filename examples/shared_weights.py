@@ -1,16 +1,12 @@
-"""Weights with more than one use: a tied autoencoder, and one block at every depth.
+"""
+Weights with more than one use
+==============================
 
-Part one compresses digits to 16 numbers and back, by a Dense layer and the same kernel transposed
-(`TiedDense`), beside an autoencoder with a kernel of its own for the way back. It has half the
-weights, and one kernel still serves both ways after saving and loading.
-
-Part two classifies digits by one residual block that is called eight times (`SharedBlock`). The
-gradient that the optimizer gets is the sum over its uses; `SharedBlockMonitor` shows each of them.
-With a block that contracts, uses far from the loss have next to no say; with the residual
-connection all have. A loop of your own reads the same numbers from the layer.
+A tied autoencoder, and one block that is called at every depth. The gradient that the optimizer
+gets is the sum over all uses; here each of them can be seen.
 """
 
-import argparse
+# %%
 import os
 import sys
 import tempfile
@@ -19,13 +15,23 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
-import tensorflow as tf
 
 import gradstab
 from gradstab.layers import ScaledResidual, SharedBlock, TiedDense
 
-NUM_USES = 8
+EPOCHS = 5 if "--quick" in sys.argv else 30
+USES = 8
+digits = gradstab.data.load("digits", seed=0)
+(x, y), (x_test, y_test) = (digits.arrays(split) for split in ("train", "test"))
+x, x_test = (images.reshape(-1, 64) / 16 for images in (x, x_test))
+
+# %%
+# One kernel, both ways
+# ---------------------
+# Digits are compressed to 16 numbers and back, by a Dense layer and the same kernel transposed
+# (``TiedDense``), beside an autoencoder with a kernel of its own for the way back.
 
 
 def autoencoder(tied):
@@ -34,26 +40,33 @@ def autoencoder(tied):
     inputs = keras.Input((64,))
     hidden = code(inputs)
     back = TiedDense(code, name="back") if tied else keras.layers.Dense(64, name="back")
-    return keras.Model(inputs, back(hidden))
+    model = keras.Model(inputs, back(hidden))
+    model.compile(gradstab.stabilize("adam", learning_rate=3e-3), "mse")
+    model.fit(x, x, batch_size=64, epochs=EPOCHS, verbose=0)
+    error = np.mean((model.predict(x_test, verbose=0) - x_test) ** 2)
+    kind = "one kernel, both ways" if tied else "two kernels"
+    print(f"{kind:22}: {model.count_params():5} weights, test error {error:.4f}")
+    return model, error
 
 
-def compress(digits, epochs):
-    """Train both autoencoders; return their test errors, and whether a loaded one is still tied."""
-    train, test = (digits.arrays(split)[0].reshape(-1, 64) / 16 for split in ("train", "test"))
-    errors = []
-    for tied in (False, True):
-        model = autoencoder(tied)
-        model.compile(gradstab.stabilize("adam", learning_rate=3e-3), "mse")
-        model.fit(train, train, batch_size=64, epochs=epochs, verbose=0)
-        errors.append(float(np.mean((model.predict(test, verbose=0) - test) ** 2)))
-        kind = "one kernel, both ways" if tied else "two kernels"
-        print(f"{kind}: {model.count_params()} weights, test error {errors[-1]:.4f}")
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / "tied.keras")
-        loaded = keras.models.load_model(Path(folder) / "tied.keras")
-    shared = loaded.get_layer("back").tied_to is loaded.get_layer("code")
-    print(f"mean square of test pixels {np.mean(test**2):.4f}; loaded as shared: {shared}\n")
-    return errors, shared, float(np.var(test))
+_, error_of_two = autoencoder(tied=False)
+model, error_of_one = autoencoder(tied=True)
+
+# %%
+# It is one kernel after loading, too.
+
+path = Path(tempfile.mkdtemp()) / "tied.keras"
+model.save(path)
+loaded = keras.models.load_model(path)
+shared = loaded.get_layer("back").tied_to is loaded.get_layer("code")
+print(f"loaded as shared: {shared}")
+
+# %%
+# One block at every depth
+# ------------------------
+# ``SharedBlock`` calls one block eight times; ``SharedBlockMonitor`` shows the gradient of each
+# use. With a block that contracts, uses far from the loss have next to no say; with a residual
+# connection all have.
 
 
 def deep(residual):
@@ -67,65 +80,34 @@ def deep(residual):
         [
             keras.Input((64,)),
             keras.layers.Dense(32, "tanh"),
-            SharedBlock(block, NUM_USES, name="shared"),
+            SharedBlock(block, USES, name="shared"),
             keras.layers.Dense(10),
         ]
     )
 
 
-def classify(digits, epochs):
-    """Train both deep nets; return the share of the first use in the gradients of each."""
-    (x, y), (test, labels) = (digits.arrays(split) for split in ("train", "test"))
-    x, test = (images.reshape(-1, 64) / 16 for images in (x, test))
+accuracies, shares = {}, {}
+for name, residual in (("plain block", False), ("residual block", True)):
+    model = deep(residual)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    shares = []
-    for residual in (False, True):
-        model = deep(residual)
-        model.compile(gradstab.stabilize("adam", learning_rate=1e-3), loss, metrics=["accuracy"])
-        monitor = gradstab.callbacks.SharedBlockMonitor(every_n_steps=20)
-        model.fit(x, y, batch_size=32, epochs=epochs, verbose=0, callbacks=[monitor])
-        accuracy = model.evaluate(test, labels, verbose=0, return_dict=True)["accuracy"]
-        print(f"{'residual' if residual else 'plain'} block, test accuracy {accuracy:.3f}")
-        for step, found in (monitor.history[0], monitor.history[-1]):
-            norms = " ".join(f"{value:8.1e}" for value in found["shared"].use_norm)
-            print(f"  step {step:4d}, gradient of use 1 to {NUM_USES}: {norms}")
-        first = monitor.history[0][1]["shared"].use_norm
-        shares.append(float(first[0] / first[-1]))
+    model.compile(gradstab.stabilize("adam", learning_rate=1e-3), loss, metrics=["accuracy"])
+    monitor = gradstab.callbacks.SharedBlockMonitor(every_n_steps=20)
+    model.fit(x, y, batch_size=32, epochs=EPOCHS, verbose=0, callbacks=[monitor])
+    scores = model.evaluate(x_test, y_test, verbose=0, return_dict=True)
+    accuracies[name] = scores["accuracy"]
+    (first, seen), (last, seen_last) = monitor.history[0], monitor.history[-1]
+    norms = seen["shared"].use_norm
+    shares[name] = norms[0] / norms[-1]
+    uses = range(1, USES + 1)
+    (line,) = plt.semilogy(uses, norms, "o-", label=f"{name}, step {first}")
+    plt.semilogy(uses, seen_last["shared"].use_norm, "o--", color=line.get_color(),
+                 label=f"{name}, step {last}")  # fmt: skip
+    print(f"{name:14}: test accuracy {accuracies[name]:.3f}, use 1 over use 8 {shares[name]:.0e}")
+plt.xlabel("use of the block")
+plt.ylabel("norm of its gradient")
+plt.legend()
+plt.show()
 
-    # The same in a loop of your own: train with `training=True`, then ask the layer.
-    @tf.function
-    def step(images, labels):
-        with tf.GradientTape() as tape:
-            value = loss(labels, model(images, training=True))
-        model.optimizer.apply(
-            tape.gradient(value, model.trainable_variables), model.trainable_variables
-        )
-
-    step(x[:32], y[:32])
-    found = model.get_layer("shared").use_gradients()
-    print(
-        f"one more step by hand: norms add up to {found.use_norm.sum():.3f}, their sum's norm is "
-        f"{np.linalg.norm(found.total):.3f}; agreement {found.agreement:.2f}"
-    )
-    return shares, accuracy
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--quick", action="store_true", help="five epochs")
-    arguments = parser.parse_args()
-    epochs = 5 if arguments.quick else arguments.epochs
-    digits = gradstab.data.load("digits", seed=0)
-
-    errors, shared, spread = compress(digits, epochs)
-    (plain, residual), accuracy = classify(digits, epochs)
-    print(
-        f"use 1 over use {NUM_USES} in the first step: plain {plain:.0e}, residual {residual:.2f}"
-    )
-    learned = max(errors) < 0.5 * spread and accuracy > 0.8
-    return 0 if shared and learned and plain < 1e-2 < 0.1 < residual else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+learned = error_of_one < 0.5 * np.var(x_test) and accuracies["residual block"] > 0.8
+if not (shared and learned and shares["plain block"] < 1e-2 < 0.1 < shares["residual block"]):
+    raise RuntimeError("the uses of the block should differ as this page says")

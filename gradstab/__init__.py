@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from gradstab.repairs.result import Repair
     from gradstab.unwrap import unwrap
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _SUBPACKAGES = (
     "callbacks",

@@ -35,6 +35,13 @@ def is_chief(strategy: Any) -> bool:
     return bool(resolver.task_type == "chief" or ("chief" not in tasks and resolver.task_id == 0))
 
 
+def is_only_process(strategy: Any) -> bool:
+    """Whether no other process trains the same model."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
+    return sum(len(tasks.get(kind, ())) for kind in ("chief", "worker")) <= 1
+
+
 def strategy_of(variable: Any) -> Any:
     """Return the strategy under which a variable was made."""
     import tensorflow as tf
@@ -60,3 +67,10 @@ def sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
     # Identity, since TensorFlow takes one tensor on two replicas for a single share.
     sent = [t if isinstance(t, tf.IndexedSlices) else tf.identity(t) for t in tensors]
     return list(context.all_reduce(tf.distribute.ReduceOp.SUM, sent))
+
+
+def count_workers(strategy: Any) -> int:
+    """Return how many processes train together under a strategy."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
+    return max(1, sum(len(tasks.get(job, ())) for job in ("chief", "worker")))

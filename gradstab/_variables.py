@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -34,6 +35,16 @@ def resource(variable: Any) -> Any:
 def variable_path(variable: Any) -> str:
     """Return the path of a Keras variable, or the name of a bare one of the backend's."""
     return str(getattr(variable, "path", variable.name))
+
+
+def distinct(paths: Sequence[str]) -> list[str]:
+    """Number the paths that occur twice, as those of bare TensorFlow variables do."""
+    seen: dict[str, int] = {}
+    result = []
+    for path in paths:
+        seen[path] = seen.get(path, 0) + 1
+        result.append(path if seen[path] == 1 else f"{path} ({seen[path]})")
+    return result
 
 
 def is_overwritten(variable: Any) -> bool:
@@ -70,7 +81,11 @@ def held_number(variable: Any, assigned: float) -> float:
 
     Args:
         variable: The variable.
-        assigned: The Python float that was assigned last.
+        assigned: The Python float that was assigned last; returned while a step is traced, where
+            no variable can be read.
     """
-    held = np.float32(ops.convert_to_numpy(variable))
+    try:
+        held = np.float32(ops.convert_to_numpy(variable))
+    except NotImplementedError:  # of TensorFlow, for a tensor without a value yet
+        return assigned
     return assigned if held == np.float32(assigned) else float(held)

@@ -41,6 +41,7 @@ MAY_IMPORT["unwrap"] = {
 }  # fmt: skip
 MAY_IMPORT["recovery"] |= {"schedules"}
 MAY_IMPORT["callbacks"] |= {"reports", "layers"}
+MAY_IMPORT["repairs"] |= {"layers"}
 MAY_IMPORT["cli"] |= set(MAY_IMPORT)
 # Anybody may use these; they use each other at most.
 PRIVATE = {

@@ -39,6 +39,7 @@ def test_code_in_the_documents(code):
     assert not results.failed, "".join(report)
 
 
+@pytest.mark.slow
 def test_the_readme_runs_as_printed(tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)

@@ -138,11 +138,13 @@ def config():
     return json.dumps(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", ["import gradstab, keras", "import keras, gradstab"])
 def test_a_saved_optimizer_is_found_after_import_in_either_order(run_python, config, imports):
     assert run_python(_LOAD.format(imports=imports), config) == "StabilizedOptimizer"
 
 
+@pytest.mark.slow
 def test_importing_gradstab_costs_little_beyond_keras(run_python, tmp_path):
     code = """
 import sys, time

@@ -64,6 +64,7 @@ def test_callbacks_can_cut_the_rate(name):
     assert math.isclose(float(optimizer.learning_rate), 0.01, rel_tol=1e-5)
 
 
+@pytest.mark.quick_cases(1)
 @recipe
 def test_it_trains(name):
     draw = np.random.default_rng(0)

@@ -108,6 +108,7 @@ assert not any(name.startswith("gradstab") for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_it_loads_and_trains_on_where_gradstab_is_not(tmp_path, run_python):
     inner = keras.optimizers.Adam(0.05, clipnorm=0.3)
     unwrap(_model(stabilize(inner))).save(tmp_path / "plain.keras")

@@ -76,8 +76,8 @@ def healthy_table(groups: Groups, draw: np.random.Generator) -> str:
                 row.append("-")
                 continue
             runs = group[candidate]["rates"][best]
-            low, middle, high = median_interval(_differences(runs, plain["rates"][best]), draw)
-            row.append(f"{middle:+.1f} ({low:+.1f} .. {high:+.1f}), {_touched(runs):.1%}")
+            low, middle, high = median_interval(differences(runs, plain["rates"][best]), draw)
+            row.append(f"{middle:+.1f} ({low:+.1f} .. {high:+.1f}), {touched(runs):.1%}")
         rows.append(row)
     return markdown(header, rows)
 
@@ -96,7 +96,7 @@ def hit_table(groups: Groups) -> str:
                     row.append("-")
                     continue
                 runs = group[candidate]["faults"][fault]
-                row.append(_points(statistics.median(_differences(runs, clean))))
+                row.append(points(statistics.median(differences(runs, clean))))
             rows.append(row)
     return markdown(header, rows)
 
@@ -108,7 +108,7 @@ def band_table(groups: Groups) -> str:
     for (model, optimizer), group in groups.items():
         if model in MEMORY:
             continue
-        low, high = _band(group[PLAIN])
+        low, high = band(group[PLAIN])
         row = [
             _marked(model),
             optimizer,
@@ -118,7 +118,7 @@ def band_table(groups: Groups) -> str:
             if candidate not in group:
                 row.append("-")
                 continue
-            ends = _band(group[candidate])
+            ends = band(group[candidate])
             row.append(f"{ends[0] - low:+d}, {ends[1] - high:+d}")
         rows.append(row)
     return markdown(header, rows)
@@ -148,17 +148,17 @@ def verdicts(groups: Groups, draw: np.random.Generator) -> list[str]:
         best = str(plain["exponent"])
         clean = plain["rates"][best]
         name = f"{_marked(model)}, {optimizer}"
-        low, middle, high = median_interval(_differences(auto["rates"][best], clean), draw)
-        touched = _touched(auto["rates"][best])
+        low, middle, high = median_interval(differences(auto["rates"][best], clean), draw)
+        share = touched(auto["rates"][best])
         within = low <= 0 <= high or (low >= -NOISE and high <= NOISE)
         fine = within or low > 0
         lines.append(
-            f"{name}: healthy {middle:+.2f} ({low:+.2f} .. {high:+.2f}), {touched:.1%} of steps "
-            f"clipped: {_holds(fine and touched <= MOST_CLIPPED)}"
+            f"{name}: healthy {middle:+.2f} ({low:+.2f} .. {high:+.2f}), {share:.1%} of steps "
+            f"clipped: {_holds(fine and share <= MOST_CLIPPED)}"
         )
         for fault in plain["faults"]:
             found = {
-                candidate: statistics.median(_differences(result["faults"][fault], clean))
+                candidate: statistics.median(differences(result["faults"][fault], clean))
                 for candidate, result in group.items()
             }
             first = max((each for each in found if each != AUTO), key=lambda each: found[each])
@@ -167,10 +167,10 @@ def verdicts(groups: Groups, draw: np.random.Generator) -> list[str]:
             else:
                 holds = found[AUTO] >= HIT or found[first] < HIT
             lines.append(
-                f"{name}: {fault} {_points(found[AUTO])}, best other {_points(found[first])} "
+                f"{name}: {fault} {points(found[AUTO])}, best other {points(found[first])} "
                 f"({first}): {_holds(holds)}"
             )
-        edges = {candidate: _band(result)[1] for candidate, result in group.items()}
+        edges = {candidate: band(result)[1] for candidate, result in group.items()}
         others = max(edge for candidate, edge in edges.items() if candidate != AUTO)
         gained = edges[AUTO] - edges[PLAIN]
         least = LEAST_OCTAVES if optimizer == "SGD" else 0
@@ -190,7 +190,8 @@ def _marked(model: str) -> str:
     return f"{model}*" if model in CHOSEN_ON else model
 
 
-def _differences(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> list[Any]:
+def differences(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the scores of runs less those of others, paired by seed."""
     return [_score(run) - _score(other) for run, other in zip(runs, base, strict=True)]
 
 
@@ -198,11 +199,12 @@ def _score(run: Mapping[str, Any]) -> float:
     return -1e9 if run["test"] is None else float(run["test"])
 
 
-def _touched(runs: Sequence[Mapping[str, Any]]) -> float:
+def touched(runs: Sequence[Mapping[str, Any]]) -> float:
+    """Return the median share of steps that were clipped, limited or skipped."""
     return statistics.median(run["clipped"] + run["skipped"] for run in runs)
 
 
-def _band(result: Mapping[str, Any]) -> tuple[int, int]:
+def band(result: Mapping[str, Any]) -> tuple[int, int]:
     """Return the ends of the rates, without a gap from the best one on, that are usable."""
     rates = {int(exponent): runs for exponent, runs in result["rates"].items()}
     ends = []
@@ -225,8 +227,9 @@ def _solved(result: Mapping[str, Any], model: str) -> str:
     return f"{counts[best]} of {len(result['rates'][best])}"
 
 
-def _points(points: float) -> str:
-    return "lost" if points < -1e4 else f"{points:+.1f}"
+def points(number: float) -> str:
+    """Return points as text."""
+    return "lost" if number < -1e4 else f"{number:+.1f}"
 
 
 def _holds(holds: bool) -> str:

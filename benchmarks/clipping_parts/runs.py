@@ -10,7 +10,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -202,17 +202,23 @@ class Runner:
 
 
 def measure(
-    model: str, optimizer: str, candidate: str, given: dict[str, Any], quick: bool
+    model: str,
+    optimizer: str,
+    candidate: str,
+    given: dict[str, Any],
+    quick: bool,
+    make: Callable[[str, str], Any] = candidates.make,
 ) -> dict[str, Any]:
     """Return all runs of a candidate: over the rates, and under each fault at the best fixed rate.
 
     Args:
         model: Name of a task.
         optimizer: "SGD" or "Adam".
-        candidate: One of `candidates.names`.
+        candidate: One of `candidates.names`, or what `make` knows.
         given: "seeds"; and, unless the candidate is the plain optimizer, its best "exponent" and
             the score from which on a rate is "usable".
         quick: Whether to run a few short ones.
+        make: Returns the optimizer, from those two names.
     """
     started = time.perf_counter()
     work = task(model, quick)
@@ -220,7 +226,7 @@ def measure(
     is_memory = model in MEMORY
     if is_memory and not quick:
         steps = MEMORY_STEPS
-    runner = Runner(work, candidates.make(optimizer, candidate), steps, warm_up)
+    runner = Runner(work, make(optimizer, candidate), steps, warm_up)
 
     def runs(exponent: int, fault: str | None) -> list[dict[str, Any]]:
         return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +51,24 @@ def twins(folder: Path) -> Iterator[tuple[Path, bool]]:
         yield path, False
 
 
-def diagnosed(path: Path, faulty: bool, seed: int) -> dict[str, Any]:
-    """Diagnose one twin, and say what came of it."""
+def built(path: Path, faulty: bool, seed: int) -> tuple[Any, Any, tuple[Any, ...], dict[str, int]]:
+    """Return a case, the model of one twin, its data, for validation too, and its budget."""
     import keras
-
-    import gradstab
 
     case = load(path)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     which = {"faulty": faulty} if "faulty" in inspect.signature(case.data).parameters else {}
-    x, y, *_ = case.data(seed, **which)
+    data = case.data(seed, **which)
     budget = case.BUDGET if faulty else getattr(case, "HEALTHY_BUDGET", case.BUDGET)
-    model = case.build(faulty)
+    return case, case.build(faulty), data, budget
+
+
+def diagnosed(path: Path, faulty: bool, seed: int) -> dict[str, Any]:
+    """Diagnose one twin, and say what came of it."""
+    import gradstab
+
+    case, model, (x, y, *_), budget = built(path, faulty, seed)
     started = time.perf_counter()
     diagnosis = gradstab.diagnose(model, x, y, seed=seed, **budget)
     seconds = time.perf_counter() - started
@@ -90,18 +95,24 @@ def _of(finding: Any) -> list[Any]:
 
 
 def _scored(case: Any, diagnosis: Any) -> dict[str, Any]:
-    right = {*case.CAUSES[:1], *case.ALTERNATIVES}
-    fair = {*case.CAUSES, *case.ALTERNATIVES}
-    roots = [each.code for each in diagnosis.roots]
     above = [each.code for each in diagnosis.findings if each.severity != "info"]
+    fair = {*case.CAUSES, *case.ALTERNATIVES}
     layers = [each.layer for each in diagnosis.roots[:3] if each.code in fair]
     return {
-        "main": case.CAUSES[0],
-        "first": bool(roots) and roots[0] in right,
-        "among_three": any(code in right for code in roots[:3]),
+        **judged(case, [each.code for each in diagnosis.roots]),
         "layer": None if case.LAYER is None else case.LAYER in layers,
         "above": len(above),
         "fair": sum(code in fair for code in above),
+    }
+
+
+def judged(case: Any, codes: Sequence[str]) -> dict[str, Any]:
+    """Say whether ranked codes name the cause of a case: first, or among the first three."""
+    right = {*case.CAUSES[:1], *case.ALTERNATIVES}
+    return {
+        "main": case.CAUSES[0],
+        "first": bool(codes) and codes[0] in right,
+        "among_three": any(code in right for code in codes[:3]),
     }
 
 

@@ -56,14 +56,15 @@ def _unstable(seed: int) -> tuple[Any, nets.Backward]:
 ROWS: dict[str, tuple[Any, Any, Any, tuple[str, ...]]] = {
     "one bad example per epoch": (_one_per_epoch, _usual, None, ()),
     "5 % bad examples": (_scattered, _usual, None, ()),
-    "pipeline turns bad": (_turns_bad, _usual, None, ("skips", "bad_data")),
-    "rate x 100": (runs.harmless, _fast(100.0), None, ()),
-    "rate x 1000": (runs.harmless, _fast(1000.0), None, ()),
+    "5 % bad examples, masked": (_scattered, _usual, None, ()),
+    "pipeline turns bad": (_turns_bad, _usual, None, ("nonfinite-data", "nonfinite-gradients")),
+    "rate x 100": (runs.harmless, _fast(100.0), None, ("learning-rate-too-high",)),
+    "rate x 1000": (runs.harmless, _fast(1000.0), None, ("learning-rate-too-high",)),
     "unstable net": (
         runs.harmless,
         _usual,
         _unstable,
-        ("skips", "nothing_applied", "nonfinite_state", "explosion", "bad_data"),
+        ("nonfinite-gradients", "exploding-gradients", "learning-rate-too-high"),
     ),
 }
 ROWS = {
@@ -85,7 +86,8 @@ def run(name: str, first: int, epochs: int) -> dict[str, Any]:
     steps = epochs * (len(nets.digits()[0]) // nets.BATCH)
     clean = runs.train(net, optimizer, "plain", seed, steps)["accuracy"]
     built = nets.build(net, seed) if build is None else build(seed)
-    found = runs.fit(runs.Trainee(*built, make(optimizer), column), seed, steps, strike)
+    found = runs.fit(runs.Trainee(*built, make(optimizer), column), seed, steps, strike,
+                     is_masked="masked" in name)  # fmt: skip
     if found["accuracy"] >= clean - POINTS and not found["raised"]:
         outcome = "finished"
     elif found["code"] in causes:

@@ -86,7 +86,12 @@ def train(
 
 
 def fit(
-    trainee: Trainee, seed: int, steps: int, strike: Strike = harmless, batch: int = nets.BATCH
+    trainee: Trainee,
+    seed: int,
+    steps: int,
+    strike: Strike = harmless,
+    batch: int = nets.BATCH,
+    is_masked: bool = False,
 ) -> dict[str, Any]:
     """Train a model, and return its accuracy on other data and what the guard did."""
     keras.utils.set_random_seed(seed)
@@ -102,6 +107,8 @@ def fit(
         helpers = [guard]
     per_epoch = len(nets.digits()[0]) // batch
     data = tf.data.Dataset.from_tensor_slices((batches.x, batches.y, batches.weight))
+    if is_masked:
+        data = gradstab.data.BadExamples().masked(data)
     told = ""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

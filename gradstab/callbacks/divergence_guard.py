@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, final
 
 import keras
 
 from gradstab._errors import DivergenceError
+from gradstab._replicas import count_workers
 from gradstab._validation import check_choice, check_int
 from gradstab.callbacks.closing import Closing
 from gradstab.callbacks.listeners import tell_listeners
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.optimizers.model.binding import is_built
 from gradstab.optimizers.watching.find import bind, loss_of_no_step, trains_the_whole
+from gradstab.recovery.bad_batches import BadBatch, BadBatches, FailedSteps, Find
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.judge import Judge, value_of_logs
 from gradstab.recovery.recovering import Action, Recovery
+from gradstab.recovery.termination import Termination, code_that_runs_callbacks
 
 
 @final
@@ -36,8 +38,8 @@ class DivergenceGuard(keras.callbacks.Callback):
     and stops. The best state is that of the epoch with the lowest `monitor`: weights, moments and
     iterations, copied to the host's memory. One that is not finite is never kept.
 
-    Keras' `BackupAndRestore` deletes its backup when training is stopped in good order, as here
-    with `"stop"`; choose `"raise"` beside it.
+    SIGTERM, which schedulers send before they kill, ends `fit` after the step with exit code 143.
+    Beside `BackupAndRestore`, which deletes its backup when training stops, choose `"raise"`.
 
     Args:
         on_divergence: `"recover"` goes back and on; `"stop"` ends training in good order;
@@ -52,12 +54,12 @@ class DivergenceGuard(keras.callbacks.Callback):
         verdict: Why training was stopped, and what was done; `None` while all is well.
         code: Code of the rule that told so (docs/rules/).
         actions: What `"recover"` did, each with its step, rule and words.
+        bad_batches: Batches on which `"recover"` saw steps fail, and the examples that did it.
 
     Raises:
         ValueError: If an argument is out of range; when training begins, if `"recover"` is asked
             for on several workers; when the first epoch ends, if its logs lack `monitor`.
 
-    Example:
     ```python
     guard = gradstab.callbacks.DivergenceGuard("recover")
     model.compile(gradstab.stabilize("adam"), loss)
@@ -91,17 +93,20 @@ class DivergenceGuard(keras.callbacks.Callback):
         self.verdict: str | None = None
         self.code: str | None = None
         self.actions: list[Action] = []
+        self.bad_batches: list[BadBatch] = []
         self._judge: Judge | None = None
         self._best: BestState | None = None
         self._recovery: Recovery | None = None
+        self._bad: BadBatches | None = None
         self._loss = math.nan
         self._steps, self._unseen, self._last_batch, self._epoch = 0, 0, -1, 0
         self._is_open = False
         self._closing: Closing | None = None
+        self._termination = Termination()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
-        self.verdict, self.code, self.actions = None, None, []
+        self.verdict, self.code, self.actions, self.bad_batches = None, None, [], []
         self._loss, self._steps, self._unseen = math.nan, 0, 0
         bind(self.model)
         if self.model.built and trains_the_whole(self.model):
@@ -116,6 +121,8 @@ class DivergenceGuard(keras.callbacks.Callback):
         if self._recovery is not None:
             self._recovery.end()  # The last run ended by an exception.
         self._recovery = self._new_recovery(self._judge, self._best)
+        if count_workers(self.model.distribute_strategy) == 1:
+            self._termination.hold(code_that_runs_callbacks())
         feed_epoch_logs(self.model, self._scalars)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -125,6 +132,18 @@ class DivergenceGuard(keras.callbacks.Callback):
             self._judge.begin_epoch()
         if self._recovery is not None:
             self._recovery.begin_epoch(epoch)
+        if self._bad is not None:
+            self._bad.begin_epoch(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Look at a batch of which a step failed before."""
+        if self._bad is not None:
+            self._bad.before(batch)
+
+    def see_batches(self, find: Find) -> None:
+        """Take what shows a batch by epoch and number; `training.train` gives it."""
+        if self._bad is not None:
+            self._bad.find_by(find)
 
     def see_examples(self, batch: Any) -> None:
         """Take some examples to look at the model with; `training.train` shows them."""
@@ -133,6 +152,8 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Look at the telemetry about as often as a run of skips can exceed its budget."""
+        if self._termination.is_asked:
+            self._leave(batch)
         judge = self._judge
         if judge is None or self.verdict is not None:
             return
@@ -179,6 +200,7 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Look once more, and let go of the copy."""
+        self._termination.release()
         stop_feeding(self.model, self._scalars)
         judge, best, recovery = self._judge, self._best, self._recovery
         if judge is None or best is None:
@@ -187,38 +209,37 @@ class DivergenceGuard(keras.callbacks.Callback):
             if self.verdict is None:
                 cause = judge.at_end(self._loss)
                 if cause is not None and recovery is not None:
-                    cause = recovery.on_cause(cause, self._steps, self._epoch)
+                    cause = recovery.on_cause(cause, self._steps, self._epoch, is_last=True)
                 self._act_on(cause)
         finally:
             if recovery is not None:
                 recovery.end()
-            self._judge = self._best = self._recovery = None
+            judge.bad_steps.leave()
+            self._judge = self._best = self._recovery = self._bad = None
             closing, self._closing = self._closing, None
             if closing is not None:
                 closing.leave(self.params)
-        if self.monitor is not None and best.name not in ("", self.monitor):
-            warnings.warn(
-                f"`monitor` was in no epoch's logs, and the best state was judged by {best.name!r}."
-                f" Received: monitor={self.monitor!r}. Pass `validation_data`",
-                stacklevel=2,
-            )
+        best.warn_of_another_log()
 
     def _new_recovery(self, judge: Judge, best: BestState) -> Recovery | None:
         if self.on_divergence != "recover":
             return None
-        resolver = getattr(self.model.distribute_strategy, "cluster_resolver", None)
-        tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
-        workers = sum(len(tasks.get(kind, ())) for kind in ("chief", "worker"))
-        if workers > 1:
-            raise ValueError(
-                "`on_divergence='recover'` needs one process, since workers do not agree on going "
-                f"back. Received: {workers} workers. Pass 'stop' or 'raise'"
-            )
         recovery = Recovery(
             self.model, judge, best, self.max_rollbacks, self.snapshot_every_n_steps, self._note
         )
         recovery.begin()
+        telemetry = judge.watched[0].optimizer.telemetry if judge.watched else None
+        steps = FailedSteps(telemetry, recovery.noted)
+        self._bad = BadBatches(self.model, steps, self._note_bad_batch)
         return recovery
+
+    def _leave(self, batch: int) -> None:
+        """Leave `fit` between two steps: what other callbacks write is whole, and stays."""
+        told = (
+            f"step {batch + 1} of epoch {self._epoch + 1}. Backups and checkpoints stay as they are"
+        )
+        tell_listeners(self.model, "left", told, "SIGTERM", self._steps)
+        self._termination.leave(told)
 
     def _scalars(self) -> dict[str, float]:
         """Look at the last steps of an epoch before its logs are made; return what these get."""
@@ -235,18 +256,29 @@ class DivergenceGuard(keras.callbacks.Callback):
             self._unseen = 0
             epochs = (self.params or {}).get("epochs")
             is_last = not self._is_open and epochs is not None and self._epoch + 1 >= epochs
-            self._act_on(self._recovery.look(self._steps, self._epoch, is_last=is_last))
+            cause = self._recovery.look(self._steps, self._epoch, is_last=is_last)
+            if self._bad is not None and self._recovery.has_failed:
+                self._bad.look()
+            self._act_on(cause)
+
+    def _note_bad_batch(self, found: BadBatch) -> None:
+        self.bad_batches.append(found)
+        self._say("bad_batch", f"{found}.", "nonfinite-data", self._steps)
 
     def _note(self, action: Action) -> None:
         self.actions.append(action)
-        tell_listeners(self.model, action.name, action.message, action.kind, action.step)
+        self._say(action.name, action.message, action.kind, action.step)
+
+    def _say(self, name: str, text: str, code: str, step: int) -> None:
+        tell_listeners(self.model, name, text, code, step)
         if self.verbose:
-            print(f"\nStep {action.step}: {action.message}", flush=True)
+            print(f"\nStep {step}: {text}", flush=True)
 
     def _act_on(self, cause: Cause | None) -> None:
         judge, best = self._judge, self._best
         if cause is None or judge is None or best is None or self.verdict is not None:
             return
+        cause = cause.because_of(self.bad_batches)
         self.code = cause.code
         self.verdict = (
             f"Training has diverged. {cause} {best.restore(cause)} "

@@ -24,8 +24,10 @@ class Sink(Protocol):
     def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Put down what happened, and the effective rates after the last step of the reading."""
 
-    def event(self, name: str, step: int, message: str, cause: str | None = None) -> None:
-        """Put down something that happened."""
+    def event(
+        self, name: str, step: int, message: str, cause: str | None = None, layer: str | None = None
+    ) -> None:
+        """Put down something that happened, and the layer that it is about."""
 
     def totals(self, totals: Totals, step: int) -> None:
         """Put down counts and extremes over every step up to `step`."""
@@ -138,9 +140,12 @@ class RecordSink:
             )
         self._last_written = number
 
-    def event(self, name: str, step: int, message: str, cause: str | None = None) -> None:
+    def event(
+        self, name: str, step: int, message: str, cause: str | None = None, layer: str | None = None
+    ) -> None:
         """Write an event."""
-        known = {} if cause is None else {"cause": cause}
+        given = {"cause": cause, "layer": layer}
+        known = {key: value for key, value in given.items() if value is not None}
         self._writer.event(name, step=step + self._offset, **known, message=message)
 
     def totals(self, totals: Totals, step: int) -> None:

@@ -86,7 +86,9 @@ class TensorBoardSink:
             self._norms = self._norms[::2]
         self._writer.flush()
 
-    def event(self, name: str, step: int, message: str, cause: str | None = None) -> None:
+    def event(
+        self, name: str, step: int, message: str, cause: str | None = None, layer: str | None = None
+    ) -> None:
         """Do nothing: there are no words in TensorBoard's event files."""
 
     def totals(self, totals: Totals, step: int) -> None:

@@ -15,6 +15,7 @@ from gradstab.callbacks.layer_rates import LayerRates
 from gradstab.callbacks.run_totals import RunTotals
 from gradstab.callbacks.sinks import RecordSink, Sink
 from gradstab.callbacks.tensorboard_sink import TensorBoardSink
+from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.monitoring.entries import Totals
 from gradstab.optimizers.telemetry.reading import Reading
 from gradstab.optimizers.watching.find import stabilized_optimizer
@@ -46,10 +47,14 @@ class Watch:
         self.latest: Reading | None = None
         self.has_moved = False
         self._totals: RunTotals | None = None
-        self._iterations = 0
+        self._iterations = self._origins_told = 0
+        self._bad_steps: BadSteps | None = None
 
     def begin(self, rates: LayerRates | None) -> None:
         """Begin a run."""
+        self._bad_steps = BadSteps.join(self.observer.model)
+        self._bad_steps.watch(self.observer.telemetry)
+        self._origins_told = 0
         self.observer.install()
         self.rates = rates
         self.begun = self.latest = self.observer.telemetry.peek()
@@ -105,6 +110,7 @@ class Watch:
         if self._sinks and self.rates is not None and reading.cursor > since:
             rates = self.rates.read()
         self._put(lambda sink: sink.write(reading, rates))
+        self._tell_origins(reading)
         if reading.cursor > since:
             self._put_totals()
 
@@ -139,7 +145,12 @@ class Watch:
         self._put(lambda sink: sink.totals(totals, self._cursor))
 
     def tell(
-        self, event: str, message: str, cause: str | None = None, step: int | None = None
+        self,
+        event: str,
+        message: str,
+        cause: str | None = None,
+        step: int | None = None,
+        layer: str | None = None,
     ) -> None:
         """Have something that happened written.
 
@@ -148,10 +159,22 @@ class Watch:
             message: In words.
             cause: The rule that told of it.
             step: Steps of this run until then; by default, those that were read.
+            layer: The layer that it is about.
         """
         begun = 0 if self.begun is None else self.begun.cursor
         number = self._cursor if step is None else begun + step
-        self._put(lambda sink: sink.event(event, number, message, cause))
+        self._put(lambda sink: sink.event(event, number, message, cause, layer))
+
+    def _tell_origins(self, reading: Reading) -> None:
+        """Have written what began steps that were not finite, each once."""
+        bad = self._bad_steps
+        if bad is None:
+            return
+        bad.see(reading)
+        for each in bad.found[self._origins_told :]:
+            step = None if each.step is None else each.step - self.steps_before
+            self.tell("origin", str(each), each.kind, step, each.layer)
+        self._origins_told = len(bad.found)
 
     def end(self, diverged: str | None = None, interrupted: str | None = None) -> None:
         """Close what readings are written to.
@@ -162,10 +185,14 @@ class Watch:
         """
         latest = self.latest
         if latest is not None:
-            why = diverged if latest.divergence is None else str(latest.divergence)
+            began = "" if self._bad_steps is None else self._bad_steps.told()
+            why = diverged if latest.divergence is None else latest.divergence.told(origin=began)
             self._put_totals(with_rate=True)
             self._put(lambda sink: sink.end(latest, why, interrupted))
         self._sinks = None
+        if self._bad_steps is not None:
+            self._bad_steps.leave()
+            self._bad_steps = None
 
     def epoch_logs(self) -> dict[str, float]:
         """Return what the steps of this epoch add to its logs, up to now."""

@@ -14,18 +14,18 @@ _REMEMBERED: Final = 1000
 _PARTS: Final = ("inputs", "targets", "weights")
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True)
 class BadExample:
     """An example that holds NaN or an infinity.
 
     Attributes:
-        batch: Number of its batch in a pass over the data, from 0.
-        row: Its place in the batch, from 0.
+        batch: Number of its batch in a pass over the data, from 0; `None` in arrays.
+        row: Its place in the batch, or in the arrays, from 0.
         field: What of it is not finite: `"inputs"`, `"targets"` or `"weights"`, with the number of
             the array where there are several.
     """
 
-    batch: int
+    batch: int | None
     row: int
     field: str
 
@@ -41,7 +41,7 @@ class BadExamples:
     A bad example gets the weight 0, and the values of a good one of its batch, so that it adds
     nothing to the statistics of BatchNorm that would not be there. The weights of the others are
     multiplied by n/m, for m good ones among n, so that the mean loss is that of the good ones. A
-    batch without a good one becomes zeros of weight 0.
+    batch without a good one becomes zeros of weight 0. Of arrays the bad rows are left out at once.
 
     Attributes:
         count: Bad examples that were met, each in every pass.
@@ -67,23 +67,30 @@ class BadExamples:
     @property
     def examples(self) -> list[BadExample]:
         """The bad examples that were met, in their order."""
-        return sorted(self._found)
+        return sorted(self._found, key=lambda e: (e.batch or 0, e.row, e.field))
 
     def masked(self, dataset: Any) -> Any:
-        """Return a dataset of batches `(x, y, sample_weight)` without the bad examples' effect.
+        """Return data without the bad examples' effect.
 
         Args:
             dataset: A `tf.data.Dataset` of batches `(x, y)` or `(x, y, sample_weight)`, whose
-                arrays have examples along the first axis, and whose weights are one per example.
+                arrays have examples along the first axis, and whose weights are one per example;
+                or a tuple `(x, y)` or `(x, y, sample_weight)` of arrays, or of structures of them.
+
+        Returns:
+            A dataset of batches `(x, y, sample_weight)`; or the tuple, without the bad rows.
 
         Raises:
-            TypeError: If it is no such dataset.
+            TypeError: If it is neither.
+            ValueError: If the arrays are not of one length, or no good example is left.
         """
+        if isinstance(dataset, tuple):
+            return self._without_bad_rows(dataset)
         spec = getattr(dataset, "element_spec", None)
         if not isinstance(spec, tuple) or len(spec) not in (2, 3):
             raise TypeError(
-                "`dataset` must be a tf.data.Dataset of batches (x, y) or (x, y, sample_weight). "
-                f"Received: dataset={dataset!r}"
+                "`dataset` must be a tf.data.Dataset of batches (x, y) or (x, y, sample_weight), "
+                f"or a tuple of such arrays. Received: dataset={dataset!r}"
             )
         if len(spec) == 3 and (not hasattr(spec[2], "shape") or spec[2].shape.rank != 1):
             raise TypeError(
@@ -99,10 +106,40 @@ class BadExamples:
     def __str__(self) -> str:
         if not self.count:
             return "No example that is not finite was met."
-        shown = [f"batch {e.batch}, row {e.row} ({e.field})" for e in self.examples[:10]]
+        shown = [
+            f"{'' if e.batch is None else f'batch {e.batch}, '}row {e.row} ({e.field})"
+            for e in self.examples[:10]
+        ]
         more = len(self._found) - len(shown)
         named = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
         return f"Left out of the loss {self.count} times: {named}."
+
+    def _without_bad_rows(self, arrays: Any) -> Any:
+        leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
+        if len(arrays) not in (2, 3) or not all(len(getattr(a, "shape", ())) for a in leaves):
+            raise TypeError(
+                "`dataset` must be a tuple (x, y) or (x, y, sample_weight) of arrays with examples "
+                f"along the first axis. Received: {len(arrays)} entries, with "
+                f"{', '.join(sorted({type(leaf).__name__ for leaf in leaves}))}"
+            )
+        if len({int(leaf.shape[0]) for leaf in leaves}) > 1:
+            raise ValueError(
+                "The arrays of `dataset` must hold the same number of examples. Received: lengths "
+                f"{', '.join(str(leaf.shape[0]) for leaf in leaves)}"
+            )
+        x, y, weight = (*arrays, None)[:3]
+        fields, flags = _flags(*keras.tree.map_structure(_as_tensor, (x, y, weight)))
+        good = np.all(np.asarray(flags), axis=0)
+        self._note(None, np.asarray(flags), fields)
+        if not good.any():
+            raise ValueError(
+                f"`dataset` must hold a good example. Received: none among {good.size}"
+            )
+        if good.all():
+            return arrays
+        return keras.tree.map_structure(
+            lambda a: None if a is None else np.asarray(a)[good], arrays
+        )
 
     def _mapped(self, dataset: Any) -> Any:
         return dataset.enumerate().map(lambda number, batch: self._masked(number, *batch))
@@ -141,7 +178,7 @@ class BadExamples:
         whole = tf.ones((size,), dtype) if weight is None else tf.cast(weight, dtype)
         return x, y, tf.where(good, whole * share, tf.zeros_like(whole))
 
-    def _note(self, number: int, flags: np.ndarray[Any, Any], fields: list[str]) -> None:
+    def _note(self, number: int | None, flags: np.ndarray[Any, Any], fields: list[str]) -> None:
         bad = ~flags
         self.count += int(bad.any(axis=0).sum())
         for field, row in np.argwhere(bad):
@@ -164,6 +201,10 @@ def _flags(x: Any, y: Any, weight: Any) -> tuple[list[str], Any]:
             else:
                 flags.append(tf.ones((rows,), tf.bool))
     return fields, tf.stack(flags)
+
+
+def _as_tensor(value: Any) -> Any:
+    return None if value is None else tf.convert_to_tensor(value)
 
 
 def _is_float(value: Any) -> bool:

@@ -1,8 +1,8 @@
 """Norms of tensors and of lists of tensors, accumulated in float32 and safe from overflow.
 
 Keras computes norms in the gradient's own dtype: in float16 a true norm of 608 comes out as
-infinite, and in float32 entries of 1e20 do. Here half precision is widened first, and whatever
-overflows or underflows when it is squared is divided by its largest magnitude before.
+infinite, and in float32 entries of 1e20 do. Here half precision is widened first, and where squares
+overflow or underflow they are summed in float64, or divided by the largest magnitude before.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def norms(values: Sequence[Any], ord: float = 2.0) -> Any:
     """Return the norm of each tensor of a list, as one float32 vector.
 
     For p = 2 the plain sums of squares serve where they neither overflowed nor underflowed, which
-    is one pass over memory; only else is every tensor rescaled by its largest magnitude.
+    is one pass over memory; only else are they summed in float64.
 
     Args:
         values: Tensors or arrays; `None` counts as a tensor without entries.
@@ -88,9 +88,9 @@ def norms(values: Sequence[Any], ord: float = 2.0) -> Any:
     if ord == 2.0:
         squares = _sums_of_squares(present)
         safe = ops.all(_is_safe(squares))
-        result = choose(safe, lambda: ops.sqrt(squares), lambda: _rescaled(present, ord))
+        result = choose(safe, lambda: ops.sqrt(squares), lambda: _root(_wide_squares(present)))
     else:
-        result = _rescaled(present, ord)
+        result = ops.stack([ops.cast(norm(value, ord), "float32") for value in present])
     return spread(result, [value is not None for value in values])
 
 
@@ -111,11 +111,11 @@ def norms_and_global_norm(values: Sequence[Any]) -> tuple[Any, Any]:
     squares = _sums_of_squares(present)
     total = ops.sum(squares)
 
-    def rescaled() -> Any:
-        vector = _rescaled(present, 2.0)
-        return ops.append(vector, combine_norms(vector))
+    def in_float64() -> Any:
+        wide = _wide_squares(present)
+        return _root(ops.append(wide, ops.sum(wide)))
 
-    both = choose(_is_safe(total), lambda: ops.sqrt(ops.append(squares, total)), rescaled)
+    both = choose(_is_safe(total), lambda: ops.sqrt(ops.append(squares, total)), in_float64)
     vector = spread(both[:-1], [value is not None for value in values])
     return vector, both[-1]
 
@@ -146,8 +146,13 @@ def _is_safe(squares: Any) -> Any:
     return ops.logical_and(squares >= _SMALLEST_SAFE_SQUARE, squares < math.inf)
 
 
-def _rescaled(values: Sequence[Any], ord: float) -> Any:
-    return ops.stack([ops.cast(norm(value, ord), "float32") for value in values])
+def _wide_squares(values: Sequence[Any]) -> Any:
+    """Return sums of squares in float64, which holds those of all that float32 holds."""
+    return 2.0 * ops.stack([half_sum_of_squares(ops.cast(value, "float64")) for value in values])
+
+
+def _root(squares: Any) -> Any:
+    return ops.cast(ops.sqrt(squares), "float32")
 
 
 def spread(values: Any, present: Sequence[bool]) -> Any:

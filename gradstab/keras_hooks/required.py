@@ -160,6 +160,11 @@ REQUIRED: Final = (
         without="callbacks before the monitor's miss its scalars",
     ),
     Required(
+        "_autoconvert_optionals", "keras.Model", ("batches",),
+        why="replaced while a train function is made: the batch of a step, outside of XLA",
+        without="what began a step that was not finite is not known, as the batch is gone",
+    ),
+    Required(
         "_keras_history", "keras.KerasTensor", ("graph_history",),
         why="the call that a symbolic tensor comes from",
         without="a diagnosis does not find the layers before an output of a functional model",

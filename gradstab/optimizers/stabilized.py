@@ -20,6 +20,7 @@ from gradstab.optimizers.accepted import (
     no_clipping,
 )
 from gradstab.optimizers.compiled.branches import as_written
+from gradstab.optimizers.compiled.building import ahead_of_the_trace
 from gradstab.optimizers.model.plan import Plan
 from gradstab.optimizers.step.accumulation import window_size
 from gradstab.optimizers.step.chain import Chain
@@ -140,12 +141,13 @@ class StabilizedOptimizer(Wrapper):
             return
         check_strategy()
         variables = list(variables)
-        self.inner_optimizer.build(variables)
-        window_size(self.inner_optimizer)  # A MultiOptimizer may know its parts only now.
-        self._chain.build(self.add_variable, self.track, variables)
         paths = [variable_path(variable) for variable in variables]
-        # Keras' own counter, which the inner optimizer's makes superfluous, counts skips as well.
-        self.telemetry.build(self.add_variable, counter(self), paths)
+        with ahead_of_the_trace(variables):
+            self.inner_optimizer.build(variables)
+            window_size(self.inner_optimizer)  # A MultiOptimizer may know its parts only now.
+            self._chain.build(self.add_variable, self.track, variables)
+            # Keras' own counter is superfluous, for the inner one counts; it counts skips as well.
+            self.telemetry.build(self.add_variable, counter(self), paths)
         self._plan.take_in(variables)
         self.built = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,6 +91,20 @@ class BestState:
         if value <= self._value or not self._is_best:
             self._value, self._epoch, self._copy = value, epoch, self._judge.state.copy()
             self.factor = factor
+
+    def warn_of_another_log(self) -> None:
+        """Warn if no epoch's logs had the one that was asked for."""
+        if self._monitor is not None and self.name not in ("", self._monitor):
+            warnings.warn(
+                f"`monitor` was in no epoch's logs, and the best state was judged by {self.name!r}."
+                f" Received: monitor={self._monitor!r}. Pass `validation_data`",
+                stacklevel=3,
+            )
+
+    @property
+    def has_epoch(self) -> bool:
+        """Whether there is a best epoch."""
+        return self._copy is not None and self._epoch is not None
 
     def put_back(self) -> str | None:
         """Put the best epoch's state back, and name it; `None` if there is none."""

@@ -7,7 +7,7 @@ before, so that the first variable without one is the model's first, wherever th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,8 +18,10 @@ from gradstab.optimizers.telemetry.reading import Divergence, Reading
 
 # The rule of a diagnosis that each kind of trouble falls under.
 _RULES: Final = {
+    "bad_data": "nonfinite-data",
     "explosion": "exploding-gradients",
     "spoiled_statistics": "loss-spikes",
+    "rate_too_high": "learning-rate-too-high",
     "never_learned": "collapsed-output",
     "forgotten": "collapsed-output",
     "below_zero": "loss-mismatch",
@@ -43,6 +45,12 @@ class Cause:
     is_applied: bool = True
     kind: str = "diverged"
 
+    def because_of(self, batches: Sequence[Any]) -> Cause:
+        """Return the cause with the bad batch that made the steps fail, if one was found."""
+        if self.kind not in ("skips", "nothing_applied") or not batches:
+            return self
+        return dataclasses.replace(self, text=f"{self.text} {batches[0]}.", kind="bad_data")
+
     @property
     def code(self) -> str:
         """Code of the rule of `gradstab.diagnose` that it falls under; docs/rules/ has its page."""
@@ -53,7 +61,7 @@ class Cause:
 
 
 def of_divergence(
-    model: Any, divergence: Divergence, reading: Reading, damage: Damage | None
+    model: Any, divergence: Divergence, reading: Reading, damage: Damage | None, origin: str = ""
 ) -> Cause:
     """Say why telemetry counts a run as diverged.
 
@@ -62,9 +70,10 @@ def of_divergence(
         divergence: What telemetry tells.
         reading: All that telemetry keeps.
         damage: What of the state is not finite.
+        origin: What began it, as sentences, where that is known.
     """
     more = f"{lost_between(model, divergence.bad)}{_of_loss(reading)}"
-    told = divergence.told(None if damage is None else str(damage), more)
+    told = divergence.told(None if damage is None else str(damage), more, origin)
     return Cause(
         told,
         is_applied=divergence.skipped == 0 or damage is not None,
@@ -72,13 +81,16 @@ def of_divergence(
     )
 
 
-def of_nothing_applied(steps: int, readings: Collection[Reading], damage: Damage | None) -> Cause:
+def of_nothing_applied(
+    steps: int, readings: Collection[Reading], damage: Damage | None, origin: str = ""
+) -> Cause:
     """Say that all steps of a run were skipped, and why."""
     causes = {
         name for reading in readings for name, count in reading.skipped_by_cause.items() if count
     }
     all_steps = "The one step of this run was" if steps == 1 else f"All {steps} steps were"
-    why = f" {damage}" if damage is not None else "".join(sorted(set(map(_of_loss, readings)))[:1])
+    why = "" if origin else "".join(sorted(set(map(_of_loss, readings)))[:1])
+    why = f"{why if damage is None else f' {damage}'}{origin}"
     told = f"{all_steps} skipped ({', '.join(sorted(causes))}): nothing was learned.{why}"
     return Cause(told, is_applied=damage is not None, kind="nothing_applied")
 

@@ -31,9 +31,10 @@ class Escalation:
     """Decides what follows trouble, and what follows calm.
 
     The first rollback leaves the rate alone if the run was calm with it before, or if it can't be
-    the cause. Each relapse goes back one snapshot further and cuts the rate by one level more. A
-    cut is undone level by level. If trouble comes back with the rate, the level before is kept for
-    good.
+    the cause; where nothing else is, it cuts by several levels. Each relapse goes back one snapshot
+    further and cuts the rate by one level more. A cut is undone level by level. If trouble comes
+    back with the rate, the level before is kept for good, and so is the cut of a rate with which
+    nothing was ever learned.
 
     Args:
         max_rollbacks: Rollbacks without `CALM_STEPS` calm steps in between; then there is no more.
@@ -64,9 +65,9 @@ class Escalation:
         """
         if self.relapses >= self._max_rollbacks:
             return None
-        if self.relapses or (trouble.may_be_rate and not was_calm):
-            self._level = min(self._level + 1, len(LEVELS) - 1)
-            if self._is_on_trial:
+        if self.relapses or trouble.levels or (trouble.may_be_rate and not was_calm):
+            self._level = min(self._level + max(1, trouble.levels), len(LEVELS) - 1)
+            if self._is_on_trial or trouble.levels:
                 self._lowest_level = self._level
         self._is_on_trial = False
         rollback = Rollback(self.relapses, self.factor)

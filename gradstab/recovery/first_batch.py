@@ -24,10 +24,14 @@ class FirstBatch:
 
     Args:
         then: Called with `(x, y, sample_weight)` before the first step runs.
+        most: How many examples it gets; `None` for all.
     """
 
-    def __init__(self, then: Callable[[tuple[Any, Any, Any]], None]) -> None:
+    def __init__(
+        self, then: Callable[[tuple[Any, Any, Any]], None], most: int | None = EXAMPLES
+    ) -> None:
         self._then = then
+        self._most = most
 
     def await_from(self, model: Any) -> None:
         """Have the next step of `fit` show its batch."""
@@ -47,7 +51,7 @@ class FirstBatch:
         """Keep some examples of a batch `(x, y)`, `(x, y, sample_weight)`, or `x`."""
 
         def cut(value: Any) -> Any:
-            return value[:EXAMPLES] if len(getattr(value, "shape", ())) else value
+            return value[: self._most] if len(getattr(value, "shape", ())) else value
 
         # Whatever a batch of another's making can't do here, the run goes on without.
         with contextlib.suppress(Exception):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.optimizers.stabilized import StabilizedOptimizer
 from gradstab.optimizers.telemetry.reading import Reading
 from gradstab.optimizers.watching.find import optimizers_of, stabilized_optimizer
@@ -80,6 +81,7 @@ class Judge:
     Attributes:
         state: The state of the run.
         watched: Its optimizers of gradstab's.
+        bad_steps: Its steps that were not finite; to be left when the run ends.
     """
 
     def __init__(self, model: Any) -> None:
@@ -92,6 +94,7 @@ class Judge:
         self._liveness = Liveness(model)
         self._statistics = MovingStatistics(model)
         self._has_first_loss = False
+        self.bad_steps = BadSteps.join(model)
 
     @property
     def steps_between_looks(self) -> int:
@@ -160,13 +163,16 @@ class Judge:
         """Return what the latest steps tell, or `None` if all is well."""
         for each in self.watched:
             reading, applied = each.read()
+            self.bad_steps.see(reading)
             if each is self.watched[0]:
                 finite = np.isfinite(reading.loss) & applied
                 self._explosion.see_steps(reading.loss[finite], reading.grad_norm[applied])
             divergence = reading.divergence
             if divergence is not None:
                 every = each.optimizer.telemetry.peek()
-                cause = of_divergence(self._model, divergence, every, self.state.damage())
+                cause = of_divergence(
+                    self._model, divergence, every, self.state.damage(), self.bad_steps.told()
+                )
                 named = cause.text if len(self.watched) == 1 else f"Of `{each.name}`: {cause}"
                 return dataclasses.replace(cause, text=named)
         return _as_cause(self._explosion.told(), "explosion")
@@ -184,7 +190,7 @@ class Judge:
         steps = sum(each.steps for each in self.watched)
         if steps and self.applied == 0:
             latest = [each.latest for each in self.watched if each.steps]
-            return of_nothing_applied(steps, latest, self.state.damage())
+            return of_nothing_applied(steps, latest, self.state.damage(), self.bad_steps.told())
         cause = self._settled(loss, is_last=True) or _as_cause(
             self._statistics.told(), "spoiled_statistics"
         )
@@ -201,7 +207,7 @@ class Judge:
             return cause
         damage = self.state.damage()
         if damage is not None:
-            return Cause(str(damage), kind="nonfinite_state")
+            return Cause(f"{damage}{self.bad_steps.told()}", kind="nonfinite_state")
         told, kind = self._explosion.see_epoch(loss, is_last=is_last), "explosion"
         if told is None:
             self._liveness.look()

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import traceback
+import warnings
 from typing import Any, Final
 
 import keras
@@ -61,6 +64,7 @@ class Liveness:
         self._told_before = False
         self._wrong: str | None = None
         self._asks_for_constant = False
+        self._has_told_error = False
         self.latest: Look | None = None
         self._first_batch = FirstBatch(self._begin)
 
@@ -166,7 +170,8 @@ class Liveness:
         activations, model = self._activations, self._model
         if activations is None:
             return None
-        # Whatever a model of another's making can't do here, the run goes on without a look.
+        # Whatever a model of another's making can't do here, the run goes on without a look, and
+        # says so.
         try:
             # Metrics, losses and random seeds keep what they have.
             with keras.StatelessScope(), activations.attached():
@@ -176,7 +181,8 @@ class Liveness:
                 table = np.asarray(ops.convert_to_numpy(activations.statistics()))
             outputs = [np.asarray(ops.convert_to_numpy(o)) for o in keras.tree.flatten(output)]
             loss = float(loss)
-        except Exception:
+        except Exception as error:
+            self._tell_once(error)
             return None
         dead = table.reshape(-1, len(KINDS))[:, KINDS.index("dead")]
         return Look(
@@ -184,6 +190,32 @@ class Liveness:
             is_constant=all(map(_is_constant, outputs)),
             dead=dict(zip(activations.layers, dead.tolist(), strict=True)),
         )
+
+    def _tell_once(self, error: Exception) -> None:
+        if self._has_told_error:
+            return
+        self._has_told_error = True
+        # Keras puts a line of its own before the text, and makes that bold.
+        lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
+        said = [line for line in lines if line and not line.startswith("Exception encountered")]
+        what = ": ".join([type(error).__name__, *said[:1]])[:300]
+        warnings.warn(
+            "Dead units, constant outputs and forgetting are not looked for in this run: in "
+            f"inference, on some examples of its first batch, {_place(self._model, error)} raised "
+            f"{what}",
+            stacklevel=2,
+        )
+
+
+def _place(model: Any, error: Exception) -> str:
+    """Name the innermost layer whose code an error came through, or else the model."""
+    layers = [
+        frame.f_locals["self"]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if isinstance(frame.f_locals.get("self"), keras.layers.Layer)
+    ]
+    inner = [layer for layer in layers if layer is not model]
+    return f"layer `{inner[-1].path or inner[-1].name}`" if inner else f"model `{model.name}`"
 
 
 def _is_lost(now: Look, best: Look, first: Look) -> bool:

@@ -8,17 +8,20 @@ from typing import Any, Final
 
 import numpy as np
 
+from gradstab._replicas import count_workers
 from gradstab.optimizers.watching.find import bind, optimizers_of
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.escalation import Escalation
 from gradstab.recovery.judge import Judge
+from gradstab.recovery.loss_watch import LossWatch, fell_out_of_the_blue
 from gradstab.recovery.rate import RateCut
 from gradstab.recovery.retrace import trace_anew
 from gradstab.recovery.snapshots import Ring, Snapshot, State
 from gradstab.recovery.step_losses import StepLosses
-from gradstab.recovery.troubles import LossWatch, StateWatch, Trouble
+from gradstab.recovery.troubles import LOST_AT_THE_END, StateWatch, Trouble
 from gradstab.recovery.veto import Veto
+from gradstab.recovery.words import of_giving_up, of_rollback
 
 # What a cut rate is multiplied by until the next look: the warm-up.
 _WARM_UP: Final = 0.1
@@ -59,6 +62,7 @@ class Recovery:
 
     Attributes:
         is_calm: Whether the latest look found nothing, not even for a moment.
+        has_failed: Whether any step was skipped, or had a loss that is not finite.
         dropped_all: Whether all steps of this epoch, up to now, were taken back.
     """
 
@@ -71,6 +75,13 @@ class Recovery:
         every_n_steps: int,
         tell: Callable[[Action], None],
     ) -> None:
+        workers = count_workers(model.distribute_strategy)
+        if workers > 1:
+            raise ValueError(
+                "`on_divergence='recover'` needs one process, since workers do not agree on going "
+                f"back. Received: {workers} workers. Pass 'stop' or 'raise'; a run of "
+                "`training.train` with a `run_dir` goes on with `resume=True`"
+            )
         self._model = model
         self._judge = judge
         self._best = best
@@ -92,7 +103,7 @@ class Recovery:
         self._looked_at = 0
         self._waiting: list[float] = []
         self._skipped = self._skipped_before = 0
-        self.is_calm = True
+        self.is_calm, self.has_failed = True, False
         self.dropped_all = False
 
     def begin(self) -> None:
@@ -105,6 +116,11 @@ class Recovery:
         self.dropped_all = False
         if self._state is None and self._model.built:
             self._start(epoch, 0)
+
+    @property
+    def noted(self) -> StepLosses | None:
+        """The losses of the steps, where the optimizer is not gradstab's."""
+        return self._noted
 
     @property
     def factor(self) -> float:
@@ -140,7 +156,11 @@ class Recovery:
         # The end of an epoch may come soon after a look: then the state alone is judged.
         is_whole = step - self._looked_at >= self._every_n_steps // 2
         of_losses = self._losses.see(self._waiting) if is_whole else None
-        trouble = self._watch.see(norms, loss_is_up=self._losses.is_up) or of_losses
+        has_learned = self._losses.has_learned(self._waiting)
+        trouble = (
+            self._watch.see(norms, loss_is_up=self._losses.is_up, has_learned=has_learned)
+            or of_losses
+        )
         if trouble is not None:
             return self._go_back(trouble, step, epoch)
         if cause is not None:
@@ -149,7 +169,7 @@ class Recovery:
         if told is not None:
             return Cause(told, is_applied=False, kind="skips")
         if is_last and self._losses.is_up and self._judge.look_is_lost():
-            return self._go_back(_lost_at_the_end(), step, epoch)
+            return self._go_back(LOST_AT_THE_END, step, epoch, is_last=True)
         if step > self._looked_at:
             self.dropped_all = False
         if is_whole:
@@ -163,12 +183,14 @@ class Recovery:
             self._begin_window(step)
         return None
 
-    def on_cause(self, cause: Cause, step: int, epoch: int) -> Cause | None:
+    def on_cause(
+        self, cause: Cause, step: int, epoch: int, *, is_last: bool = False
+    ) -> Cause | None:
         """Go back for what the judge tells; return why training has to stop, or `None`."""
         if cause.kind in _BEYOND_HELP or not cause.goes_back:
             return cause
         trouble = Trouble(cause.kind, cause.text, is_seen_at_once=cause.kind == "nonfinite_state")
-        return self._go_back(trouble, step, epoch)
+        return self._go_back(trouble, step, epoch, is_last=is_last)
 
     def _start(self, epoch: int, step: int) -> None:
         self._state = State(self._model, self._optimizers)
@@ -182,6 +204,7 @@ class Recovery:
         """Take in the losses of the latest applied steps, and how many were skipped."""
         if self._noted is not None:
             losses = self._noted.read()
+            self.has_failed |= not np.isfinite(losses).all()
             self._judge.see_losses(losses)
             self._waiting += losses.tolist()
             self._skipped = 0 if self._veto is None else self._veto.skipped() - self._skipped_before
@@ -191,6 +214,7 @@ class Recovery:
         reading = self._judge.watched[0].latest
         self._waiting += reading.loss[~reading.skipped].tolist()
         self._skipped += int(np.sum(reading.skipped))
+        self.has_failed |= self._skipped > 0
 
     def _begin_window(self, step: int) -> None:
         self._looked_at, self._waiting, self._skipped = step, [], 0
@@ -218,13 +242,21 @@ class Recovery:
         if self._rate.set(factor):
             trace_anew(self._model)
 
-    def _go_back(self, trouble: Trouble, step: int, epoch: int) -> Cause | None:
-        was_calm = self._ring.get(0) is not None
+    def _go_back(
+        self, trouble: Trouble, step: int, epoch: int, *, is_last: bool = False
+    ) -> Cause | None:
+        is_data = trouble.kind == "nonfinite_state" and fell_out_of_the_blue(self._waiting)
+        was_calm = is_data or self._ring.get(0) is not None
         rollback = self._escalation.on_trouble(trouble, step, was_calm=was_calm)
         if rollback is None or self._state is None:
-            return Cause(f"{trouble.text} {self._hint(trouble)}", kind=trouble.kind)
+            hint = of_giving_up(trouble, self._escalation.factor, self._max_rollbacks)
+            return Cause(f"{trouble.text} {hint}", kind=trouble.kind)
         snapshot = self._ring.get(rollback.back + (not trouble.is_seen_at_once))
         before, then = self._rate.whole(), self._best.factor
+        if trouble.levels:
+            snapshot = self._ring.first  # Nothing was learned since.
+        elif is_last and self._best.has_epoch:
+            snapshot = None  # No step is left to make good for what a snapshot lacks.
         where = None if snapshot is not None else self._best.put_back()
         if snapshot is None and where is None:
             snapshot = self._ring.first
@@ -252,35 +284,14 @@ class Recovery:
         self._judge.forget()
         self._losses.forget()
         if self._watch is not None:
-            self._watch.begin_from(self._state.read()[1])
+            norms = self._state.read()[1]
+            if snapshot is not None and snapshot is self._ring.first:
+                self._watch.begin_anew(norms)
+            else:
+                self._watch.begin_from(norms)
         self._begin_window(step)
         self._unverified = (trouble, 0)
-        self._tell(Action("rollback", step, trouble.kind, self._told(trouble, where, rollback)))
+        factor = rollback.factor if self._rate.can_cut else 1.0
+        told = of_rollback(trouble, where, factor, self._escalation.relapses, self._max_rollbacks)
+        self._tell(Action("rollback", step, trouble.kind, told))
         return None
-
-    def _told(self, trouble: Trouble, where: str, rollback: Any) -> str:
-        told = (
-            f"{trouble.text} Weights, moments, statistics and counters are back at {where}, and "
-            "training goes on with the data that follow"
-        )
-        if rollback.factor < 1 and self._rate.can_cut:
-            told += (
-                f", at {rollback.factor:g} of the learning rate after a warm-up, until the run has "
-                "been calm for long"
-            )
-        return f"{told} (rollback {self._escalation.relapses} of {self._max_rollbacks})."
-
-    def _hint(self, trouble: Trouble) -> str:
-        told = f"It came back after {self._max_rollbacks} rollbacks"
-        if trouble.may_be_rate and self._escalation.factor < 1:
-            return (
-                f"{told}, at {self._escalation.factor:g} of the learning rate too: the rate is not "
-                "the cause. Look at the data of these steps, at the loss, and at activations "
-                "without a bound."
-            )
-        return f"{told}: look at the data of these steps, and at what else writes the variables."
-
-
-def _lost_at_the_end() -> Trouble:
-    told = "What was learned is gone, and no step is left to learn it again."
-    return Trouble("forgotten", told, is_seen_at_once=False)

@@ -57,10 +57,20 @@ class StepLosses:
 
     def read(self) -> np.ndarray[Any, Any]:
         """Return the losses since the last time, oldest first."""
-        count = int(self._count.numpy())
-        numbers = np.arange(max(self._seen, count - _CAPACITY), count)
-        self._seen = count
-        return np.asarray(self._ring.numpy())[numbers % _CAPACITY]
+        losses = self.since(self._seen)[1]
+        self._seen = self.count
+        return losses
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return int(self._count.numpy())
+
+    def since(self, number: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return numbers, from 0, and losses of the steps since one, as far as they are kept."""
+        count = self.count
+        numbers = np.arange(max(number, count - _CAPACITY), count)
+        return numbers, np.asarray(self._ring.numpy())[numbers % _CAPACITY]
 
     def _note(self, loss: Any) -> None:
         place = tf.reshape(self._count % _CAPACITY, (1,))

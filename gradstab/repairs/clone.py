@@ -44,6 +44,7 @@ def cloned(
     after: Mapping[str, Sequence[Make]] | None = None,
     at_input: Mapping[str, Sequence[Make]] | None = None,
     at_output: Sequence[Make] = (),
+    around: Mapping[str, Callable[[Any], Any]] | None = None,
     input_shape: Sequence[int | None] | None = None,
 ) -> Any:
     """Return a copy of a model, not compiled, whose weights start anew.
@@ -57,12 +58,13 @@ def cloned(
         after: The same, after it.
         at_input: The same, after an input, by the input's name.
         at_output: The same, after the output of a model with one.
+        around: Functions that take a layer and return the one to use in its place, by its name.
         input_shape: Shape of an example, for a sequential model that was not built.
 
     Raises:
         NotClonableError: If a layer or the model can't be made from its config.
     """
-    edits = _Edits(settings or {}, before or {}, after or {}, at_input or {})
+    edits = _Edits(settings or {}, before or {}, after or {}, at_input or {}, around or {})
     try:
         if isinstance(model, keras.Sequential):
             copy = _sequential(model, edits, at_output, input_shape)
@@ -88,15 +90,17 @@ class _Edits:
         before: Mapping[str, Sequence[Make]],
         after: Mapping[str, Sequence[Make]],
         at_input: Mapping[str, Sequence[Make]],
+        around: Mapping[str, Callable[[Any], Any]],
     ) -> None:
-        self._settings = settings
+        self._settings, self._around = settings, around
         self._places = {"before": before, "after": after, "input": at_input}
         self._made: dict[tuple[str, str], list[Any]] = {}
 
     def layer(self, layer: Any) -> Any:
         if is_editable(layer):  # A model within the model.
             return cloned(layer, settings=self._settings)
-        return remade(layer, self._settings.get(layer.name, {}))
+        made = remade(layer, self._settings.get(layer.name, {}))
+        return self._around[layer.name](made) if layer.name in self._around else made
 
     def put_in(self, place: str, name: str) -> list[Any]:
         key = (place, name)

@@ -46,6 +46,7 @@ class Draft:
         after: The same, after it.
         at_input: The same, after an input.
         at_output: The same, after the output.
+        around: Functions that take a layer and return the one to use in its place, by its name.
         loss: What `compile` takes.
         loss_weights: What `compile` takes.
         optimizer: Makes the optimizer.
@@ -62,6 +63,7 @@ class Draft:
     after: dict[str, list[Make]] = dataclasses.field(default_factory=dict)
     at_input: dict[str, list[Make]] = dataclasses.field(default_factory=dict)
     at_output: list[Make] = dataclasses.field(default_factory=list)
+    around: dict[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
     loss: Any = None
     loss_weights: Any = None
     optimizer: Make = lambda: None
@@ -129,6 +131,7 @@ class Draft:
             after=self.after,
             at_input=self.at_input,
             at_output=self.at_output,
+            around=self.around,
             input_shape=_shape_of(self.x),
         )
         model.compile(

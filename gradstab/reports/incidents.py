@@ -66,6 +66,7 @@ def kind(event: Event) -> str:
         "rollback": "rolled back",
         "rate_raised": "learning rate raised again",
         "gave_up": "recovery given up",
+        "origin": "what began a bad step",
     }
     return f"{words.get(event.name, event.name)}{f': {cause}' if cause else ''}"
 

@@ -7,12 +7,13 @@ by early stopping and never counts as the best. So metrics are put back with eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
 
 from gradstab._variables import value_of
+from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.optimizers.compiled.branches import one_of
 from gradstab.optimizers.model.forward_state import ForwardState
 from gradstab.optimizers.step.accumulation import window_size
@@ -28,12 +29,22 @@ class SkippedSteps:
 
     Args:
         model: A compiled model. With an optimizer that is not gradstab's no step is.
+        before: How many steps there were before in the same epoch, and how many were skipped.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, before: Sequence[int] = (0, 0)) -> None:
         optimizer = stabilized_optimizer(model)
         self._telemetry = None if optimizer is None else optimizer.telemetry
         self._first = None if self._telemetry is None else self._telemetry.peek()
+        self._before = tuple(before)
+
+    def counts(self) -> list[int]:
+        """Return how many steps there were up to now, and how many were skipped."""
+        if self._telemetry is None or self._first is None:
+            return [0, 0]
+        reading = self._telemetry.peek(self._first.cursor)
+        steps = reading.cursor - self._first.cursor + self._before[0]
+        return [steps, reading.total_skipped - self._first.total_skipped + self._before[1]]
 
     def verdict(self) -> str | None:
         """Return what happened if all steps were skipped, else `None`."""
@@ -41,8 +52,8 @@ class SkippedSteps:
             return None
         since = self._first.cursor
         reading = self._telemetry.peek(since)
-        steps, skips = reading.cursor - since, reading.total_skipped - self._first.total_skipped
-        if steps <= 0 or skips < steps:
+        steps, skips = self.counts()
+        if reading.cursor == since or skips < steps:
             return None
         cause, variable = reading.cause[0], reading.bad_variable[0]
         where = "" if variable is None else f", where the gradient of `{variable}` was not finite"
@@ -51,6 +62,12 @@ class SkippedSteps:
             f"{where}. The weights are as they were before. Look at the data and the loss of these "
             "steps; lower the learning rate or check the initialization if the data is sound"
         )
+
+    def began(self, bad_steps: BadSteps) -> str:
+        """Return what began the steps that were skipped, with a space before it, or nothing."""
+        if self._telemetry is not None:
+            bad_steps.see(self._telemetry.peek())
+        return bad_steps.told()
 
 
 class AppliedMetrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import keras
@@ -55,11 +56,21 @@ class ArrayFeed:
 
     def open(self, epoch: int) -> Epoch:
         """Return the pass over the arrays in the order of `epoch`."""
+        order = tf.constant(self._order(epoch), tf.int32)
+        return _ArrayEpoch(self._arrays, order, self.batch_size)
+
+    def _order(self, epoch: int) -> Any:
         if self._seed is None:
-            order = np.arange(self.num_examples)
-        else:
-            order = np.random.default_rng([self._seed, epoch]).permutation(self.num_examples)
-        return _ArrayEpoch(self._arrays, tf.constant(order, tf.int32), self.batch_size)
+            return np.arange(self.num_examples)
+        return np.random.default_rng([self._seed, epoch]).permutation(self.num_examples)
+
+    def batch(self, epoch: int, number: int) -> tuple[Any, Sequence[int] | None] | None:
+        """Return a batch of an epoch, and the rows that it holds."""
+        rows = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
+        gathered = keras.tree.map_structure(
+            lambda array: None if array is None else tf.gather(array, rows), self._arrays
+        )
+        return gathered, rows.tolist()
 
     def rehearsal(self) -> tuple[Epoch, int]:
         """Return whole batches in a pass that starts again when it is through."""
@@ -93,6 +104,9 @@ class _ArrayEpoch:
 
     def trace(self, loop: StepLoop) -> None:
         loop.run_arrays(self._arrays, self._order, 0, 0, self._batch_size, last=False)
+
+    def skip(self, count: int) -> None:
+        self._position += count
 
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
         if self._again and self._position + count > self._whole:

@@ -1,15 +1,16 @@
 """The run directory: what a run leaves on disk, loadable whenever the run is killed.
 
-`config.json`, `history.json`, `model.keras` (the best so far) and `checkpoints/` (the last epoch).
-Every file is written under a temporary name and renamed. `checkpoints/state.json` names the weights
-that belong to it, so its renaming is the one moment at which an epoch counts as done.
+`config.json`, `history.json`, `model.keras` (the best so far) and `checkpoints/` (the last state
+and the one before). Every file is written under a temporary name and renamed.
+`checkpoints/state.json` names the weights that belong to it, so its renaming is the one moment at
+which an epoch counts as done, or a part of one. `checkpoints/before.json` is the same of the state
+before, which serves if a file of the last one is lost or broken.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import tempfile
 import zipfile
@@ -21,19 +22,21 @@ import numpy as np
 
 from gradstab._coefficients import HasCoefficients
 from gradstab._errors import RunDirectoryError
+from gradstab.training.callback_state import put_back, state_of
+from gradstab.training.files import WRITING, checksum, replace, write_json
 from gradstab.training.leftovers import (
+    STATE,
+    STATE_BEFORE,
     Progress,
-    checked_weights,
-    checksum,
+    arrays_name,
     holds_a_run,
+    read_arrays,
     read_run,
     unusable,
     weights_name,
 )
 from gradstab.training.lock import locked
-from gradstab.training.penalized import penalties_of
-
-_WRITING = ".writing-"
+from gradstab.training.penalized import metrics_of_penalties, penalties_of
 
 
 class RunDirectory:
@@ -53,7 +56,8 @@ class RunDirectory:
         self._history = self.path / "history.json"
         self._best = self.path / "model.keras"
         self._checkpoints = self.path / "checkpoints"
-        self._state = self._checkpoints / "state.json"
+        self._state = self._checkpoints / STATE
+        self._before = self._checkpoints / STATE_BEFORE
 
     def open(self, *, resume: bool) -> tuple[dict[str, Any], Progress]:
         """Return the configuration and the progress of the run in here, both empty for a new one.
@@ -85,7 +89,7 @@ class RunDirectory:
         if self._writes:
             self.path.mkdir(parents=True, exist_ok=True)
             for folder in (self.path, self._checkpoints):
-                for leftover in folder.glob(f"{_WRITING}*"):
+                for leftover in folder.glob(f"{WRITING}*"):
                     leftover.unlink(missing_ok=True)
         self._write_json(self._config, config)
         if self._is_new:
@@ -103,11 +107,9 @@ class RunDirectory:
         Raises:
             RunDirectoryError: If a file is lost, broken, or does not fit the model.
         """
-        weights = checked_weights(self.path, progress)
+        weights = self._checkpoints / weights_name(progress.epochs_done, progress.step)
         try:
             model.load_weights(weights)
-            if progress.checksum not in (None, checksum(model)):
-                raise ValueError("its numbers are not those that the run wrote")
         except Exception as error:  # of h5py and Keras, in as many ways as a file can be wrong
             raise unusable(weights, error) from error
         try:
@@ -117,45 +119,75 @@ class RunDirectory:
                 names = _coefficients(model)
                 for (owner, name), value in zip(names, progress.coefficients, strict=True):
                     setattr(owner, name, value)
+            if progress.step:
+                for metric, value in zip(_metrics(model), progress.metrics, strict=True):
+                    metric.assign(np.array(value, metric.dtype))
         except Exception as error:
             raise unusable(self._state, error) from error
+
+    def restore_callbacks(self, callbacks: Any, progress: Progress) -> None:
+        """Have callbacks go on from what they knew when `progress` was made."""
+        put_back(callbacks, progress.callbacks, read_arrays(self._checkpoints, progress))
 
     def save_best(self, model: Any) -> None:
         """Write `model.keras`."""
         self._replace(self._best, model.save)
 
-    def save_last(self, model: Any, progress: Progress) -> None:
-        """Make `progress` the state that a resumed run goes on from."""
+    def save_last(self, model: Any, progress: Progress, callbacks: Any) -> None:
+        """Make `progress` the state that a resumed run goes on from, and keep the one before."""
         if self._writes:
             self._checkpoints.mkdir(exist_ok=True)
         progress.random_states = [state.numpy().tolist() for state in _seed_states(model)]
         progress.coefficients = coefficients_of(model)
-        weights = self._checkpoints / weights_name(progress.epochs_done)
+        progress.metrics = [m.numpy().tolist() for m in _metrics(model) if progress.step]
+        weights = self._checkpoints / weights_name(progress.epochs_done, progress.step)
         self._replace(weights, model.save_weights)
-        progress.checksum = checksum(model)
-        self._write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
-        self._write_json(self._history, progress.history)
+        progress.callbacks, arrays = state_of(callbacks)
+        if arrays:
+            self._replace(self._checkpoints / arrays_name(progress), _saving(arrays))
         if not self._writes:
             return
-        for other in self._checkpoints.glob("epoch-*.weights.h5"):
-            if other != weights:
+        progress.checksum = checksum(weights)
+        if self._state.exists():
+            content = self._state.read_bytes()
+            replace(self._before, lambda temporary: Path(temporary).write_bytes(content))
+        write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
+        write_json(self._history, progress.history)
+        self._remove_what_no_state_names()
+
+    def _remove_what_no_state_names(self) -> None:
+        told = b"".join(file.read_bytes() for file in (self._state, self._before) if file.exists())
+        for other in self._checkpoints.glob("epoch-*"):
+            if f"{other.name.partition('.')[0]}.weights.h5".encode() not in told:
                 other.unlink(missing_ok=True)
 
     def _replace(self, path: Path, write: Callable[[str], Any]) -> None:
         if self._writes:
-            _replace(path, write)
+            replace(path, write)
             return
         with tempfile.TemporaryDirectory() as folder:
             write(os.path.join(folder, path.name))
 
     def _write_json(self, path: Path, content: dict[str, Any]) -> None:
         if self._writes:
-            _write_json(path, content)
+            write_json(path, content)
 
 
 def _seed_states(model: Any) -> list[Any]:
     known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
     return [variable for variable in model.variables if id(variable) not in known]
+
+
+def _metrics(model: Any) -> list[Any]:
+    return [*model.metrics_variables, *metrics_of_penalties(model)]
+
+
+def _saving(arrays: dict[str, Any]) -> Callable[[str], None]:
+    def save(path: str) -> None:
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+
+    return save
 
 
 def coefficients_of(model: Any) -> list[float]:
@@ -174,27 +206,3 @@ def _coefficients(model: Any) -> list[tuple[Any, str]]:
         if isinstance(owner, HasCoefficients)
     }
     return [(owner, name) for owner in owners.values() for name in owner.coefficients()]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, default=lambda value: np.asarray(value).tolist())
-    _replace(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[str], Any]) -> None:
-    # Keras reads a file's kind off its ending, so the temporary name keeps it.
-    temporary = path.with_name(f"{_WRITING}{os.getpid()}-{path.name}")
-    try:
-        write(os.fspath(temporary))
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # HDF5 raises either for a full disk, and tells the system's number in its text.
-        if isinstance(error, RuntimeError) and "errno" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0][:200]
-        raise OSError(
-            f"`run_dir` can't be written any more: {os.fspath(path)!r} ({reason}). What it holds "
-            "is whole up to the last complete epoch: make room, and go on with `resume=True`"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

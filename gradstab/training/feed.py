@@ -6,6 +6,7 @@ uninterrupted one does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gradstab.training.strategy import StepLoop
@@ -16,6 +17,10 @@ class Epoch(Protocol):
 
     def trace(self, loop: StepLoop) -> None:
         """Make `loop` trace its function for these batches, and run no step."""
+        ...
+
+    def skip(self, count: int) -> None:
+        """Leave out the next batches, on which steps were run before the run was resumed."""
         ...
 
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
@@ -42,6 +47,13 @@ class Feed(Protocol):
 
     def examples(self) -> Any:
         """Return some batch, without using it up; `None` where none can be had."""
+        ...
+
+    def batch(self, epoch: int, number: int) -> tuple[Any, Sequence[int] | None] | None:
+        """Return a batch of an epoch, and the rows of the arrays that it holds, if it has such.
+
+        `None` where it can't be had without using it up.
+        """
         ...
 
     def fingerprint(self) -> str | None:

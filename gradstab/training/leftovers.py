@@ -7,28 +7,35 @@ contradicts itself is refused by the name of the file, since going on from it wo
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 import re
-import zipfile
-import zlib
+import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import keras
 import numpy as np
 
 from gradstab._errors import RunDirectoryError
+from gradstab.training.callback_state import are_states, names_of_arrays
+from gradstab.training.files import (
+    BrokenFileError,
+    check_archive,
+    checksum,
+    first_line,
+    read_json,
+    refuse,
+    refuse_foreign,
+)
 from gradstab.training.strategy import FORMS
 
 _WEIGHTS = re.compile(r"epoch-(\d{6,})\.weights\.h5")
-_FIX = "Put the file back as it was, or pass another `run_dir` to begin anew"
+STATE = "state.json"
+STATE_BEFORE = "before.json"
 
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands after its last completed epoch.
+    """Where a run stands: after its last completed epoch, or amid the next one.
 
     Attributes:
         epochs_done: Completed epochs.
@@ -41,7 +48,12 @@ class Progress:
         coefficients: Those of the regularizers and penalties, which none holds either.
         epochs_elsewhere: Completed epochs that a backup of Keras' knew of, and this history does
             not.
-        checksum: Of weights and moments; `None` in runs of earlier versions.
+        checksum: Of the file of weights and moments; `None` in runs of earlier versions.
+        callbacks: What callbacks keep of themselves (`callback_state`).
+        step: Steps of the next epoch that were taken, of a run that was asked to leave.
+        metrics: The metrics of these steps.
+        logs: Their logs.
+        seen: How many steps an optimizer of gradstab's counted among them, and skipped.
     """
 
     epochs_done: int = 0
@@ -54,11 +66,17 @@ class Progress:
     coefficients: list[float] = dataclasses.field(default_factory=list)
     epochs_elsewhere: int = 0
     checksum: str | None = None
+    callbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    step: int = 0
+    metrics: list[Any] = dataclasses.field(default_factory=list)
+    logs: dict[str, float] = dataclasses.field(default_factory=dict)
+    seen: list[int] = dataclasses.field(default_factory=lambda: [0, 0])
 
 
-def weights_name(epochs_done: int) -> str:
-    """Return the name of the weights after so many epochs."""
-    return f"epoch-{epochs_done:06d}.weights.h5"
+def weights_name(epochs_done: int, step: int = 0) -> str:
+    """Return the name of the weights after so many epochs, and steps of the next one."""
+    amid = f"-step-{step:09d}" if step else ""
+    return f"epoch-{epochs_done:06d}{amid}.weights.h5"
 
 
 def holds_a_run(directory: Path) -> bool:
@@ -71,58 +89,90 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Progress]:
     """Return the configuration and the progress of a run, both empty where there is none.
 
     Raises:
-        RunDirectoryError: If files are lost, broken, or contradict each other.
+        RunDirectoryError: If files are lost, broken, or contradict each other, those of the
+            checkpoint before the last too.
     """
     if not holds_a_run(directory):
         return {}, Progress()
-    config_file, state_file = directory / "config.json", directory / "checkpoints" / "state.json"
-    config = _config(config_file)
-    if state_file.exists():
-        return config, _progress(state_file, config)
-    # Killed in its first epoch, or just after: nothing is lost by beginning again.
-    if (directory / "history.json").exists() or max(_weights_in(directory), default=1) > 1:
-        _refuse(state_file, "is lost")
-    return config, Progress()
+    config = _config(directory / "config.json")
+    state, before = (directory / "checkpoints" / name for name in (STATE, STATE_BEFORE))
+    if not (state.exists() or before.exists()):
+        # Killed in its first epoch, or just after: nothing is lost by beginning again.
+        if (directory / "history.json").exists() or max(_weights_in(directory), default=1) > 1:
+            refuse(state, "is lost")
+        return config, Progress()
+    try:
+        return config, _checked(state, config)
+    except BrokenFileError as error:
+        if not before.exists():
+            raise
+        try:
+            progress = _checked(before, config)
+        except BrokenFileError:
+            raise error from None
+        where = f"epoch {progress.epochs_done}" + (f", step {progress.step}" * bool(progress.step))
+        warnings.warn(
+            f"The run in `run_dir` goes on from the checkpoint before the last, which was written "
+            f"after {where}: {error.problem}",
+            stacklevel=4,
+        )
+        return config, progress
 
 
-def checked_weights(directory: Path, progress: Progress) -> Path:
-    """Return the file of weights that belongs to a state.
+def _checked(state: Path, config: dict[str, Any]) -> Progress:
+    """Return the progress that a state tells, once all files that belong to it are as written."""
+    if not state.exists():
+        refuse(state, "is lost")
+    progress = _progress(state, config)
+    if progress.best_epoch is not None:
+        check_archive(state.parent.parent / "model.keras")
+    file = state.parent / weights_name(progress.epochs_done, progress.step)
+    if not file.is_file():
+        refuse(file, "is lost")
+    written = progress.checksum or ""
+    if written.startswith("file ") and written != checksum(file):
+        refuse(file, "is not as the run wrote it")
+    read_arrays(state.parent, progress)
+    return progress
+
+
+def arrays_name(progress: Progress) -> str:
+    """Return the name of the file with the arrays that callbacks keep."""
+    name = weights_name(progress.epochs_done, progress.step)
+    return name.replace(".weights.h5", ".callbacks.npz")
+
+
+def read_arrays(checkpoints: Path, progress: Progress) -> dict[str, Any]:
+    """Return the arrays that callbacks kept.
 
     Raises:
-        RunDirectoryError: If it is lost or not as it was written, or if the best model is.
+        BrokenFileError: If the file is lost or not whole.
     """
-    best = directory / "model.keras"
-    if progress.best_epoch is not None:
-        _check_archive(best)
-    file = directory / "checkpoints" / weights_name(progress.epochs_done)
+    names = names_of_arrays(progress.callbacks)
+    if not names:
+        return {}
+    file = checkpoints / arrays_name(progress)
     if not file.is_file():
-        _refuse(file, "is lost")
-    return file
-
-
-def checksum(model: Any) -> str:
-    """Return a number made of all that a file of weights holds, to tell it from a changed one."""
-    total = 0
-    for variable in (*model.weights, *model.optimizer.variables):
-        value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
-        total = zlib.crc32(value.tobytes(), total)
-    return f"crc32 {total:08x}"
+        refuse(file, "is lost")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except Exception as error:  # whatever a broken archive makes of it
+        refuse(file, f"is broken ({first_line(error)})")
 
 
 def unusable(file: Path, error: Exception) -> RunDirectoryError:
     """Return the error that says that what a file holds does not fit the model."""
-    return RunDirectoryError(
-        _refusal(file, f"can't be loaded into the model ({_first_line(error)})")
-    )
+    return BrokenFileError(file, f"can't be loaded into the model ({first_line(error)})")
 
 
 def _config(file: Path) -> dict[str, Any]:
     if not file.exists():
-        _refuse(file, "is lost")
-    config = _read_json(file)
+        refuse(file, "is lost")
+    config = read_json(file)
     arguments, model, loop = config.get("arguments"), config.get("model"), config.get("loop", {})
     if not isinstance(arguments, dict):
-        _refuse_foreign(file, "it holds no `arguments`")
+        refuse_foreign(file, "it holds no `arguments`")
     is_whole = (
         isinstance(model, dict)
         and "steps" in config
@@ -134,32 +184,34 @@ def _config(file: Path) -> dict[str, Any]:
         and loop.get("form") in FORMS
     )
     if not is_whole:
-        _refuse(file, "lacks what a run writes into it, or contradicts itself")
+        refuse(file, "lacks what a run writes into it, or contradicts itself")
     return config
 
 
 def _progress(file: Path, config: dict[str, Any]) -> Progress:
-    state = _read_json(file)
+    state = read_json(file)
     known = {field.name for field in dataclasses.fields(Progress)}
     weights = state.pop("weights", None)
     if not {"epochs_done", "history"} <= set(state):
-        _refuse(file, "lacks what a run writes into it")
+        refuse(file, "lacks what a run writes into it")
     unknown = sorted(set(state) - known)
     if unknown:
-        _refuse(file, f"has fields that gradstab does not know: {', '.join(unknown)[:80]}")
+        refuse(file, f"has fields that gradstab does not know: {', '.join(unknown)[:80]}")
     progress = Progress(**state)
     problem = _contradiction(progress, weights, config["arguments"]["monitor"])
     if problem:
-        _refuse(file, f"contradicts itself: {problem}")
+        refuse(file, f"contradicts itself: {problem}")
     return progress
 
 
 def _contradiction(progress: Progress, weights: Any, monitor: str) -> str | None:
     """Return what can't be true of a state, or `None`."""
     done, elsewhere, history = progress.epochs_done, progress.epochs_elsewhere, progress.history
-    if not (_is_count(done) and done > 0 and _is_count(elsewhere)):
-        return f"`epochs_done` is {done!r:.80}"
-    if weights != weights_name(done):
+    if not (_is_count(done) and _is_count(progress.step) and _is_count(elsewhere)):
+        return f"`epochs_done` is {done!r:.80}, and `step` {progress.step!r:.80}"
+    if done + progress.step == 0:
+        return "`epochs_done` is 0"
+    if weights != weights_name(done, progress.step):
         return f"`weights` is {weights!r:.80} after {done} epochs"
     if not isinstance(history, dict) or not all(
         isinstance(each, list) for each in history.values()
@@ -193,7 +245,12 @@ def _contradiction(progress: Progress, weights: Any, monitor: str) -> str | None
         _is_number(each) and each >= 0 for each in progress.coefficients
     ):
         return "`coefficients` holds no coefficients"
-    return None
+    if not (isinstance(progress.metrics, list) and isinstance(progress.logs, dict)):
+        return "`metrics` or `logs` hold no numbers"
+    seen = progress.seen
+    if not (isinstance(seen, list) and len(seen) == 2 and all(map(_is_count, seen))):
+        return "`seen` holds no counts"
+    return None if are_states(progress.callbacks) else "`callbacks` holds no states"
 
 
 def _is_count(value: Any) -> bool:
@@ -211,45 +268,3 @@ def _weights_in(directory: Path) -> list[int]:
     except OSError:
         return []
     return [int(found[1]) for found in map(_WEIGHTS.fullmatch, names) if found]
-
-
-def _check_archive(file: Path) -> None:
-    if not file.is_file():
-        _refuse(file, "is lost, the best model so far")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()
-    except Exception as error:  # whatever a broken archive makes of it
-        _refuse(file, f"is broken ({_first_line(error)})")
-    if broken is not None:
-        _refuse(file, f"is broken (in {broken!r:.80})")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        # Whatever is in it: it is no JSON.
-        _refuse_foreign(file, _first_line(error))
-    if not isinstance(content, dict):
-        _refuse_foreign(file, "it holds no object")
-    return content
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip(". ")
-
-
-def _refusal(file: Path, problem: str) -> str:
-    return f"`run_dir` holds a run that can't go on: {os.fspath(file)!r} {problem}. {_FIX}"
-
-
-def _refuse_foreign(file: Path, problem: str) -> NoReturn:
-    raise RunDirectoryError(
-        f"`run_dir` holds a file that no run wrote: {os.fspath(file)!r} ({problem}). {_FIX}"
-    )
-
-
-def _refuse(file: Path, problem: str) -> NoReturn:
-    raise RunDirectoryError(_refusal(file, problem))

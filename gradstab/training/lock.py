@@ -11,10 +11,13 @@ from gradstab._errors import RunDirectoryError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such lock, and none is held there.
+except ImportError:  # Windows locks bytes of a file in its place.
     fcntl = None  # type: ignore[assignment]
+    import msvcrt
 
 NAME = ".running"
+# The byte that Windows locks. Nobody else can read it then, so it lies beyond what is written.
+_BYTE = 1 << 20
 
 
 @contextlib.contextmanager
@@ -42,9 +45,14 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # While it is held, so that nobody waits for a file that is no longer there.
-            (directory / NAME).unlink(missing_ok=True)
+            # While it is held, so that nobody waits for a file that is no longer there. Windows
+            # removes no open file: there it stays, held by nobody, until it is removed below.
+            with contextlib.suppress(PermissionError):
+                (directory / NAME).unlink(missing_ok=True)
             os.close(file)
+            if fcntl is None:
+                with contextlib.suppress(OSError):
+                    (directory / NAME).unlink(missing_ok=True)
     finally:
         for folder in missing:
             with contextlib.suppress(OSError):
@@ -61,14 +69,15 @@ def _acquired(path: Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
             # Its holder may have removed it after it was opened here.
             if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                os.lseek(file, 0, os.SEEK_SET)
                 os.ftruncate(file, 0)
                 os.write(file, str(os.getpid()).encode())
                 return file
         except BlockingIOError as error:
+            os.lseek(file, 0, os.SEEK_SET)
             holder = os.read(file, 20).decode(errors="replace")
             os.close(file)
             raise RunDirectoryError(
@@ -80,3 +89,19 @@ def _acquired(path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
+
+
+def _lock(file: int) -> None:
+    """Lock an open file, and return at once.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    os.lseek(file, _BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    except PermissionError as error:  # its word for "held by another"
+        raise BlockingIOError from error

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from gradstab._validation import check_float
+from gradstab.recovery.termination import Termination
 from gradstab.training.array_feed import ArrayFeed
 from gradstab.training.checkpoint import RunDirectory, coefficients_of
 from gradstab.training.feeds import make_feed
@@ -68,15 +69,17 @@ def train(
     `every_n_steps` of its own, if it has that), or unless `steps_per_call` is given.
 
     With `run_dir`, a run that was killed at any moment and is started again with the same
-    arguments and `resume=True` goes on after its last completed epoch. On the CPU it ends, bit for
-    bit, where it would have ended undisturbed. What this asks for: data in an order that is a
-    function of the epoch (arrays are, by `seed`, and the batches of a `PyDataset` that does not
-    change them itself; so is a pipeline with a `for_epoch` attribute, as `gradstab.data.load` makes
-    them; of any other pipeline or generator the caller must know); random layers
-    that draw from seed generators of their own, as Keras' do; and callbacks without state of their
-    own: a resumed `EarlyStopping` or `ReduceLROnPlateau` counts its patience from zero, while
-    `early_stopping_patience` here goes on counting. A learning rate that was cut stays cut, and
-    coefficients of penalties and of gradstab's regularizers that were changed stay changed.
+    arguments and `resume=True` goes on after its last completed epoch; one that got SIGTERM, which
+    schedulers send before they kill, ends its step, saves and exits with 143, and goes on after
+    that step. On the CPU both end, bit for bit, where they would have ended undisturbed. What this
+    asks for: data in an order that is a function of the epoch (arrays are, by `seed`, and the
+    batches of a `PyDataset` that does not change them itself; so is a pipeline with a `for_epoch`
+    attribute, as `gradstab.data.load` makes them; of any other pipeline or generator the caller
+    must know); random layers that draw from seed generators of their own, as Keras' do; and
+    callbacks that keep nothing of their own but what is saved with the run: of `EarlyStopping`,
+    `ReduceLROnPlateau` and `ModelCheckpoint` all that they decide by, of others the attributes
+    that they name in `kept_attributes`. A learning rate that was cut stays cut, and coefficients of
+    penalties and of gradstab's regularizers that were changed stay changed.
 
     Under a `tf.distribute` strategy each step splits its batch of `batch_size` over the replicas
     and weighs their losses by the examples they got, so that the update is that of one replica
@@ -91,7 +94,8 @@ def train(
     (after every epoch), `record.jsonl` (what `gradstab report` makes a page of, written by a
     `GradientMonitor` that leaves the logs alone, unless one among the callbacks writes there),
     `model.keras` (the model at its best `monitor`; until the first epoch ends, as it began) and
-    `checkpoints/` (weights, optimizer and random states after the last epoch).
+    `checkpoints/` (weights, optimizer, random states and callbacks, after the last epoch and the
+    one before: that serves where a file of the last is lost or broken).
 
     Args:
         model: A compiled `keras.Model`, built or not, made in the scope of a strategy or without
@@ -194,6 +198,9 @@ def train(
         if directory is not None:
             stack.enter_context(directory.held())
             config, progress = directory.open(resume=resume)
+        termination = Termination()
+        if workers.count == 1:
+            stack.enter_context(termination)
         first_epoch = progress.epochs_done or initial_epoch
         if config and initial_epoch > progress.epochs_done:
             raise ValueError(
@@ -240,7 +247,7 @@ def train(
         if config:
             check_same_run(config, new_config)
             new_config["begins_with"] = config.get("begins_with", new_config["begins_with"])
-        if directory is not None and progress.epochs_done:
+        if directory is not None and (progress.epochs_done or progress.step):
             directory.restore(model, progress)
         advice = "Nothing was saved, for want of a `run_dir`"
         if directory is not None:
@@ -256,6 +263,7 @@ def train(
             config=new_config,
             old_config=config,
             workers=workers,
+            termination=termination,
         )
         with workers.together(advice):
             return run.train(callbacks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -76,12 +76,30 @@ class DatasetFeed:
         """Return the first batch that was looked at, or `None`."""
         return self._first_batch
 
-    def fingerprint(self) -> str | None:
-        """Return a number made of the first batch of epoch 0, where that is always the same."""
+    def batch(self, epoch: int, number: int) -> tuple[Any, Sequence[int] | None] | None:
+        """Return a batch of an epoch, where an epoch can be gone through again."""
         if self._for_epoch is None:
             return None
-        found = {fingerprint_of(self._first(iter(self._for_epoch(0)))) for _ in range(2)}
-        return found.pop() if len(found) == 1 else None
+        found = next(iter(self._for_epoch(epoch).skip(number)), None)
+        return None if found is None else (found, None)
+
+    def fingerprint(self) -> str | None:
+        """Return a number made of the first batch of epoch 0, where that is always the same.
+
+        Of other pipelines, which may be shuffled anew by each process, it is what they yield:
+        shapes and dtypes, and how many batches.
+        """
+        if self._for_epoch is not None:
+            found = {fingerprint_of(self._first(iter(self._for_epoch(0)))) for _ in range(2)}
+            if len(found) == 1 and None not in found:
+                return found.pop()
+        cardinality = int(self._dataset.cardinality())
+        many = {tf.data.INFINITE_CARDINALITY: "endless", tf.data.UNKNOWN_CARDINALITY: "some"}
+        shapes = [
+            f"{getattr(spec, 'shape', '')} {getattr(getattr(spec, 'dtype', None), 'name', spec)}"
+            for spec in tf.nest.flatten(self._element_spec)
+        ]
+        return f"{many.get(cardinality, cardinality)} batches of {', '.join(shapes)}"
 
     def _iterator(self, epoch: int) -> Any:
         if self._for_epoch is not None:
@@ -119,6 +137,13 @@ class _DatasetEpoch:
 
     def trace(self, loop: StepLoop) -> None:
         loop.run_iterator(self._iterators[-1], 0)
+
+    def skip(self, count: int) -> None:
+        for _ in range(count):
+            if next(self._iterators[0], None) is None and len(self._iterators) > 1:
+                self._iterators.pop(0)
+                next(self._iterators[0], None)
+        self._left -= count
 
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
         count = int(min(count, self._left))

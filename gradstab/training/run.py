@@ -11,14 +11,17 @@ import keras
 
 from gradstab._errors import DivergenceError
 from gradstab.callbacks.gradient_monitor import GradientMonitor
+from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.keras_hooks.compiled_model import epoch_of_backup
 from gradstab.optimizers.watching.find import bind
+from gradstab.recovery.termination import Termination
 from gradstab.training.applied import SkippedSteps
 from gradstab.training.array_feed import ArrayFeed
 from gradstab.training.checkpoint import RunDirectory
 from gradstab.training.epochs import EpochRunner, loop_of
 from gradstab.training.feed import Feed
 from gradstab.training.identity import device
+from gradstab.training.leaving import Leaving
 from gradstab.training.leftovers import Progress
 from gradstab.training.probe import Choice, choose_form
 from gradstab.training.replicas import synchronize
@@ -42,6 +45,7 @@ class Run:
         config: What describes it.
         old_config: The same of the run that is resumed; empty for a new one.
         workers: Those that train together.
+        termination: Tells whether the process is asked to leave.
     """
 
     model: Any
@@ -53,6 +57,7 @@ class Run:
     config: dict[str, Any]
     old_config: dict[str, Any]
     workers: Workers
+    termination: Termination
 
     def train(self, callbacks: Any) -> keras.callbacks.History:
         """Train the epochs that are left, and return the history of all.
@@ -83,12 +88,15 @@ class Run:
             )
         history = model.history
         judge, guarded = SkippedSteps(model), True
+        bad_steps = BadSteps.join(model)
         history.history.update(progress.history)
         model.stop_training = False
         monitors += [each for each in callbacks.callbacks if isinstance(each, GradientMonitor)]
         for monitor in monitors:
             monitor.resumes_record = bool(self.old_config)
         callbacks.on_train_begin()
+        if self.directory is not None:
+            self.directory.restore_callbacks(callbacks.callbacks, progress)
         # Weights may have been loaded, into a model that its optimizer knows already: what a
         # skipped step puts back are the statistics of now.
         bind(model)
@@ -108,15 +116,21 @@ class Run:
                 choice.form,
                 None if per_call == "auto" else int(per_call),
                 self.workers,
+                bad_steps,
             )
             guarded = runner.guarded
+            leaving = Leaving(
+                model, self.directory, progress, self.termination, callbacks.callbacks
+            )
             for epoch in range(first, settings.epochs):
-                logs = self._epoch(runner, epoch)
+                logs = self._epoch(runner, epoch, leaving)
                 callbacks.on_epoch_end(epoch, logs)
                 with self.workers.call():
-                    self._keep(epoch, history)
+                    self._keep(epoch, history, callbacks.callbacks)
                 if model.stop_training:
                     break
+                if epoch + 1 < settings.epochs:
+                    leaving.after_epoch(epoch)
         elif settings.verbose != 0:
             print(
                 f"Nothing left to train: {progress.epochs_done} epochs are done. Ask for more "
@@ -125,9 +139,10 @@ class Run:
         if isinstance(model.optimizer, keras.optimizers.Optimizer):
             model.optimizer.finalize_variable_values(model.trainable_weights)
         callbacks.on_train_end(logs=logs)
+        bad_steps.leave()
         verdict = None if guarded else judge.verdict()
         if verdict is not None:
-            raise DivergenceError(f"Training has diverged: {verdict}")
+            raise DivergenceError(f"Training has diverged: {verdict}.{judge.began(bad_steps)}")
         is_used = self.directory is not None or settings.early_stopping_patience is not None
         if is_used and progress.best_epoch is None and progress.epochs_done:
             self._warn_that_nothing_improved(history.history[settings.monitor])
@@ -170,15 +185,16 @@ class Run:
             loop = self.old_config.get("loop", dataclasses.asdict(choice))
             self.directory.begin(self.config | {"loop": loop}, self.model)
 
-    def _epoch(self, runner: EpochRunner, epoch: int) -> dict[str, Any]:
-        logs = runner.train(self.feed, epoch)
+    def _epoch(self, runner: EpochRunner, epoch: int, leaving: Leaving) -> dict[str, Any]:
+        logs = runner.train(self.feed, epoch, leaving)
         with self.workers.call():
             synchronize(self.model)
         if self.validation is not None:
-            logs |= {f"val_{name}": log for name, log in runner.evaluate(self.validation).items()}
+            found = runner.evaluate(self.validation, leaving)
+            logs |= {f"val_{name}": log for name, log in found.items()}
         return logs
 
-    def _keep(self, epoch: int, history: Any) -> None:
+    def _keep(self, epoch: int, history: Any, callbacks: Any) -> None:
         """Take in what an epoch gave: the best model, an early stop, the state to resume from."""
         settings, progress = self.settings, self.progress
         if settings.monitor not in history.history:
@@ -196,11 +212,12 @@ class Run:
         patience = settings.early_stopping_patience
         if patience is not None and progress.epochs_since_best >= patience:
             self.model.stop_training = True
-        progress.epochs_done = epoch + 1
+        progress.epochs_done, progress.step = epoch + 1, 0
+        progress.seen, progress.logs = [0, 0], {}
         progress.history = history.history
         progress.stopped = bool(self.model.stop_training)
         if self.directory is not None:
-            self.directory.save_last(self.model, progress)
+            self.directory.save_last(self.model, progress, callbacks)
 
     def _choose(self, epoch: int) -> Choice:
         """Return the form of the loop: as asked for, as it was, or the fastest of those timed."""

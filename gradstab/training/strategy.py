@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gradstab.diagnosis.origin.bad_steps import keeper_of
 from gradstab.training.applied import AppliedMetrics
 from gradstab.training.replicas import mean_over_replicas, on_all_replicas
 
@@ -71,6 +72,8 @@ class StepLoop:
         plain = on_all_replicas(model.distribute_strategy, taken, optimizer)
         self._plain_step = plain
         self._step = _compile(plain, xla=True) if form == "xla_step" else plain
+        # Arrays need nothing kept: which rows a step took is known.
+        self._keeper = keeper_of(model) if step == "train_step" else None
 
     def metrics_were_reset(self) -> None:
         """Learn that an epoch begins, whose metrics are empty."""
@@ -113,7 +116,7 @@ class StepLoop:
         if self._eager:
             done, logs = 0, {}
             while done < count and (batch := next(iterator, None)) is not None:
-                logs = self._plain_step(batch)
+                logs = self._step_on(batch)
                 done += 1
             return done, self._chosen(logs) if done else {}
         if self._iterating is None:
@@ -158,7 +161,7 @@ class StepLoop:
             batch = iterator.get_next_as_optional()
 
             def step() -> tuple[Any, Logs]:
-                return i + 1, self._kept(self._step(batch.get_value()))
+                return i + 1, self._kept(self._step_on(batch.get_value()))
 
             more = batch.has_value()
             i, logs = tf.cond(more, step, lambda: (i, logs))
@@ -170,6 +173,13 @@ class StepLoop:
             (tf.constant(0), tf.constant(True), self._no_logs()),
         )
         return done, self._logs(logs)
+
+    def _step_on(self, batch: Any) -> Logs:
+        """Take a step; if it was not finite, its batch is kept, outside of what XLA compiles."""
+        logs: Logs = self._step(batch)
+        if self._keeper is not None:
+            self._keeper.after_step(batch)
+        return logs
 
     def _inspect(self, batch: Any) -> None:
         """Find out whether the step returns the model's metrics, or logs of its own to carry."""

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from gradstab._errors import WorkerLostError
-from gradstab._replicas import is_chief
+from gradstab._replicas import count_workers, is_chief
 from gradstab.keras_hooks.collectives import abort_collectives
 
 # Every worker has to run the same number of steps in a call, so none can go by its own clock.
@@ -31,9 +31,7 @@ class Workers:
         self._timeout = timeout
         self._started = 0.0
         self._overdue = False
-        resolver = getattr(strategy, "cluster_resolver", None)
-        tasks = resolver.cluster_spec().as_dict() if resolver is not None else {}
-        self.count = max(1, sum(len(tasks.get(job, ())) for job in ("chief", "worker")))
+        self.count = count_workers(strategy)
         self.writes = is_chief(strategy)
 
     def agree(self, number: int) -> int:

@@ -101,6 +101,7 @@ class Measured:
         Args:
             clipped: Boolean scalar tensor; `None` where nothing was clipped.
         """
+        _ = self.norms  # So that both know them, and nobody measures again.
         result = Measured(self._unchanged, self._norms, clipped, self._change, self._is_changed)
         result._values, result._global_norm = self._values, self._global_norm
         return result

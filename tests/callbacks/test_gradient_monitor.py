@@ -40,6 +40,7 @@ def gradient_norms(model, x, y, batch_size, rate):
     return np.array(norms)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("steps_per_execution", [1, 4, 16])
 def test_logs_and_record_hold_the_true_norms(data, tmp_path, steps_per_execution):
     optimizer = gradstab.stabilize("sgd", clip=100.0, learning_rate=0.01)
@@ -107,6 +108,7 @@ def test_the_model_is_left_as_it_was(data):
     assert "grad_norm" not in model.evaluate(*data, verbose=0, return_dict=True)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "gradstab's"])
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_the_logs_of_a_batch_are_those_of_its_last_step(data, optimizer, steps_per_execution):
@@ -210,6 +212,7 @@ def test_without_matplotlib_the_record_is_written_and_the_plot_left_out(
     assert not (tmp_path / "run" / "gradient_norm.png").exists()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "gradstab's"])
 def test_both_functions_of_the_step_are_traced_at_once(data, optimizer):
     traced = []
@@ -232,6 +235,7 @@ def test_both_functions_of_the_step_are_traced_at_once(data, optimizer):
     assert reading.samples.steps.tolist() == [1, *range(4, 33, 4)]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "gradstab's"])
 def test_where_a_call_is_not_one_step_samples_are_missed_before_the_first_look_only(
     data, optimizer

@@ -63,7 +63,7 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.mark.quick_cases(4)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("name", RUNS)
 def test_a_healthy_run_never_trips(name, ours):
@@ -81,6 +81,7 @@ def test_a_healthy_run_never_trips(name, ours):
     assert len(history.epoch) == 12
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("rate", [1e-3, 3e-2])
 def test_one_batch_at_a_time_as_in_reinforcement_learning(rate):
     """Targets that move: a run of one step each, whose loss may rise for ever."""

@@ -79,7 +79,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.quick_cases(5)
+@pytest.mark.quick_cases(1)
 @pytest.mark.filterwarnings("ignore:.*were limited or skipped:UserWarning")
 @pytest.mark.parametrize(
     ("how", "fault", "ours"),
@@ -108,6 +108,7 @@ def test_a_run_goes_on_as_good_as_new(data, how, fault, ours):
     assert struck.evaluate(*data, verbose=0) < 3 * best + 0.05
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("how", ["fit", "train"])
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_healthy_run_ends_bit_for_bit_as_without(data, how, ours):
@@ -158,6 +159,7 @@ class Again(keras.callbacks.Callback):
         FAULTS["weights"][0](self.model)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("how", ["fit", "train"])
 def test_when_nothing_helps_the_run_stops_with_the_rule_and_the_best_state(data, how, capsys):
     model = make_model(gradstab.stabilize("adam"))
@@ -181,6 +183,7 @@ def test_batches_that_are_all_bad_stop_the_run_at_once(data):
     assert guard.actions == []
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("first", [True, False])
 def test_the_record_tells_what_was_done(data, tmp_path, first):
     model, guard = make_model(), recovering()
@@ -207,6 +210,7 @@ def _others(order, folder):
     return guard, [guard, *others] if order == "first" else [*others, guard]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("order", ["first", "last"])
 @pytest.mark.parametrize("how", ["fit", "train"])
 def test_peace_with_callbacks_that_stop_and_save(data, how, order, tmp_path):
@@ -247,6 +251,7 @@ def test_a_backup_is_restored_before_the_first_snapshot(data, tmp_path):
     assert again.evaluate(*data, verbose=0) < 1.0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_model_with_a_step_and_optimizers_of_its_own_goes_back_by_its_state(data, ours):
     class Own(keras.Model):

@@ -75,7 +75,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("name", DAMAGE)
@@ -93,6 +93,7 @@ def test_damage_is_named_and_the_state_before_it_put_back(name, activation, ours
     assert _is_finite(model)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("ours", [True, False])
 def test_moments_that_are_not_finite_are_never_kept(ours):
     """Spoiled after the last step: another would spoil the weights."""
@@ -118,6 +119,7 @@ def _kill(model):
     model.get_layer("a").bias.assign(np.full(16, -100.0))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "optimizer",
     [None, lambda: keras.optimizers.Adam(0.01), lambda: keras.optimizers.SGD(0.05, momentum=0.9)],
@@ -175,6 +177,7 @@ def test_a_finite_explosion_is_told_though_nothing_is_skipped():
         assert np.abs(model.get_weights()[0]).max() < 10
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_cross_entropy_far_below_zero_is_told(ours):
     keras.utils.set_random_seed(1)
@@ -188,7 +191,7 @@ def test_a_cross_entropy_far_below_zero_is_told(ours):
     assert "It can't be below zero where labels lie between 0 and 1" in verdict
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("steps", [1, 5, 16])
 @pytest.mark.parametrize("per_call", [1, 100])
 def test_a_run_of_which_all_was_skipped_gets_its_verdict(steps, per_call):
@@ -242,6 +245,7 @@ def test_if_no_gradient_is_finite_no_layer_is_blamed():
     assert not any(v.path in verdict for v in model.trainable_variables)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_gradient_that_is_zero_throughout_is_told_with_the_layer_that_stops_it(ours):
     keras.utils.set_random_seed(1)

@@ -21,7 +21,7 @@ def _model(optimizer="sgd", **arguments):
     return model
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("arguments", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}])
 def test_a_train_step_of_the_instance_takes_every_step(ours, arguments):
@@ -40,6 +40,7 @@ def test_a_train_step_of_the_instance_takes_every_step(ours, arguments):
     assert vars(model)["train_step"] is method
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("method", ["compute_loss", "test_step"])
 def test_other_methods_of_the_instance(method):
     model = _model()
@@ -99,7 +100,7 @@ STILL = {
 }
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", STILL)
 @pytest.mark.parametrize("arguments", [{}, {"run_eagerly": True}, {"jit_compile": True}])
 def test_an_inner_optimizer_that_stands_still_does_so_when_wrapped(name, arguments):

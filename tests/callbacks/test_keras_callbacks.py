@@ -55,6 +55,7 @@ def among_ours(request):
     return arrange
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("rate", [0.1, "scheduled"])
 def test_reduce_lr_on_plateau_cuts_the_rate(data, among_ours, rate):
     schedule = Adjustable(keras.optimizers.schedules.CosineDecay(0.1, 10_000))

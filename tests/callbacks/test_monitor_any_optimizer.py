@@ -53,7 +53,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("optimizer", "arguments"), CASES, ids=str)
 def test_what_is_measured_and_that_nothing_changes(optimizer, arguments, tmp_path):
     watched, plain = (_model(OPTIMIZERS[optimizer](), **arguments) for _ in range(2))
@@ -99,6 +99,7 @@ def _breaking():
     return tf.data.Dataset.range(4).map(lambda place: batch(tf.cast(place, tf.int32)))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("where", ["in a step", "in a callback"])
 def test_after_an_exception_the_model_is_as_it_was(where):
     model = _model()
@@ -116,6 +117,7 @@ def test_after_an_exception_the_model_is_as_it_was(where):
     assert monitor._observer.telemetry.peek().cursor == before
 
 
+@pytest.mark.slow
 def test_what_is_saved_during_the_watch_loads_without_gradstab(tmp_path, run_python):
     model = _model()
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")

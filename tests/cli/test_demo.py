@@ -109,6 +109,7 @@ def test_all_parts_make_the_same_good_start_in_every_setting():
         assert kernel.std() == pytest.approx(np.sqrt(2 / fan_in), rel=0.25)
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_leaves_plot_and_results(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_runs, "load_digits", lambda seed: digits)
     monkeypatch.setattr("gradstab.cli.demo.SETTINGS", (NAN_IMAGE,))

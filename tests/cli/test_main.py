@@ -162,6 +162,7 @@ except SystemExit as end:
     assert run_python(code) == "2 []"
 
 
+@pytest.mark.slow
 def test_tensorflow_starts_without_a_word(run_python):
     # stderr is the file descriptor, to which C++ writes without asking Python.
     code = """

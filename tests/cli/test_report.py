@@ -34,6 +34,7 @@ def test_html_is_written_beside_the_record_and_its_path_printed(run_dir, capsys)
     assert page.count("<svg") == 3  # heat map, norm, loss
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("form", ["html", "text", "json"])
 def test_output_goes_where_it_is_told(form, run_dir, tmp_path, capsys):
     target = tmp_path / "new" / "file"

@@ -31,6 +31,7 @@ def run_dir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_directory_holds_the_run(run_dir):
     assert {path.name for path in run_dir.iterdir()} == {
         "checkpoints", "command.json", "config.json", "gradient_norm.png", "history.json",
@@ -162,6 +163,7 @@ def test_what_was_left_out_is_told_as_left_out(run_dir, tmp_path, capsys):
     assert "begun with no --augment." in _error(capsys)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(run_dir, tmp_path, monkeypatch, capsys):
     output = tmp_path / "run"
     arguments = [*TRAIN, "--epochs", "3", "--seed", "4", "--output", str(output)]
@@ -186,6 +188,7 @@ def test_an_interrupted_run_goes_on_where_it_was(run_dir, tmp_path, monkeypatch,
     assert resumed["loss"] == whole["loss"]
 
 
+@pytest.mark.slow
 def test_resume_with_more_epochs_goes_on_to_them(run_dir, tmp_path, capsys):
     output = tmp_path / "run"
     shutil.copytree(run_dir, output)
@@ -243,6 +246,7 @@ def test_a_run_that_can_not_go_on_is_refused_in_one_line(run_dir, tmp_path, caps
     assert "in use by another run" in _error(capsys)
 
 
+@pytest.mark.slow
 def test_training_that_diverges_ends_with_1(tmp_path, monkeypatch, capsys):
     images = np.full((800, 8, 8, 1), np.nan, "float32")
     hopeless = from_arrays(images, np.arange(800) % 10, batch_size=8, pixel_max=16.0)

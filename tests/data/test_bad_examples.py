@@ -30,6 +30,7 @@ def make_model():
     return model
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("how", ["fit", "train"])
 def test_the_others_are_trained_on_as_if_they_were_alone(how):
     bad, model, alone = BadExamples(), make_model(), make_model()
@@ -89,8 +90,45 @@ def test_several_inputs_and_whole_numbers():
     assert int(y[3]) == int(x["a"][3])
 
 
+@pytest.mark.parametrize("how", ["fit", "train"])
+def test_of_arrays_the_bad_rows_are_left_out_and_named(how):
+    bad, model, alone = BadExamples(), make_model(), make_model()
+    x, y = bad.masked(spoiled())
+    good = [row for row in range(12) if row not in (1, 6)]
+    for net, data in ((model, (x, y)), (alone, (X[good], Y[good]))):
+        arguments = {"batch_size": 5, "epochs": 2, "verbose": 0}
+        if how == "fit":
+            net.fit(*data, shuffle=False, **arguments)
+        else:
+            gradstab.training.train(net, data, seed=0, jit_compile=False, **arguments)
+    for one, other in zip(model.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert bad.examples == [BadExample(None, 1, "inputs"), BadExample(None, 6, "targets")]
+    assert bad.count == 2
+    assert str(bad) == "Left out of the loss 2 times: row 1 (inputs); row 6 (targets)."
+
+
+def test_arrays_without_a_bad_example_are_the_same_objects():
+    arrays = ({"a": X, "b": np.arange(12)}, Y, np.ones(12, "float32"))
+    assert BadExamples().masked(arrays) is arrays
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((X, Y[:3]), "same number of examples"),
+        ((X * np.nan, Y), "none among 12"),
+        ((X, 3.0), "of arrays with examples along the first axis"),
+        ((X,), "1 entries"),
+    ],
+)
+def test_arrays_that_cannot_be_are_refused(arrays, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        BadExamples().masked(arrays)
+
+
 def test_what_is_no_dataset_of_batches_is_refused():
     with pytest.raises(TypeError, match=r"`dataset` must be a tf.data.Dataset of batches"):
-        BadExamples().masked((X, Y))
+        BadExamples().masked([X, Y])
     with pytest.raises(TypeError, match="weights of one number per example"):
         BadExamples().masked(batches(X, Y, Y))

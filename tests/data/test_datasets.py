@@ -58,6 +58,7 @@ def test_splits_are_a_function_of_the_seed():
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("per_class", [3, 4, 5, 9])
 @pytest.mark.parametrize(("validation", "test"), [(0.1, 0.2), (0.01, 0.01), (0.45, 0.5)])
 def test_a_class_with_three_examples_is_in_every_split(per_class, validation, test):
@@ -76,6 +77,7 @@ def test_classes_that_are_too_small_are_named():
 
 
 # 2,000 rows of 4 bytes: blocks of 32 batches, of fewer, of one, and a batch larger than all.
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("batch_size", [7, 32, 500, 1400, 5000])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_an_epoch_holds_every_row_once_in_whole_batches_and_a_rest(batch_size, shuffle):

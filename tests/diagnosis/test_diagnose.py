@@ -53,6 +53,7 @@ def test_the_cause_of_a_sick_one_is_named():
     assert diagnosis.roots[0].evidence["factor"] > 1
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("trained", [False, True])
 def test_variables_and_random_states_are_as_before(trained):
     model = net(extra=[L.BatchNormalization(), L.Dropout(0.5)])
@@ -155,6 +156,7 @@ class Rows(keras.utils.PyDataset):
         return X[rows], Y[rows]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "make",
     [

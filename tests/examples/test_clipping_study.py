@@ -34,6 +34,7 @@ def study(parts):
     del sys.modules["clipping_study"]
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(
     "name",
     [
@@ -79,7 +80,7 @@ def test_a_band_ends_at_the_first_rate_that_is_not_usable(parts):
     rates["5"] = [{"test": 85.0}, {"test": None}, {"test": None}]  # Lost by the median.
     rates["6"] = runs(99.0)
     result = {"rates": rates, "exponent": 3, "usable": 80.0}
-    assert parts.judgement._band(result) == (2, 4)
+    assert parts.judgement.band(result) == (2, 4)
 
 
 @pytest.mark.parametrize("peak", [-1, 5, 12])

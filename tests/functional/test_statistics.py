@@ -27,6 +27,7 @@ def _each(values, function):
     return [0.0 if value is None or value.size == 0 else function(value) for value in values]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("finite", [True, False])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_each_tensor_has_its_own_number(finite, jit_compile):

@@ -49,6 +49,7 @@ def _values(name):
     return lambda x: keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(x)))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_gain_of_every_activation_is_the_integral(name):
     assert gain(name) == pytest.approx(_by_trapezoid(_values(name), 1.0) ** -0.5, rel=2e-6)
@@ -70,6 +71,7 @@ def test_relu_is_critical_everywhere_without_bias(fixed_point):
     assert critical_point("relu", fixed_point) == (pytest.approx(2.0, abs=1e-7), 0.0)
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("name", ["silu", "gelu", "elu", "softsign", "soft_shrink", "hard_tanh"])
 def test_the_point_is_a_fixed_one_and_its_slope_is_one(name):
     fixed_point = 0.7

@@ -45,6 +45,7 @@ def _pre_activations(model, layer, x):
         layer.activation = before
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("center", [False, True])
 def test_every_layer_has_unit_variance_afterwards(center):
     keras.utils.set_random_seed(1)

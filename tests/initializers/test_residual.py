@@ -79,6 +79,7 @@ def test_apply_fixup_to_a_built_model():
     assert np.any(again(x)[1])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("norm", [False, True])
 def test_apply_skipinit_makes_every_block_an_identity_and_keeps_the_rest(norm):
     model, branches, _ = plain_net(norm)

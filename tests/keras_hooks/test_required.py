@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from gradstab.keras_hooks import (
     attributes,
+    batches,
     compiled_model,
     conditions,
     epoch_logs,
@@ -279,6 +280,19 @@ def get_metrics_result_or_logs():
     history = model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0, callbacks=[feed])
     assert feed.seen["ours"] == 7.0
     assert history.history["ours"] == [7.0]
+
+
+def autoconvert_optionals():
+    model, shown = _model(), []
+    assert batches.show_batches(model, shown.append)
+    assert not batches.shows_batches(model.train_function)
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), batch_size=2, verbose=0)
+    assert batches.shows_batches(model.train_function)
+    (batch,) = shown  # while it was traced
+    assert [tuple(part.shape)[1:] for part in batch] == [(2,), (1,)]
+    batches.stop_showing(model)
+    model.make_train_function(force=True)
+    assert not batches.shows_batches(model.train_function)
 
 
 def keras_history():

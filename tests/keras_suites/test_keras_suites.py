@@ -220,6 +220,7 @@ def test_every_public_form_is_there():
 # Unwrapped --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_without_gradstab_is_no_proof(tmp_path):
     report = Run(PLAIN, ["optimizers/sgd_test.py"], tmp_path).report()
     assert not _failures(report["tests"])

@@ -66,6 +66,7 @@ def _changes(optimizer, gradients, num_replicas):
     return changes
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("node", CLIPPING)
 def test_change_is_that_of_the_clipped_gradient(node, way):

@@ -166,6 +166,7 @@ def test_masks_reach_the_branch_and_go_on(method):
 # Saved and trained --------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("method", "kind"), [("fixup", list), ("rezero", keras.Sequential), ("fixup", keras.Sequential)]
 )
@@ -220,6 +221,7 @@ def test_eager_graph_and_xla_train_alike():
     assert all(np.abs(v.numpy()).max() > 0 for v in runs[0] if v.name == "alpha")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float16"])
 def test_half_precision(policy):
     keras.config.set_dtype_policy(policy)

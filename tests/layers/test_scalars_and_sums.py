@@ -119,6 +119,7 @@ class Composite(keras.layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "make",
     [

@@ -40,6 +40,7 @@ def expected(values, num_uses):
     return np.array(norms, "float32"), np.array(total, "float32")
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "arguments",
     [

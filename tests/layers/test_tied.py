@@ -151,6 +151,7 @@ def copies_in(file):
     return sum(shape == (6, 4) for shape in shapes)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("make", MODELS)
 def test_a_model_file_gives_one_shared_kernel(make, tmp_path):
     model = trained(make, run_eagerly=True)
@@ -185,6 +186,7 @@ def test_a_weights_file_holds_the_kernel_once(make, tmp_path):
     np.testing.assert_array_equal(other(X), model(X))
 
 
+@pytest.mark.slow
 def test_a_model_file_loads_after_nothing_but_import_gradstab(run_python, tmp_path):
     nested().save(tmp_path / "model.keras")
     code = """
@@ -285,6 +287,7 @@ def language_model():
     return keras.Model(inputs, TiedDense(embedding, dtype="float32")(hidden))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_sparse_and_dense_gradient_of_an_embedding_add_up(jit_compile):
     """One SGD step against the step of an untied net whose two tables get the summed gradient."""
@@ -305,6 +308,7 @@ def test_sparse_and_dense_gradient_of_an_embedding_add_up(jit_compile):
     assert int(optimizer.telemetry.peek().total_skipped) == 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
 def test_half_precision(policy):
     keras.config.set_dtype_policy(policy)

@@ -117,6 +117,7 @@ def test_other_initializers_and_the_regularizer_reach_every_kernel():
     assert all(np.all(kernel == 0.25) for kernel in kernels(constant).values())
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "name", ["CriticalNormal", "CriticalUniform", "DeltaOrthogonal", "ConvolutionIdentity", "ZerO"]
 )

@@ -299,6 +299,7 @@ def _assert_nothing(found):
     )
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
@@ -322,12 +323,14 @@ def test_the_loop_that_xla_compiles_whole(monkeypatch):
     _assert_nothing(findings(concrete))
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_the_step_of_train_on_a_pipeline(monkeypatch):
     model, data = _compiled("cnn", "each_step")
     _assert_nothing(findings(_step_of_train(model, _batches(data), "graph", monkeypatch)))
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize(
     ("model_name", "setting", "jit_compile"),
@@ -346,6 +349,7 @@ def test_the_step_of_fit(model_name, setting, jit_compile):
 # What the audit can see ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_looks_at_the_function_that_fit_runs():
     model, data = _compiled("embedding", "each_step")
     function, _ = _step_of_fit(model, data)
@@ -354,6 +358,7 @@ def test_it_looks_at_the_function_that_fit_runs():
     assert stabilized_optimizer(model).telemetry.peek().cursor == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_it_sees_all_of_the_step(form):
     """Forward and backward pass, sparse rows, both branches of the verdict, the record."""
@@ -428,6 +433,7 @@ def found_of_all_faults():
         return findings(_step_of_train(model, data, "graph", patch))
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("fault", FAULTS)
 def test_it_finds_what_keeps_a_transform_off_the_gpu(fault, found_of_all_faults):
@@ -437,6 +443,7 @@ def test_it_finds_what_keeps_a_transform_off_the_gpu(fault, found_of_all_faults)
     assert all(f" ({function.__name__})" in finding.origin for finding in from_here)
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_it_finds_what_xla_can_not_compile(monkeypatch):
     model, data = _compiled("cnn", "each_step", extra=[_Extra(_by_a_kernel_for_cpus)])
@@ -522,6 +529,7 @@ def test_a_gpu_gives_what_the_cpu_gives(model_name, setting, form):
     _agree("gpu:0", model_name, setting, form)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("setting", ["float16", "float16_window", "bfloat16"])
 @pytest.mark.parametrize("model_name", [pytest.param(name, marks=needs_gpu) for name in MODELS])

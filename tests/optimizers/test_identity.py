@@ -87,6 +87,7 @@ def _both_stages():
     return [transforms.ClipByGlobalNorm(np.inf), transforms.LimitUpdateRatio(np.inf)]
 
 
+@pytest.mark.quick_cases(3)
 @cases
 def test_bit_for_bit_eagerly(case):
     for chain in CHAINS.values():
@@ -110,7 +111,7 @@ def arithmetic():
     switch(before)
 
 
-@pytest.mark.quick_cases(6)
+@pytest.mark.quick_cases(1)
 @cases
 def test_compiled(case, arithmetic):
     """Bit for bit in a graph as it was written; to 1e-6 where Grappler or XLA rewrite it."""

@@ -37,6 +37,7 @@ def test_long_arguments_are_cut_and_integers_have_no_end():
         check_float("rate", 10**400)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("floatx", ["float64", "float16"])
 @pytest.mark.parametrize("run_eagerly", [True, False])
 def test_the_default_trains_in_every_floatx(floatx, run_eagerly):

@@ -80,6 +80,7 @@ def _through_checkpoint(model, folder):
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [_through_keras_file, _through_weights_file, _through_checkpoint])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(way, tmp_path, uninterrupted):
     model = _fit(_model(), 2)
@@ -149,6 +150,7 @@ def test_weights_load_where_the_saved_optimizer_does_not_fit(tmp_path):
             np.testing.assert_array_equal(got, value)
 
 
+@pytest.mark.slow
 def test_a_model_loads_with_nothing_but_import_gradstab(tmp_path, run_python):
     _fit(_model(), 1).save(tmp_path / "model.keras")
     code = """

@@ -232,6 +232,7 @@ def test_a_loss_scale_factor_gives_the_right_update_and_telemetry():
     np.testing.assert_allclose(reading.loss, plain.loss, rtol=1e-6)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("update_stage", [False, True])
 def test_averages_are_the_inner_ones_and_end_in_the_weights(update_stage):
     def trained(wrap):

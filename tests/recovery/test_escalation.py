@@ -33,6 +33,14 @@ def test_calm_gives_the_budget_back_and_undoes_the_cut_level_by_level():
     assert escalation.on_trouble(RATE, 10_000, was_calm=True) == Rollback(0, 1.0)
 
 
+def test_a_rate_with_which_nothing_was_learned_is_cut_far_and_for_good():
+    escalation = Escalation(max_rollbacks=3)
+    never = Trouble("rate_too_high", "Too high.", levels=3)
+    assert escalation.on_trouble(never, 40, was_calm=True) == Rollback(0, LEVELS[3])
+    assert escalation.on_calm(40 + CALM_STEPS) is None
+    assert escalation.factor == LEVELS[3]
+
+
 def test_a_rate_that_brings_the_trouble_back_stays_cut_for_good():
     escalation = Escalation(max_rollbacks=3)
     escalation.on_trouble(RATE, 10, was_calm=False)

@@ -86,7 +86,7 @@ CASES = {
 }
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", CASES.values(), ids=CASES)
 def test_a_run_whose_first_batch_was_shown_is_the_same_bit_by_bit(arguments):
     def run(callbacks):
@@ -156,3 +156,23 @@ def test_moving_variances_that_lag_behind_large_data_are_in_order():
         model(X * 1e4, training=True)
         statistics.look()
         assert not statistics.is_spoiled
+
+
+def test_a_model_that_cannot_be_looked_at_is_told_once_by_the_layer():
+    """It was silent: who waited for dead units to be told waited in vain."""
+
+    class OnlyTrains(keras.layers.Layer):
+        def call(self, x, training=None):
+            if training is False:
+                raise RuntimeError("no inference here\nand more")
+            return x
+
+    layers = [keras.layers.Dense(4, name="a"), OnlyTrains(name="odd"), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile("sgd", "mse")
+    liveness = Liveness(model)
+    with pytest.warns(UserWarning, match="odd` raised RuntimeError: no inference") as told:
+        liveness.see_batch((X, Y))
+    assert liveness.look() is None  # And without a second warning.
+    assert len([w for w in told if "not looked for" in str(w.message)]) == 1
+    assert "and more" not in str(told[0].message)

@@ -53,7 +53,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.quick_cases(4)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_is_put_back_goes_on_bit_for_bit(name, jit_compile):
@@ -105,6 +105,7 @@ def test_telemetry_goes_on_counting():
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.slow
 def test_replicas_get_their_own_back():
     with checks.mirrored(2).scope():
         model = make_model(gradstab.stabilize(adam()))

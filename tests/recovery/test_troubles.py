@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gradstab.optimizers.model.damage import MOMENT, STATISTIC, WEIGHT
-from gradstab.recovery.troubles import LossWatch, StateWatch
+from gradstab.recovery.loss_watch import LossWatch, fell_out_of_the_blue
+from gradstab.recovery.troubles import StateWatch
 
 LOOK = 50
 
@@ -146,3 +147,52 @@ def test_single_bad_losses_and_those_that_are_not_finite_do_not_count():
         losses[::7] = np.inf
         losses[1::5] = 1e6
     assert told(looks) is None
+
+
+@pytest.mark.parametrize(
+    ("grown", "has_learned", "looks", "levels"),
+    [
+        (4.0, False, 0, 3),
+        (400.0, False, 0, 4),
+        (40.0, True, 0, None),  # A net with small first weights, which learns.
+        (2.0, False, 0, None),
+        (4.0, False, 4, None),  # A long plateau.
+    ],
+)
+def test_weights_that_leave_while_nothing_is_learned_tell_a_rate_too_high(
+    grown, has_learned, looks, levels
+):
+    begun, now = np.array([50.0, 50.0, 0.0]), np.array([50.0 * grown**2, 50.0, 1e-6])
+    watch = watch_after(*[begun] * looks) if looks else StateWatch(PLACES)
+    watch.begin_from(begun)
+    trouble = watch.see(now, loss_is_up=False, has_learned=has_learned)
+    assert (None if trouble is None else trouble.levels) == levels
+    assert trouble is None or trouble.kind == "rate_too_high"
+
+
+def test_a_state_that_went_back_to_the_start_is_judged_as_one():
+    """Moments rise from exactly zero, and a moving variance from one."""
+    watch = watch_after()
+    watch.begin_anew(np.array([50.0, 50.0, 0.0]))
+    assert watch.see(np.array([50.0, 50.0 * 20**2, 1e4]), loss_is_up=False) is None
+
+
+def test_what_counts_as_learned():
+    losses = LossWatch()
+    assert losses.has_learned([]), "nothing to compare with"
+    assert not losses.has_learned([2.3, *[40.0] * 10, *[2.25] * 25])
+    assert losses.has_learned([*[2.0] * 15, *[2.4] * 10])
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_data"),
+    [
+        ([2.3, 2.2, 2.4, 2.1, np.nan, np.nan], True),
+        ([2.3, 14.0, 115.0, np.inf, np.nan], False),
+        ([2.3, np.nan, np.nan], False),  # Too few to say.
+        ([np.nan] * 5, False),
+        ([2.3, 2.2, 2.4], True),
+    ],
+)
+def test_bad_data_comes_out_of_the_blue(losses, is_data):
+    assert fell_out_of_the_blue(losses) == is_data

@@ -156,6 +156,7 @@ def test_config_round_trip(make):
     assert repr(regularizer).startswith(f"{name}(")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("inside_scope", [True, False])
 def test_it_acts_once_and_alike_on_every_replica(inside_scope):
     strategy = checks.mirrored(2)

@@ -94,6 +94,7 @@ def test_few_iterations_estimate_from_below(mode):
     assert float(many) == pytest.approx(exact, rel=1e-4)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("mode", [*MODES, "spectral_norm"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_every_dtype_in_every_mode_of_running(mode, dtype):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import gradstab
 from gradstab.repairs.draft import Draft, Plan
 from gradstab.repairs.prescriptions import catalogue
 from gradstab.repairs.prescriptions.catalogue import CATALOGUE, WRITING, named
@@ -100,6 +101,9 @@ TEXTBOOK = {
     "InsertNormalization": lambda: Textbook(
         _net(*_deep("tanh", 6, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01)),
              DENSE(1, "sigmoid")), X, FLAGS),
+    "AddResiduals": lambda: Textbook(
+        _net(*_deep("tanh", 14, kernel_initializer=keras.initializers.RandomNormal(stddev=0.05)),
+             DENSE(1, "sigmoid")), X, FLAGS),
     "WidenLayers": lambda: Textbook(_net(_hidden(units=1), DENSE(1, "sigmoid")), X, FLAGS),
     "SetBatchSize": lambda: Textbook(
         _net(_hidden(), DENSE(1, "sigmoid")), X, FLAGS, Plan(20, 600)),
@@ -113,7 +117,7 @@ def _bench(book):
     return Bench(book.model, book.x, book.y, (book.x, book.y), book.plan, seed=0)
 
 
-@pytest.mark.quick_cases(9)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", TEXTBOOK)
 def test_it_heals_its_textbook_case(name):
     keras.utils.set_random_seed(0)
@@ -148,7 +152,16 @@ def test_it_is_refused_where_it_does_not_apply(name):
     draft = Draft(book.model, book.x, book.y, book.plan)
     before = dataclasses.replace(draft)
     assert named(name).write(draft) == []
-    for field in ("settings", "before", "after", "at_input", "at_output", "loss", "cleaning"):
+    for field in (
+        "settings",
+        "before",
+        "after",
+        "at_input",
+        "at_output",
+        "around",
+        "loss",
+        "cleaning",
+    ):
         assert getattr(draft, field) == getattr(before, field)
     assert draft.fit_arguments == {"epochs": 20, "batch_size": 32}
 
@@ -160,10 +173,31 @@ def test_it_is_refused_where_it_does_not_apply(name):
         ("ReviveUnits", lambda: _net(_hidden("tanh"), DENSE(1, "sigmoid"))),
         ("InsertNormalization", lambda: _net(_hidden(), keras.layers.BatchNormalization(),
                                              DENSE(1, "sigmoid"))),
+        ("AddResiduals", lambda: _net(*_deep(), *_in_residuals(4), DENSE(1, "sigmoid"))),
     ],
 )  # fmt: skip
 def test_others_are_refused_where_their_work_is_done(name, model):
     assert named(name).write(Draft(model(), X, FLAGS, Plan(1, 32))) == []
+
+
+def _in_residuals(count):
+    return [gradstab.layers.ScaledResidual(_hidden(units=16)) for _ in range(count)]
+
+
+def test_residuals_go_round_the_layer_as_it_is_changed():
+    draft = Draft(_net(*_deep(count=6), DENSE(1, "sigmoid")), X, FLAGS, Plan(1, 32))
+    named("SwapActivations").write(draft)
+    changes = named("AddResiduals").write(draft)
+    assert len(changes) == 5  # The first layer widens 8 inputs to 16 units.
+    assert changes[0].after == (
+        'gradstab.layers.ScaledResidual(keras.layers.Dense(16, activation="relu"))'
+    )
+    made = draft.built()
+    assert [type(layer).__name__ for layer in made.layers] == [
+        "Dense", *["ScaledResidual"] * 5, "Dense"
+    ]  # fmt: skip
+    first = keras.Sequential(made.layers[:1])(X)
+    np.testing.assert_array_equal(keras.Sequential(made.layers[:6])(X), first)  # It begins so.
 
 
 def _wrapped():
@@ -184,6 +218,7 @@ def test_an_unknown_name_is_refused_with_those_there_are():
         catalogue.named("Pray")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("head", "loss", "y", "expected"),
     [

@@ -82,6 +82,7 @@ RUNS = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", RUNS)
 def test_the_page_is_whole_and_loads_nothing(run, request):
     run_dir = request.getfixturevalue(run)
@@ -98,6 +99,7 @@ def test_the_page_is_whole_and_loads_nothing(run, request):
     assert "script-src" not in policy["Content-Security-Policy"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", RUNS)
 def test_every_figure_is_there_once_or_named_as_missing(run, request):
     page = page_of(request.getfixturevalue(run))
@@ -111,6 +113,7 @@ def test_every_figure_is_there_once_or_named_as_missing(run, request):
     assert page.tags["svg"] == len(page.figures) == len(set(page.figures))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("run", ["full_run", "wide_run"])
 def test_what_a_figure_refers_to_is_in_that_figure(run, request):
     page = page_of(request.getfixturevalue(run))
@@ -159,12 +162,14 @@ def test_the_summary_of_a_run_with_nan_batches(nan_run):
     assert "largest gradient norm" in page.text
 
 
+@pytest.mark.slow
 def test_the_heat_map_names_the_layers_in_order_of_depth(vanishing_run):
     page = page_of(vanishing_run)
     labels = [text.strip() for text in page.in_svg if re.fullmatch(r"\s*(deep_\d+|head)\s*", text)]
     assert labels[:13] == [*(f"deep_{place}" for place in range(12)), "head"]
 
 
+@pytest.mark.slow
 def test_many_variables_fold_and_thin_out(wide_run, full_run):
     wide = write_html(wide_run).read_text(encoding="utf-8")
     page = Page(wide)

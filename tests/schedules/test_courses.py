@@ -260,6 +260,7 @@ def test_replicas_step_at_the_same_rate_as_one():
 # Saving -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_saved_model_goes_on_at_the_rate_where_it_was(tmp_path, run_python):
     parts = [
         LinearWarmup(InverseSquareRoot(0.3, 3), 2),

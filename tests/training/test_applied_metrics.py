@@ -62,6 +62,7 @@ def test_on_two_replicas():
     assert logs["mae"] == [pytest.approx(error, rel=1e-5)]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("jit_compile", [False, "loop"])
 def test_a_window_that_is_skipped_is_left_out_whole(jit_compile):
     """40 examples as two windows of two micro-batches, and half of one that goes on."""
@@ -126,6 +127,7 @@ def test_an_infinite_loss_is_not_the_best(tmp_path):
     assert state["best_value"] is None
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_run_whose_steps_were_all_skipped_is_told_however_short(epochs, tmp_path):
     model = make()

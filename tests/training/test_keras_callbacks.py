@@ -10,6 +10,7 @@ import gradstab
 from gradstab.training import train
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("stabilized", [False, True])
 def test_effects(make_model, data, tmp_path, stabilized):
     optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=None)

@@ -83,6 +83,7 @@ def fitted(model, penalties, **arguments):
     return model, model.fit(X, Y, **given).history
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("kind", ["sequential", "functional", "subclassed"])
 def test_one_step_is_that_of_loss_and_penalty_together(kind):
     model = make(kind)
@@ -97,6 +98,7 @@ def test_one_step_is_that_of_loss_and_penalty_together(kind):
         np.testing.assert_allclose(new.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.quick_cases(1)
 @every
 def test_every_way_to_run_a_step_gives_the_same(penalty):
     expected, logs = fitted(make(run_eagerly=True), [penalty()])
@@ -112,6 +114,7 @@ def test_every_way_to_run_a_step_gives_the_same(penalty):
             np.testing.assert_allclose(other[name], logs[name], rtol=1e-4)
 
 
+@pytest.mark.quick_cases(1)
 @every
 def test_in_train_as_in_fit(penalty):
     expected, logs = fitted(make(), [penalty()], batch_size=12)
@@ -128,6 +131,7 @@ def test_in_train_as_in_fit(penalty):
         assert penalties_of(model) == []
 
 
+@pytest.mark.quick_cases(1)
 @every
 def test_two_replicas_take_the_step_of_one(penalty):
     expected, logs = fitted(make(), [penalty()])
@@ -140,6 +144,7 @@ def test_two_replicas_take_the_step_of_one(penalty):
         np.testing.assert_allclose(other[name], logs[name], rtol=1e-5)
 
 
+@pytest.mark.quick_cases(1)
 @every
 def test_uneven_shares_take_the_step_of_one(penalty):
     """Batches of 5 go as 2 and 3 to two replicas, and the last as 1 and 1."""
@@ -163,6 +168,7 @@ def recurrent(**arguments):
     return set_penalties(model, [RecurrentGradientNorm(1.0)])
 
 
+@pytest.mark.slow
 def test_omega_on_two_replicas_and_in_every_mode():
     x = np.random.default_rng(1).normal(size=(8, 5, 3)).astype("float32")
     expected = recurrent(run_eagerly=True)
@@ -175,6 +181,7 @@ def test_omega_on_two_replicas_and_in_every_mode():
         checks.close(model.trainable_variables, expected.trainable_variables)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("penalty", [RecurrentGradientNorm, GradientPenalty, JacobianPenalty])
 def test_every_weight_is_read_before_it_is_updated(penalty):
     """Ω off by up to 1 % now and then: TensorFlow dropped what held its reads before the update.
@@ -478,6 +485,7 @@ class Halve(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_bit_for_bit_where_the_whole_run_does(tmp_path, same_state):
     def run(directory, resume=False, stop_after=None):
         keras.utils.set_random_seed(0)

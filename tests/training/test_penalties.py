@@ -140,6 +140,7 @@ def jacobians_by_differences(model, x):
     return np.stack(columns, axis=-1)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_the_exact_jacobian_of_a_convolutional_model(policy):
     x = images(3)

@@ -20,7 +20,7 @@ def pipeline(data):
     return tf.data.Dataset.from_tensor_slices(data).shuffle(70, seed=3).batch(32)
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.usefixtures("xla_is_always_tried")
 @pytest.mark.parametrize("form", ["arrays", "pipeline"])
 def test_leaves_no_trace(make_model, data, monkeypatch, same_state, form):
@@ -97,6 +97,7 @@ def test_a_second_run_of_a_model_probes_and_traces_nothing(make_model, data, mon
     assert "gradstab_choices" not in vars(model.train_function or model)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_form(make_model, data, tmp_path, monkeypatch):
     train(make_model(), data, epochs=1, run_dir=tmp_path, jit_compile="loop", verbose=0)
     monkeypatch.setattr("gradstab.training.run.choose_form", None)

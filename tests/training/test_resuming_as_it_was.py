@@ -40,6 +40,7 @@ def make(rate=0.01, loss="mse", dropout=0.1, l2=0.1, units=4, optimizer=None):
     return model
 
 
+@pytest.mark.slow
 def test_undisturbed_where_the_first_step_after_resuming_is_skipped(tmp_path, same_state):
     """Statistics fell back to those with which the process began: .0508 where .0324 was right."""
     x = X.copy()
@@ -83,7 +84,7 @@ def another_loss(y, prediction):
     return keras.ops.mean(keras.ops.abs(y - prediction), axis=-1)
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed", "message"),
     [
@@ -112,6 +113,7 @@ def test_another_model_is_refused(tmp_path, begun, resumed, message):
     assert len(history.history["loss"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [scheduled, adjustable])
 def test_another_schedule_is_refused_unless_there_are_more_epochs(tmp_path, optimizer):
     arguments = {"run_dir": tmp_path, **ARGUMENTS}
@@ -126,7 +128,7 @@ def test_another_schedule_is_refused_unless_there_are_more_epochs(tmp_path, opti
     assert len(history.history["loss"]) == 4
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed", "message"),
     [
@@ -150,15 +152,22 @@ def datasets(seed):
     return from_arrays(X, (Y[:, 0] > 0).astype(int), batch_size=8, seed=seed).train
 
 
-@pytest.mark.quick_cases(1)
+def plain_pipeline(x, size):
+    """One that no function makes for each epoch, in an order of its own each time."""
+    return tf.data.Dataset.from_tensor_slices((x, Y)).shuffle(64).batch(size)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed"),
     [
         (lambda: (X, Y), lambda: (X + 1, Y)),
         (lambda: (X, Y), lambda: (X, -Y)),
         (lambda: datasets(0), lambda: datasets(1)),
+        (lambda: plain_pipeline(X, 8), lambda: plain_pipeline(X, 4)),
+        (lambda: plain_pipeline(X, 8), lambda: plain_pipeline(X.astype("float16"), 8)),
     ],
-    ids=["inputs", "targets", "pipeline"],
+    ids=["inputs", "targets", "pipeline", "other batches", "other dtypes"],
 )
 def test_other_data_are_refused(tmp_path, begun, resumed):
     train(make(), begun(), epochs=1, run_dir=tmp_path, **ARGUMENTS)

@@ -26,6 +26,7 @@ def test_what_a_run_leaves_on_disk(make_model, data, tmp_path):
     assert files == {
         "config.json", "history.json", "model.keras", "record.jsonl", "gradient_norm.png",
         "layer_norms.png", "checkpoints/state.json", "checkpoints/epoch-000003.weights.h5",
+        "checkpoints/before.json", "checkpoints/epoch-000002.weights.h5",
     }  # fmt: skip
     assert json.loads((directory / "history.json").read_text()) == history.history
     config = json.loads((directory / "config.json").read_text())
@@ -99,6 +100,8 @@ def test_resumed_is_uninterrupted_wherever_the_kill_falls(
         json.loads((path / "checkpoints" / "state.json").read_text())
         for path in (directory, whole_directory)
     ]
+    for state in states:  # Of the same numbers, HDF5 may make other bytes.
+        state.pop("checksum")
     assert states[0] == states[1]
 
 
@@ -131,6 +134,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_in_an_epoch_resumes_bit_for_bit(tmp_path, same_state):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
@@ -147,6 +151,7 @@ def test_a_process_that_is_killed_in_an_epoch_resumes_bit_for_bit(tmp_path, same
     assert same_state(run(tmp_path / "killed", resume=True), run(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_resuming_a_longer_run_and_where_nothing_is_there(make_model, data, tmp_path, same_state):
     whole, first, second = (make_model(noisy=True) for _ in range(3))
     arguments = {"seed": 0, "jit_compile": False, "verbose": 0}
@@ -157,6 +162,7 @@ def test_resuming_a_longer_run_and_where_nothing_is_there(make_model, data, tmp_
     assert same_state(whole, second)
 
 
+@pytest.mark.slow
 def test_order_of_arrays_without_a_seed_is_kept(make_model, data, tmp_path, same_state):
     models = [make_model() for _ in range(3)]
     train(models[0], data, epochs=2, run_dir=tmp_path / "a", verbose=0)
@@ -168,6 +174,7 @@ def test_order_of_arrays_without_a_seed_is_kept(make_model, data, tmp_path, same
     assert same_state(models[0], models[2])
 
 
+@pytest.mark.slow
 def test_early_stop_counts_on_after_a_kill_and_stays_stopped(make_model, data, tmp_path):
     arguments = {
         "epochs": 20, "early_stopping_patience": 3, "run_dir": tmp_path, "jit_compile": False,
@@ -201,6 +208,7 @@ def test_endless_pipeline_goes_on_where_it_was(make_model, data, tmp_path, same_
     assert same_state(whole, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("full_at", "named"), [(3, "model.keras"), (4, "epoch-000001.weights.h5"), (5, "state.json")]
 )

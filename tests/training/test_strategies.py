@@ -67,6 +67,7 @@ def test_every_batch_splits_unevenly():
     _same(_trained(2, batch_size=3), _trained(1, batch_size=3))
 
 
+@pytest.mark.slow
 def test_a_regularizer_counts_once():
     def make():
         return _model(regularizer=keras.regularizers.L2(0.1))
@@ -81,6 +82,7 @@ def test_a_plain_keras_optimizer_is_weighted_too():
     _same(_trained(2, make), _trained(1, make))
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_batches_of_unknown_size():
     def batches():
         return tf.data.Dataset.from_tensor_slices((X, Y)).batch(13)
@@ -88,6 +90,7 @@ def test_a_pipeline_of_batches_of_unknown_size():
     _same(_trained(2, data=batches()), _trained(1, data=batches()))
 
 
+@pytest.mark.slow
 def test_a_batch_smaller_than_the_number_of_replicas():
     data = X[:17], Y[:17]  # batches of 16 and of 1
     got, expected = _trained(4, data=data), _trained(1, data=data)
@@ -95,6 +98,7 @@ def test_a_batch_smaller_than_the_number_of_replicas():
         np.testing.assert_allclose(value, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_bad_example_in_one_share_skips_the_step_on_all():
     x = X.copy()
     x[40] = np.nan
@@ -114,6 +118,7 @@ def test_mixed_precision(policy):
     assert np.isfinite(model.get_weights()[0]).all()
 
 
+@pytest.mark.slow
 def test_accumulation():
     def make():
         return _model(stabilize(keras.optimizers.Adam(0.01, gradient_accumulation_steps=2)))
@@ -131,6 +136,7 @@ def test_killed_and_resumed_it_ends_where_undisturbed(tmp_path):
     assert logs == history
 
 
+@pytest.mark.slow
 def test_callbacks_and_run_directory(tmp_path):
     monitor = callbacks.GradientMonitor(tmp_path / "run", every_n_steps=2)
     model, history = _trained(

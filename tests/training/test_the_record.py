@@ -22,6 +22,7 @@ class StopsAt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "wrapped"])
 def test_a_run_leaves_one_record_with_one_end(make_model, data, tmp_path, optimizer):
     given = gradstab.stabilize("sgd") if optimizer == "wrapped" else keras.optimizers.SGD()
@@ -40,7 +41,7 @@ def test_a_run_leaves_one_record_with_one_end(make_model, data, tmp_path, optimi
     assert "Healthy: nothing clipped" in write_html(tmp_path).read_text()
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "wrapped"])
 @pytest.mark.parametrize("stop", [None, 2])
 def test_a_resumed_run_is_the_same_run(make_model, data, tmp_path, optimizer, stop):
@@ -77,6 +78,7 @@ def test_a_monitor_that_writes_there_is_not_doubled(make_model, data, tmp_path):
     assert record.earlier == ()
 
 
+@pytest.mark.slow
 def test_two_fits_into_one_directory_are_two_runs(make_model, data, tmp_path):
     x, y = data
     monitor = gradstab.callbacks.GradientMonitor(tmp_path)

@@ -17,6 +17,7 @@ def with_weights(data):
     return (*data, np.linspace(0.0, 2.0, len(data[0]), dtype="float32"))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("form", "weighted"),
     [("arrays", True), ("for_epoch", False), ("pipeline", True)],
@@ -68,6 +69,7 @@ class Recorder(keras.callbacks.Callback):
         return record
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("batch_hooks", [False, True])
 def test_calls_callbacks_as_fit_does(make_model, data, batch_hooks):
     ours, theirs = Recorder(batch_hooks), Recorder(batch_hooks)
@@ -109,6 +111,7 @@ def test_forms_agree(make_model, data):
             np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("jit_compile", [False, "step"])
 def test_nothing_retraces_on_a_smaller_last_batch(make_model, data, jit_compile):
     model = make_model()

@@ -68,6 +68,7 @@ def test_targets_given_twice_are_refused(make_model, data):
         train(make_model(), (x, y), (x, y), (x, y), epochs=1, **PLAIN)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("form", ["array", "tuple", "pipeline", "generator"])
 def test_data_without_targets(form, data):
     x = data[0]
@@ -110,6 +111,7 @@ def test_a_pipeline_can_not_be_split(make_model, data):
         train(make_model(), pipeline, epochs=1, validation_split=0.2, **PLAIN)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("form", ["arrays", "pipeline"])
 def test_class_weights_are_those_of_fit(make_model, data, form):
     weights = {0: 3.0, 2: 0.0}
@@ -156,6 +158,7 @@ def test_other_class_weights_are_refused(make_model, data, weights, error, messa
         train(make_model(), given, epochs=1, class_weight={0: 1.0}, **PLAIN)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_py_dataset_is_gone_through_in_an_order_of_seed_and_epoch(make_model, data, workers):
     ours, theirs = make_model(), make_model()
@@ -169,6 +172,7 @@ def test_a_py_dataset_is_gone_through_in_an_order_of_seed_and_epoch(make_model, 
     same_weights(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_py_dataset_resumes_as_it_was(make_model, data, tmp_path, same_state):
     whole, halved = make_model(), make_model()
     train(whole, Batches(data), epochs=4, run_dir=tmp_path / "whole", **PLAIN)
@@ -208,6 +212,7 @@ def test_what_a_generator_can_not_do_is_refused(make_model, data):
         train(make_model(), batches(), epochs=2, steps_per_epoch=1, **PLAIN)
 
 
+@pytest.mark.slow
 def test_initial_epoch_is_that_of_fit(make_model, data, tmp_path):
     first, whole = make_model(), make_model()
     train(whole, data, epochs=3, **PLAIN)

@@ -103,3 +103,18 @@ def test_a_transform_belongs_to_one_optimizer():
     first.build(checks.make_variables())
     with pytest.raises(ValueError, match=r"belongs to another optimizer already.*from_config"):
         second.build(checks.make_variables())
+
+
+def test_a_transform_of_another_optimizer_is_refused_while_a_step_is_traced():
+    """TensorFlow's NotImplementedError came through: no variable can be read there."""
+    clip = transforms.ClipByNorm(1.0)
+    x = np.ones((4, 2), "float32")
+
+    def fit():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile(optimizers.StabilizedOptimizer(keras.optimizers.SGD(0.1), [clip]), "mse")
+        model.fit(x, x[:, :1], verbose=0)
+
+    fit()
+    with pytest.raises(ValueError, match=r"belongs to another optimizer already.*from_config"):
+        fit()

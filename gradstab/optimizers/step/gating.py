@@ -103,9 +103,10 @@ def gated(
     trained = {id(resource(v)) for part in parts(optimizer) for v in trained_variables(part)}
     writer = _Choosing(accept) if may_sample or is_compiled_by_xla() else _Waiting(accept)
 
-    def note(variable: Any, change: Any) -> None:
+    def note(variable: Any, value: Any, sign: int = 1) -> None:
         key = id(variable)
         if updates is not None and key in trained:
+            change = value if sign > 0 else -value
             updates[key] = updates[key] + change if key in updates else change
 
     def assign(variable: Any, value: Any) -> None:
@@ -119,7 +120,7 @@ def gated(
         def add(variable: Any, value: Any) -> None:
             variable = resource(variable)
             value = tf.cast(value, variable.dtype)
-            note(variable, value if sign > 0 else -value)
+            note(variable, value, sign)
             writer.add(variable, value, sign)
 
         return add

@@ -48,26 +48,29 @@ class Divergence:
     def __str__(self) -> str:
         return self.told()
 
-    def told(self, damage: str | None = None, more: str = "") -> str:
+    def told(self, damage: str | None = None, more: str = "", origin: str = "") -> str:
         """Return it in words.
 
         Args:
             damage: What of the weights and the rest of the state is not finite, as a sentence.
             more: What else is known of the gradient, as sentences.
+            origin: What began it, as sentences, where that is known.
         """
         if not self.skipped:
             return (
                 f"At step {self.step} {self.what}, and the update was applied, since no "
                 f"`SkipNonFinite` stands in the chain. {damage or 'The weights hold NaN now.'} "
                 "Restore them from a checkpoint, and wrap the optimizer with "
-                "`gradstab.stabilize`, which skips such steps."
+                f"`gradstab.stabilize`, which skips such steps.{origin}"
             )
         began = f"{self.skipped} steps in a row were skipped, beginning with step {self.step}"
         if damage:
             return (
                 f"{began}. {damage} No skipped step did this: it was done before, or by what else "
-                "writes the variables. Restore them from a checkpoint."
+                f"writes the variables. Restore them from a checkpoint.{origin}"
             )
+        if origin:
+            return f"{began}, where {self.what}. None of them touched the weights.{origin}"
         return (
             f"{began}, where {self.what}.{more} None of them touched the weights. Look at the data "
             "and the loss of these steps; lower the learning rate or check the initialization if "

@@ -12,7 +12,7 @@ from keras import ops
 
 from gradstab._replicas import num_replicas, strategy_of
 from gradstab._validation import check_int
-from gradstab._variables import value_of
+from gradstab._variables import distinct, value_of
 from gradstab.optimizers.compiled.values import gather_row, to_host, usable_here, write_row
 from gradstab.optimizers.telemetry.counters import COUNTS
 from gradstab.optimizers.telemetry.limits_told import told_of_limits
@@ -69,7 +69,7 @@ class Telemetry:
             paths: Paths of the variables that it trains.
         """
         self._steps = steps
-        self._paths = tuple(_distinct(paths))
+        self._paths = tuple(distinct(paths))
         specs: dict[str, tuple[tuple[int, ...], str]] = {
             "counts": ((len(COUNTS) + len(self._causes) + len(self._limits),), "int"),
             "recent": ((CAPACITY, len(ROW)), "float32"),
@@ -176,6 +176,18 @@ class Telemetry:
     def consecutive_skips(self) -> Any:
         """Steps skipped in a row up to now, an integer scalar tensor."""
         return value_of(self._variables["counts"])[COUNTS.index("consecutive_skips")]
+
+    @property
+    def is_unusual(self) -> Any:
+        """Whether the last step was skipped, or a bad one applied before: a boolean tensor."""
+        counts = value_of(self._variables["counts"])
+        names = ("consecutive_skips", "applied_nonfinite")
+        return ops.any(ops.stack([counts[COUNTS.index(name)] for name in names]) > 0)
+
+    @property
+    def norms_are_finite(self) -> Any:
+        """Whether all gradients of the last step were finite, a boolean scalar tensor."""
+        return ops.all(ops.isfinite(value_of(self._variables["norms"])))
 
     @property
     def total_skipped(self) -> Any:
@@ -286,13 +298,3 @@ class Telemetry:
             self._paths, self._causes, self._limits, int(steps), counts.tolist(), recent, norms
         )
         return recorded, samples
-
-
-def _distinct(paths: Sequence[str]) -> list[str]:
-    """Number the paths that occur twice, as those of bare TensorFlow variables do."""
-    seen: dict[str, int] = {}
-    result = []
-    for path in paths:
-        seen[path] = seen.get(path, 0) + 1
-        result.append(path if seen[path] == 1 else f"{path} ({seen[path]})")
-    return result

@@ -87,6 +87,11 @@ class Observer:
         return self._model is model and self._outer is optimizer
 
     @property
+    def model(self) -> Any:
+        """The model whose steps are watched."""
+        return self._model
+
+    @property
     def optimizer(self) -> Any:
         """The optimizer that is watched."""
         return self._outer

@@ -8,6 +8,7 @@ from gradstab.repairs.prescriptions.base import Prescription
 from gradstab.repairs.prescriptions.head import FitHead
 from gradstab.repairs.prescriptions.inputs import MatchValueRange, ScaleInputs
 from gradstab.repairs.prescriptions.structure import (
+    AddResiduals,
     InsertFlatten,
     InsertNormalization,
     LightenRegularization,
@@ -30,14 +31,14 @@ CATALOGUE: Final[tuple[Prescription, ...]] = (
     DropNonFinite(), MatchValueRange(), ScaleInputs(), ScaleTargets(), FitHead(), InsertFlatten(),
     Reinitialize(), SetLearningRate(), ClipGradients(), UseAdam(),
     SwapActivations(), ReviveUnits(), LightenRegularization(), InsertNormalization(),
-    WidenLayers(), SetBatchSize(), TrainLonger(),
+    AddResiduals(), WidenLayers(), SetBatchSize(), TrainLonger(),
 )  # fmt: skip
 
 # The order in which they are written into one draft: a rate is searched on the net as it will be.
 WRITING: Final[tuple[type[Prescription], ...]] = (
     DropNonFinite, MatchValueRange, ScaleInputs, InsertFlatten, FitHead, ScaleTargets,
     SwapActivations, ReviveUnits, Reinitialize, LightenRegularization, WidenLayers, SetBatchSize,
-    InsertNormalization, UseAdam, ClipGradients, SetLearningRate, TrainLonger,
+    InsertNormalization, AddResiduals, UseAdam, ClipGradients, SetLearningRate, TrainLonger,
 )  # fmt: skip
 
 

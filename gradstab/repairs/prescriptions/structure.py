@@ -1,4 +1,4 @@
-"""Layers put in, and layers made wider."""
+"""Layers put in, layers made wider, and residuals round them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any, final
 import keras
 import numpy as np
 
+from gradstab.layers.residual import ScaledResidual
+from gradstab.repairs.code import code_of
 from gradstab.repairs.draft import Draft, activation_of
 from gradstab.repairs.prescriptions.base import Change, Prescription, changed
 
 _RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
 _FEWEST_PER_STEP = 8  # Statistics of fewer examples are noise.
 _NARROW, _WIDE = 16, 64
+_DEEP = 4  # Layers of one shape from which on a shorter way past them is worth having.
 
 
 @final
@@ -71,6 +74,34 @@ class InsertNormalization(Prescription):
 
 
 @final
+class AddResiduals(Prescription):
+    """A scaled residual (ReZero) round each hidden layer that keeps the shape of its input."""
+
+    name = "add scaled residuals"
+    helps = (
+        "vanishing-signal",
+        "exploding-signal",
+        "vanishing-gradients",
+        "exploding-gradients",
+        "saturated-units",
+    )
+
+    def write(self, draft: Draft) -> list[Change]:
+        """Put `ScaledResidual` round them, if the net has at least four."""
+        if any(isinstance(layer, ScaledResidual) for layer in draft.layers):
+            return []
+        found = [layer for layer in draft.top if is_hidden(draft, layer) and _keeps_shape(layer)]
+        if len(found) < _DEEP:
+            return []
+        changes = []
+        for layer in found:
+            draft.around[layer.name] = ScaledResidual
+            code = code_of(layer, draft.settings.get(layer.name))
+            changes.append(Change(code, f"gradstab.layers.ScaledResidual({code})"))
+        return changes
+
+
+@final
 class WidenLayers(Prescription):
     """More units in hidden dense layers that are too narrow to pass on what comes in."""
 
@@ -110,6 +141,15 @@ class LightenRegularization(Prescription):
             if entries:
                 changes.append(changed(draft, layer, **entries))
         return changes
+
+
+def _keeps_shape(layer: Any) -> bool:
+    """Whether a trainable layer has one input and one output, of one shape."""
+    try:
+        shapes = layer.input.shape, layer.output.shape
+    except (AttributeError, ValueError, RuntimeError):  # Not called, or with several tensors.
+        return False
+    return bool(layer.trainable and shapes[0] == shapes[1])
 
 
 def is_hidden(draft: Draft, layer: Any) -> bool:

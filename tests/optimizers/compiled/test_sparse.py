@@ -22,6 +22,7 @@ SUMMED = np.zeros((5, 2), "float32")
 np.add.at(SUMMED, ROWS, VALUES)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("optimizer_class", OPTIMIZERS)
 def test_duplicate_rows_give_the_dense_result(optimizer_class):
     def run(gradient):

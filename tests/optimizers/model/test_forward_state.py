@@ -64,6 +64,7 @@ def test_without_binding_the_statistics_are_poisoned():
     assert np.isnan(_statistics(model)[0].numpy()).all()
 
 
+@pytest.mark.slow
 def test_in_a_second_fit_that_brings_the_callback():
     """The step was traced before; it has to be traced anew to know the statistics."""
     model = _model()
@@ -75,6 +76,7 @@ def test_in_a_second_fit_that_brings_the_callback():
     assert all(np.isfinite(value).all() for value in checks.values_of(model.variables))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_in_train(jit_compile):
     model = _model()
@@ -136,6 +138,7 @@ def test_over_a_window_of_micro_batches():
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_statistics_loaded_between_two_fits_are_what_is_put_back(tmp_path):
     model = _model()
     monitor = callbacks.GradientMonitor()

@@ -42,6 +42,7 @@ def _expected(x, epochs):
     return means
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 @pytest.mark.parametrize(
     "arguments",
@@ -57,6 +58,7 @@ def test_a_skipped_batch_is_left_out(bad, arguments):
     assert model.optimizer.telemetry.read().total_skipped == 3 * len(bad)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("callback", ["GradientMonitor", "DivergenceGuard"])
 def test_callbacks_see_to_it(callback):
     x = X.copy()

@@ -55,6 +55,7 @@ def _reference(name, number=len(SCALES)):  # noqa: B008
     return weights
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("mode", checks.MODES)
 @pytest.mark.parametrize("name", CASES)
 def test_against_numpy(name, mode):
@@ -116,6 +117,7 @@ def test_where_nothing_is_to_be_cut_the_step_is_keras_own():
         checks.close(variables, expected, 2e-6)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", CASES)
 def test_sparse_gradients_are_the_dense_ones_that_they_stand_for(name):
     (ours, variables), (dense, expected) = (
@@ -145,6 +147,7 @@ def test_half_precision(name, dtype):
         np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", CASES)
 def test_wrapped_with_an_infinite_bound_it_is_the_same(name):
     plain, expected = CASES[name][0](), checks.make_variables()
@@ -162,6 +165,7 @@ def test_wrapped_with_an_infinite_bound_it_is_the_same(name):
         np.testing.assert_array_equal(got, other)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("is_wrapped", [False, True])
 def test_on_two_replicas(name, is_wrapped):
@@ -182,6 +186,7 @@ def test_on_two_replicas(name, is_wrapped):
     checks.same_on_all_replicas(others)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", CASES)
 def test_over_micro_batches(name):
     many, variables = CASES[name][0](gradient_accumulation_steps=2), checks.make_variables()
@@ -199,6 +204,7 @@ def test_over_micro_batches(name):
     checks.close(others, expected, 1e-5)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float32"])
 def test_fit_saves_loads_and_goes_on(name, policy, tmp_path):

@@ -37,6 +37,7 @@ def _step(optimizer, variables, mode="eager"):
     return step, traces
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("mode", checks.MODES)
 @pytest.mark.parametrize("name", INNER)
 def test_without_transforms_it_is_the_inner_optimizer(name, mode):
@@ -86,6 +87,7 @@ def _two_windows(mode, bad=None):
 _two_good_windows = functools.cache(_two_windows)
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("mode", checks.MODES)
 @pytest.mark.parametrize("place", range(WINDOW))
 def test_a_window_with_a_bad_micro_batch_is_skipped_and_the_next_is_as_if_alone(place, mode):
@@ -135,6 +137,7 @@ def test_missing_gradients_and_sparse_ones():
         np.testing.assert_allclose(got, value, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_killed_within_a_window_goes_on(tmp_path):
     def model():
         keras.utils.set_random_seed(0)

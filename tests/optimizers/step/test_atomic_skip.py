@@ -57,6 +57,7 @@ def _leaks(mode, optimizer, kinds=tuple(BAD)):
     return leaks, final
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("mode", checks.MODES)
 def test_a_bad_step_moves_nothing(mode):
     optimizer = _optimizer()
@@ -86,6 +87,7 @@ def test_the_comparison_notices_zero_gradients_in_place_of_a_skip(monkeypatch):
         assert any(name.endswith(part) for name in leaks), part
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_nan_batch_in_fit_moves_nothing(jit_compile):
     draw = np.random.default_rng(0)

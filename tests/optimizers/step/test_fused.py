@@ -50,6 +50,7 @@ def _stabilized(settings):
     return lambda: stabilize(keras.optimizers.SGD(0.0371, **settings), clip=np.inf)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_one_kernel_gives_what_keras_gives_bit_by_bit(name):
     settings = SETTINGS[name]
@@ -59,6 +60,7 @@ def test_one_kernel_gives_what_keras_gives_bit_by_bit(name):
         assert ours.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_kernel_that_rounds_otherwise_is_not_used(name, monkeypatch):
     def off_by_a_little(variable, moments, gradient, rate, momentum, nesterov):
@@ -108,6 +110,7 @@ def test_trying_it_draws_no_number_and_takes_no_name():
     assert (drawn, name) == (keras.random.uniform(()).numpy(), keras.optimizers.SGD().name)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("scope", ["strategy", "device"])
 def test_it_is_tried_wherever_it_is_traced(scope):
     fused._rounds_as_keras.cache_clear()

@@ -78,6 +78,7 @@ def arithmetic_as_written():
     options.set_experimental_options({"arithmetic_optimization": before})
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.usefixtures("arithmetic_as_written")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_is_used_and_gives_the_numbers_of_a_condition(name, monkeypatch):
@@ -90,6 +91,7 @@ def test_it_is_used_and_gives_the_numbers_of_a_condition(name, monkeypatch):
     assert optimizer.telemetry.peek().skipped.tolist() == [batch in BAD for batch in batches]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_skip_moves_no_byte(name, xla, monkeypatch):
@@ -99,6 +101,7 @@ def test_a_skip_moves_no_byte(name, xla, monkeypatch):
         assert not checks.differences(states[0], state)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["SGD by Nesterov", "AMSGrad", "RMSprop"])
 def test_xla_gives_the_numbers_of_a_plain_graph(name, monkeypatch):
     batches = [GOOD[0], BAD[0], GOOD[1], GOOD[2], BAD[2], GOOD[3]]
@@ -132,7 +135,7 @@ def test_large_variables_that_may_be_sampled_are_gated_under_xla_alone():
     }
 
 
-@pytest.mark.quick_cases(12)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_that_is_sampled_for_certain_tells_what_moved_and_a_refused_one_nothing(name, xla):
@@ -243,6 +246,7 @@ def _own_assignments():
     return Mine(0.1)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "make",
     [

@@ -70,6 +70,7 @@ def _run(feature, mode, chain=None, treat=lambda gradients: gradients):
     return [*variables, *inner.variables], optimizer
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("mode", checks.MODES)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_when_no_transform_acts_it_is_the_inner_optimizer(feature, mode):
@@ -81,6 +82,7 @@ def test_when_no_transform_acts_it_is_the_inner_optimizer(feature, mode):
     checks.close(got, expected)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("feature", FEATURES)
 def test_when_one_acts_it_is_the_inner_optimizer_on_what_was_clipped(feature):
     got, ours = _run(feature, "graph", [transforms.ClipByGlobalNorm(BOUND)])

@@ -140,6 +140,7 @@ def test_what_is_skipped_for_another_reason_leaves_the_scale_alone():
     assert inner.telemetry.peek().cause == ["always"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("bad_replica", [0, 1])
 @pytest.mark.parametrize("num_replicas", [2, 4])
 def test_an_overflow_on_one_replica_halves_the_scale_on_all(num_replicas, bad_replica):
@@ -178,6 +179,7 @@ def test_other_optimizers_are_left_to_keras(monkeypatch):
     assert asked == [keras.optimizers.Adam]
 
 
+@pytest.mark.slow
 def test_keras_class_is_changed_when_the_first_wrapper_is_made_and_once(run_python):
     code = """
 import gradstab, keras
@@ -229,6 +231,7 @@ def test_gradients_that_float16_would_lose_when_they_are_unscaled_are_kept():
     np.testing.assert_allclose(norm, 2 * 5e-4 / 2**15, rtol=1e-3)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("num_replicas", [1, 2])
 def test_accumulation_under_a_loss_scale(num_replicas):
     """Each micro-batch that overflows halves the scale; its window is skipped."""

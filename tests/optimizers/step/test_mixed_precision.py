@@ -25,6 +25,7 @@ def _model(optimizer):
     return model
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_fit_learns(policy):
     keras.config.set_dtype_policy(policy)

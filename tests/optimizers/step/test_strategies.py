@@ -37,6 +37,7 @@ def test_without_our_wrapper_the_bound_grows_with_the_replicas():
         np.testing.assert_allclose(np.sqrt(sum((c**2).sum() for c in change)), norm, rtol=1e-5)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_what_is_not_finite_on_one_replica_is_skipped_on_all(mode):
     _, (many, others, on_all) = _pair(lambda: stabilize("adam"), 2, mode)
@@ -55,6 +56,7 @@ def test_what_is_not_finite_on_one_replica_is_skipped_on_all(mode):
     assert int(many.iterations.numpy()) == 2
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_a_rate_that_a_transform_limits_is_limited_on_all(mode):
     spike = keras.optimizers.schedules.PiecewiseConstantDecay([12, 13], [0.01, 5.0, 0.01])
@@ -94,6 +96,7 @@ def test_a_gradient_that_is_missing_on_all_replicas_stays_missing():
     assert not checks.differences(before, checks.contents(others[1:2]))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("second", ["sparse", "dense", "none"])
 def test_sparse_gradients_are_summed_over_replicas_and_rows(second):
     (_, variables, step), (_, others, on_all) = _pair(
@@ -116,6 +119,7 @@ def test_sparse_gradients_are_summed_over_replicas_and_rows(second):
     checks.close(others, variables)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_summed_in_float32(dtype):
     """The sum of 60 000 and -60 000 and 3 is 3, whatever the order; in float16 it can overflow."""
@@ -171,7 +175,7 @@ INNER = {
 }
 
 
-@pytest.mark.quick_cases(3)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("inner", INNER)
 def test_what_keras_optimizers_can_do_they_do_under_a_strategy(inner, bounded):
@@ -249,6 +253,7 @@ def test_fit_under_a_strategy_is_fit_on_one_device():
     np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_trained_under_a_strategy_is_saved_and_goes_on_without(tmp_path):
     x, y = np.ones((8, 3)), np.ones((8, 1))
     strategy = checks.mirrored(2)

@@ -57,6 +57,7 @@ def test_a_skipped_step_is_not_limited():
     assert (reading.total_skipped, reading.total_limited) == (1, 0)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("arguments", [{}, {"jit_compile": True}, {"steps_per_execution": 8}])
 def test_limited_steps_reach_the_logs(arguments):
     x, y = _data()
@@ -69,6 +70,7 @@ def test_limited_steps_reach_the_logs(arguments):
     assert total > 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("watch", [callbacks.GradientMonitor, callbacks.DivergenceGuard])
 def test_most_steps_limited_is_told_once_with_rate_reason_and_way_out(watch):
     x, y = _data(scale=30.0)

@@ -73,7 +73,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.quick_cases(3)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_quantity_of_every_sampled_step(name, form, tmp_path):

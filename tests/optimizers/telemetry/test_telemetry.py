@@ -101,6 +101,7 @@ def test_the_ring_keeps_the_latest_steps_and_says_what_it_lost():
     assert optimizer.telemetry.read(since=CAPACITY).steps[0] == CAPACITY + 1
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_many_steps_per_call_lose_nothing(jit_compile):
     draw = np.random.default_rng(0)

@@ -80,6 +80,7 @@ def expected_quantiles(closed_form, steps, rate=RATE):
     return np.stack([np.quantile(each, list(LEVELS.values())) for each in together])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [*((kind, "graph") for kind in KINDS), ("adam", "eager"), ("adam", "xla"), ("centered", "xla")],
@@ -247,7 +248,7 @@ def fit(optimizer, run_dir, **arguments):
     return model
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("ours", "jit_compile"), [(False, False), (True, True)])
 def test_a_run_is_recorded_and_drawn(tmp_path, ours, jit_compile):
     from gradstab.reports import plot_effective_rate, to_html

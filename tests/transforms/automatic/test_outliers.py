@@ -12,6 +12,7 @@ def _limited(optimizer):
     return np.flatnonzero(optimizer.telemetry.peek().limited_by["outlier"]).tolist()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("mode", checks.MODES)
 def test_a_bad_batch_hardly_moves_the_weights_and_the_next_steps_are_as_ever(mode):
     norms = np.random.default_rng(0).uniform(0.5, 1.5, 60)
@@ -33,6 +34,7 @@ def test_the_farther_out_the_less_is_left_and_never_more_than_the_limit():
     assert max(left) < 2.0 * (1 + 8 / 80) * 1.001
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("scale", [1e-12, 1e9])
 def test_units_do_not_matter(scale):
     draw = np.random.default_rng(1)
@@ -44,6 +46,7 @@ def test_units_do_not_matter(scale):
     assert _limited(optimizer) == _limited(other) != []
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("level", [10.0, 1e3, 1e8])
 def test_a_new_level_is_believed_within_steps(level):
     norms = [*np.ones(100), *np.full(60, level)]

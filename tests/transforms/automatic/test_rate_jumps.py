@@ -24,6 +24,7 @@ def test_one_wrong_rate_is_replaced_by_the_largest_before(mode):
     assert limited == 1
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("jump", "held"), [(3.9, 0), (4.1, 1), (15.0, 1), (100.0, 3), (1e3, 4)])
 def test_a_rate_that_lasts_is_believed(jump, held):
     rates = [0.01] * 3 + [0.01 * jump] * 8

@@ -1,7 +1,8 @@
 """Which part saves which run: initializers, penalties, clips and optimizers, each with each.
 
-The CNN of `corrected_article_cnn.py` learns the digits of scikit-learn from two bad starts:
-exploding (kernels N(0, 0.2²), raw pixels 0..16) and vanishing (kernels N(0, 0.01²), pixels 0..1).
+The CNN of `examples/corrected_article_cnn.py` learns the digits of scikit-learn from two bad
+starts: exploding (kernels N(0, 0.2²), raw pixels 0..16) and vanishing (kernels N(0, 0.01²), pixels
+0..1).
 In each, the initializer {random: that of the setting, Xavier, He}, the penalty {none, L1, L2}, the
 clip {none, by value, by norm, by global norm} and the optimizer {SGD with momentum, Adagrad,
 RMSprop, Adam} are exchanged, with three seeds: 864 runs. Then the best combination, chosen on
@@ -10,8 +11,8 @@ validation data, and the plain one run with batches of 8 and 128 beside 32.
 Each run gives the test accuracy, and the gradient norm of each kernel on a fixed batch before and
 after training: of the cross-entropy alone, so that a penalty can't hide a gradient that vanishes.
 
-    python examples/ablation.py --jobs 2    # the campaign; goes on where it was when started again
-    python examples/ablation.py --quick     # a small slice in seconds, by the same code
+    python benchmarks/ablation.py --jobs 2    # the campaign; started again, it goes on
+    python benchmarks/ablation.py --quick     # a small slice in seconds, by the same code
 
 Results: `docs/ablation.md` (the tables between its two marks), `docs/images/ablation.png` and
 `benchmarks/results/ablation.json`.
@@ -39,7 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from ablation_report import PLAIN, select, write, write_results
+from ablation_parts.report import PLAIN, select, write, write_results
 
 from gradstab import data, functional, initializers, models, optimizers, regularizers
 

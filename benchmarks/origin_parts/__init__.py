@@ -1,0 +1,1 @@
+"""Nets and injected faults of `bad_step_origin.py`."""

@@ -1,0 +1,1 @@
+"""Parts of the benchmarks of what a step and a start cost."""

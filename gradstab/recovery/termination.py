@@ -1,0 +1,97 @@
+"""SIGTERM, which schedulers send before they kill: noted, and answered once a step has ended."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+from types import CodeType, FrameType
+from typing import Any, Final, NoReturn
+
+import keras
+
+# What shells and schedulers show of a process that SIGTERM ended.
+EXIT_CODE: Final = 128 + signal.SIGTERM
+
+
+class Termination:
+    """Notes SIGTERM while a run lasts, so that the run can leave between two steps.
+
+    It takes the place of the default handler alone, which would end the process at once: who has a
+    handler of their own has decided what SIGTERM means. Outside the main thread, where Python
+    allows no handler, nothing changes.
+
+    Attributes:
+        is_asked: Whether the process was asked to leave.
+    """
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._is_holding = False
+        self._runs: CodeType | None = None
+
+    def hold(self, runs: CodeType | None = None) -> None:
+        """Note the signal from now on.
+
+        Args:
+            runs: The code that runs as long as somebody asks `is_asked`. If it ends without
+                `release`, as `fit` does by an exception, the signal ends the process as ever.
+        """
+        self.is_asked = False
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            return
+        self._runs = runs
+        signal.signal(signal.SIGTERM, self._note)
+        self._is_holding = True
+
+    def release(self) -> None:
+        """Give the signal back its default."""
+        if self._is_holding:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self._is_holding = False
+
+    def leave(self, told: str) -> NoReturn:
+        """Leave, with the place that the run has come to, and the code that SIGTERM has.
+
+        Raises:
+            SystemExit: In any case.
+        """
+        self.release()
+        print(f"\nAsked to end (SIGTERM), the run left after {told}.", flush=True)
+        raise SystemExit(EXIT_CODE)
+
+    def __enter__(self) -> Termination:
+        """Note the signal from now on."""
+        self.hold()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Give the signal back its default."""
+        self.release()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._runs is None or _is_in(self._runs, frame):
+            self.is_asked = True
+            return
+        self.release()
+        signal.raise_signal(number)
+
+
+def code_that_runs_callbacks() -> CodeType | None:
+    """Return the code that called a callback, such as that of `fit`, from inside the callback."""
+    here = inspect.currentframe()
+    frame = None if here is None else here.f_back
+    kinds = (keras.callbacks.Callback, keras.callbacks.CallbackList)
+    while frame is not None and isinstance(frame.f_locals.get("self"), kinds):
+        frame = frame.f_back
+    return None if frame is None else frame.f_code
+
+
+def _is_in(code: CodeType, frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
