@@ -18,7 +18,7 @@ EPOCHS = 30
 # Kills of one run, one after the other; each process goes on where the one before was killed.
 KILLS = 3
 # Seconds of a run, from its first step on, among which the moment of a kill is drawn.
-SECONDS = 4.0
+SECONDS = 12.0
 
 
 def child(folder: Path) -> None:
