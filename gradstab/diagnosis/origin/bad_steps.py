@@ -109,8 +109,9 @@ class BadSteps:
         return origin
 
     def told(self) -> str:
-        """Return what began the latest bad step, with a space before it, or nothing."""
-        return "" if self.latest is None else f" {self.latest}"
+        """Return what began the latest bad step, with a space before it; nothing if not known."""
+        latest = self.latest
+        return "" if latest is None or not latest.is_known else f" {latest}"
 
     def _looked_up(self, reading: Reading, bad: Any) -> Kept | None:
         """Return the batch of the first bad step by its number, where batches can be had so."""
