@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
@@ -30,7 +31,7 @@ from gradstab.optimizers.watching.find import (
     stabilized_optimizer,
     trains_the_whole,
 )
-from gradstab.optimizers.watching.observer import Observer
+from gradstab.optimizers.watching.observer import Observer, observer_of
 from gradstab.recovery.causes import of_zero_gradient
 from gradstab.recovery.liveness import Liveness, stopping_layer
 
@@ -123,12 +124,14 @@ class GradientMonitor(keras.callbacks.Callback):
         bind(self.model)
         optimizers = optimizers_of(self.model)
         own = self.model.optimizer
-        if self.model.built and stabilized_optimizer(own) and trains_the_whole(self.model):
+        if self.model.built and trains_the_whole(self.model):
             with self.model.distribute_strategy.scope():
                 own.build(self.model.trainable_variables)
         before = {watch.name: watch for watch in self._watches}
         if list(before) != list(optimizers) or not all(
-            before[name].observer.observes(self.model, each) for name, each in optimizers.items()
+            before[name].observer.observes(self.model, each)
+            and before[name].observer.belongs_to(self)
+            for name, each in optimizers.items()
         ):
             self._watches = self._new_watches(optimizers)
         for watch, optimizer in zip(self._watches, optimizers.values(), strict=True):
@@ -222,7 +225,6 @@ class GradientMonitor(keras.callbacks.Callback):
         return {**self.epoch_logs(), **loss_of_no_step(self.model)}
 
     def _new_watches(self, optimizers: Mapping[str, Any]) -> list[Watch]:
-        activations = None
         if self.activations and not self.model.built:
             warnings.warn(
                 "`activations` needs a built model, whose layers are known before the first step. "
@@ -230,20 +232,28 @@ class GradientMonitor(keras.callbacks.Callback):
                 "batch before `fit`, or give its first layer an input shape",
                 stacklevel=2,
             )
-        elif self.activations:
-            activations = Activations(self.model)
-        self._layers = () if activations is None else activations.layers
-        probe = None if self._batch is None else ProbeLoss(self.model, self._batch, activations)
         bins = 0 if self.tensorboard_dir is None else _BINS
         watches: list[Watch] = []
         for name, optimizer in optimizers.items():
-            if watches:  # They belong to the model, and so to one of its optimizers.
-                probe = activations = None
-            sampler = Sampler(self.every_n_steps, bins=bins, probe=probe, activations=activations)
+            # Probe and activations belong to the model, and so to one of its optimizers.
+            activations = bool(self.activations and self.model.built and not watches)
             own_name = name if len(optimizers) > 1 else None
-            observer = Observer(self.model, sampler, activations, self._lock, optimizer, own_name)
+            settings = (own_name, self.every_n_steps, bins, activations)
+            probe, batch = (None, None) if watches else (self.probe, self._batch)
+            make = functools.partial(self._new_observer, optimizer, *settings, batch)
+            observer = observer_of(self.model, optimizer, self, self._lock, settings, probe, make)
             watches.append(Watch(name, observer))
+        self._layers = watches[0].observer.layers if watches else ()
         return watches
+
+    def _new_observer(
+        self, optimizer: Any, name: str | None, every_n_steps: int, bins: int, activations: bool,
+        batch: Any,
+    ) -> Observer:  # fmt: skip
+        noted = Activations(self.model) if activations else None
+        probe = None if batch is None else ProbeLoss(self.model, batch, noted)
+        sampler = Sampler(every_n_steps, bins=bins, probe=probe, activations=noted)
+        return Observer(self.model, sampler, noted, self._lock, optimizer, name)
 
     @property
     def _capacity(self) -> int:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from keras import ops
 
 from gradstab._nesting import unwrapped
-from gradstab._variables import variable_path
+from gradstab._variables import value_of, variable_path
+from gradstab.keras_hooks.conditions import is_compiled_by_xla
 from gradstab.keras_hooks.optimizer_state import trained_variables
 from gradstab.keras_hooks.substitute import replaced_method
 from gradstab.optimizers.compiled.branches import as_written, either
@@ -100,10 +101,25 @@ class MeasuredOptimizer:
                 apply(gradients, trainable_variables)
 
             samplers = self.telemetry.samplers
+            step = self.telemetry.next_step()
             if not samplers:
                 run()
+            elif is_compiled_by_xla() and not any(each.needs_before for each in samplers):
+                # XLA would take minutes to compile a condition round the update.
+                before = [ops.copy(variable) for variable in self._plan.variables]
+                run()
+                updates = [
+                    value_of(new) - old
+                    for new, old in zip(self._plan.variables, before, strict=True)
+                ]
+
+                def take() -> None:
+                    for each in samplers:
+                        each.take(step, self._plan.variables, updates, rows, incoming, incoming)
+
+                written = [*self._plan.variables, *self.telemetry.variables]
+                either(is_due(samplers, step), take, lambda: None, written)
             else:
-                step = self.telemetry.next_step()
 
                 def sampled() -> None:
                     run_sampled(samplers, step, run, self._plan.variables, rows, incoming, incoming)
