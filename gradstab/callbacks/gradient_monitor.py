@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import warnings
@@ -17,21 +16,19 @@ from gradstab._validation import check_bool, check_int
 from gradstab.callbacks.closing import Closing
 from gradstab.callbacks.layer_rates import LayerRates
 from gradstab.callbacks.listeners import listen
+from gradstab.callbacks.observers import observers_of
 from gradstab.callbacks.pace import Pace
-from gradstab.callbacks.probe import ProbeLoss, check_probe
+from gradstab.callbacks.probe import check_probe
 from gradstab.callbacks.sinks import Sink
 from gradstab.callbacks.watch import Watch, named, open_sinks
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
-from gradstab.optimizers.telemetry.activations import Activations
-from gradstab.optimizers.telemetry.sampling import Sampler
 from gradstab.optimizers.watching.find import (
     bind,
     loss_of_no_step,
     optimizers_of,
-    stabilized_optimizer,
     trains_the_whole,
 )
-from gradstab.optimizers.watching.observer import Observer, observer_of
+from gradstab.optimizers.watching.observer import Observer
 from gradstab.recovery.causes import of_zero_gradient
 from gradstab.recovery.liveness import Liveness, stopping_layer
 
@@ -232,28 +229,19 @@ class GradientMonitor(keras.callbacks.Callback):
                 "batch before `fit`, or give its first layer an input shape",
                 stacklevel=2,
             )
-        bins = 0 if self.tensorboard_dir is None else _BINS
-        watches: list[Watch] = []
-        for name, optimizer in optimizers.items():
-            # Probe and activations belong to the model, and so to one of its optimizers.
-            activations = bool(self.activations and self.model.built and not watches)
-            own_name = name if len(optimizers) > 1 else None
-            settings = (own_name, self.every_n_steps, bins, activations)
-            probe, batch = (None, None) if watches else (self.probe, self._batch)
-            make = functools.partial(self._new_observer, optimizer, *settings, batch)
-            observer = observer_of(self.model, optimizer, self, self._lock, settings, probe, make)
-            watches.append(Watch(name, observer))
-        self._layers = watches[0].observer.layers if watches else ()
-        return watches
-
-    def _new_observer(
-        self, optimizer: Any, name: str | None, every_n_steps: int, bins: int, activations: bool,
-        batch: Any,
-    ) -> Observer:  # fmt: skip
-        noted = Activations(self.model) if activations else None
-        probe = None if batch is None else ProbeLoss(self.model, batch, noted)
-        sampler = Sampler(every_n_steps, bins=bins, probe=probe, activations=noted)
-        return Observer(self.model, sampler, noted, self._lock, optimizer, name)
+        observers = observers_of(
+            self.model,
+            optimizers,
+            self,
+            self._lock,
+            every_n_steps=self.every_n_steps,
+            bins=0 if self.tensorboard_dir is None else _BINS,
+            activations=bool(self.activations and self.model.built),
+            probe=self._batch,
+            probe_as_given=self.probe,
+        )
+        self._layers = next((each.layers for each in observers.values()), ())
+        return [Watch(name, observer) for name, observer in observers.items()]
 
     @property
     def _capacity(self) -> int:

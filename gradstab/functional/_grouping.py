@@ -18,9 +18,7 @@ from gradstab.keras_hooks.conditions import is_compiled_by_xla
 _FEW: Final = 4
 
 
-def alike(
-    values: Sequence[Any], most_entries: float, *, under_xla: float = 0
-) -> list[list[int]]:
+def alike(values: Sequence[Any], most_entries: float, *, under_xla: float = 0) -> list[list[int]]:
     """Return the places of tensors that are to be stacked, and of each other one on its own.
 
     XLA joins operations by itself; for it every tensor stays on its own if nothing else is said.

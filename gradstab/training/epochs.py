@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from gradstab._nesting import wrappers_and_inner
-from gradstab.optimizers.watching.find import stabilized_optimizer
 from gradstab.optimizers.watching.compiled import compiled_of
+from gradstab.optimizers.watching.find import stabilized_optimizer
 from gradstab.optimizers.watching.watched import watched_step
 from gradstab.training.applied import SkippedSteps
 from gradstab.training.feed import Feed

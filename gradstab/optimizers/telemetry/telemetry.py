@@ -263,13 +263,6 @@ class Telemetry:
             None if sampler is None else sampler.unpack(samples, since or 0),
         )
 
-    def reset(self) -> None:
-        """Forget every step, as is right only if no optimizer owns these variables."""
-        self._told_until, self._warned_at = 0, -1
-        if self._variables:
-            for variable in (self._steps, *self._variables.values()):
-                variable.assign(np.zeros(variable.shape, variable.dtype))
-
     def acknowledge(self) -> None:
         """Forget a divergence, after what caused it was mended: counting in a row begins anew."""
         if not self._variables:

@@ -73,6 +73,11 @@ class MeasuredOptimizer:
         if variables:
             self.build(variables)
 
+    def reset(self) -> None:
+        """Forget every step."""
+        for variable in self.telemetry.variables:
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
+
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
         """Have the optimizer measure in what is traced, or run eagerly, in this block."""

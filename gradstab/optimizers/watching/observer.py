@@ -197,7 +197,7 @@ class Observer:
         self.calls = 0
         self.sampler.reset()
         if self._measured is not None:
-            self.telemetry.reset()
+            self._measured.reset()
 
 
 def observer_of(
