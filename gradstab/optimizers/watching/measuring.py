@@ -19,6 +19,7 @@ from gradstab.optimizers.compiled.branches import as_written, either
 from gradstab.optimizers.compiled.sparse import split_sparse
 from gradstab.optimizers.model.plan import Plan
 from gradstab.optimizers.step import reducing
+from gradstab.optimizers.step.gating import are_small
 from gradstab.optimizers.telemetry.due import is_due, run_sampled
 from gradstab.optimizers.telemetry.telemetry import Telemetry
 from gradstab.transforms.measured import Measured
@@ -109,8 +110,7 @@ class MeasuredOptimizer:
             step = self.telemetry.next_step()
             if not samplers:
                 run()
-            elif is_compiled_by_xla() and not any(each.needs_before for each in samplers):
-                # XLA would take minutes to compile a condition round the update.
+            elif self._can_copy and not any(each.needs_before for each in samplers):
                 before = [ops.copy(variable) for variable in self._plan.variables]
                 run()
                 updates = [
@@ -135,6 +135,15 @@ class MeasuredOptimizer:
             self.telemetry.record(incoming, incoming, loss, [])
 
         return measure_and_apply
+
+    @property
+    def _can_copy(self) -> bool:
+        """Whether copies of the variables cost less than a condition round the update.
+
+        That is handed everything and has the update traced twice, and XLA would take minutes to
+        compile it.
+        """
+        return is_compiled_by_xla() or are_small(self._plan.variables)
 
     def _measure(
         self, gradients: list[Any], variables: list[Any]
