@@ -15,8 +15,8 @@ contenders, all with Adam:
 - train: `gradstab.training.train`, one epoch of 16 steps, with the default
 
 Each measurement is a process of its own, contenders in another random order each round. Ratios are
-medians over rounds of two measurements of the same round, over Keras global_clipnorm. A second
-`fit` (`train`) with the same model, data and callbacks follows in the same process: its CPU
+medians over rounds of two measurements of the same round, over Keras global_clipnorm. A second call
+of `fit` or `train` with the same model, data and callbacks follows in the same process: its CPU
 seconds, and how often the step was traced in it.
 
 With `--output` each configuration is written as it comes, and the same call goes on where it was.
@@ -42,6 +42,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PLAIN, CLIPNORM, CLIP, DEFAULT = "Keras", "Keras global_clipnorm", "clip", "default"
 MONITOR, BOTH, TRAIN = "monitor", "default + monitor", "train"
 CONTENDERS = (PLAIN, CLIPNORM, CLIP, DEFAULT, MONITOR, BOTH, TRAIN)
+SECOND = (CLIPNORM, DEFAULT, MONITOR, BOTH, TRAIN)
 # Of Keras global_clipnorm.
 FLOORS = {CLIP: 1.15, DEFAULT: 1.2, MONITOR: 1.5, BOTH: 1.5}
 SHALLOW = "shallow MLP"
@@ -142,7 +143,7 @@ def configuration(name: str, xla: bool) -> str:
 
 
 def measure(name: str, xla: bool, rounds: int, seed: int) -> dict[str, Any] | None:
-    """Return the measurements of a configuration, those of each contender in the order of rounds."""
+    """Return the measurements of a configuration, a list in the order of rounds per contender."""
     import numpy as np
     from harness import campaign
     from harness.turns import ratio
@@ -185,11 +186,11 @@ def median(of: list[dict[str, Any]], key: str) -> float:
 
 def summary(content: Mapping[str, Any]) -> str:
     """Return the table of all configurations, in Markdown."""
-    from harness.tables import markdown
+    from harness.tables import markdown, with_interval
 
     header = ["model", "XLA", "clipnorm, s", PLAIN,
               *(f"{name} (floor {floor})" for name, floor in FLOORS.items()), "floors",
-              *(f"second {name}, s (traces)" for name in (CLIPNORM, DEFAULT, MONITOR, BOTH, TRAIN))]  # fmt: skip
+              *(f"second {name}, s (traces)" for name in SECOND)]  # fmt: skip
     rows = []
     for result in content["results"].values():
         times, of = result["times_clipnorm"], result["measured"]
@@ -199,14 +200,14 @@ def summary(content: Mapping[str, Any]) -> str:
             "on" if result["xla"] else "off",
             f"{median(of[CLIPNORM], 'first_step'):.2f}",
             f"{times[PLAIN][0]:.2f}",
-            *(f"{times[name][0]:.2f} ({times[name][1]:.2f} .. {times[name][2]:.2f})" for name in FLOORS),
+            *(with_interval(times[name]) for name in FLOORS),
             f"FAILS: {', '.join(failed)}" if failed else "hold",
             *(f"{median(of[name], 'second_call'):.2f} ({median(of[name], 'second_traces'):.0f})"
-              for name in (CLIPNORM, DEFAULT, MONITOR, BOTH, TRAIN)),
+              for name in SECOND),
         ])  # fmt: skip
     return (
-        f"{markdown(header, rows)}\n\nCPU seconds to the end of the first step as multiples of Keras "
-        f"global_clipnorm: medians (95 % intervals) of {content['rounds']} rounds."
+        f"{markdown(header, rows)}\n\nCPU seconds to the end of the first step as multiples of "
+        f"Keras global_clipnorm: medians (95 % intervals) of {content['rounds']} rounds."
     )
 
 

@@ -18,6 +18,7 @@ from keras import ops
 from gradstab._variables import value_of
 from gradstab.functional._backend import choose, half_sum_of_squares
 from gradstab.functional._grouping import alike
+from gradstab.keras_hooks.conditions import is_compiled_by_xla
 
 # Entries up to which tensors of one shape are squared and scaled together.
 SMALL = 1024
@@ -108,14 +109,18 @@ def norms_and_global_norm(values: Sequence[Any]) -> tuple[Any, Any]:
     present = [value for value in values if value is not None]
     if not present:
         return ops.zeros((len(values),), "float32"), ops.zeros((), "float32")
-    squares = _sums_of_squares(present)
-    total = ops.sum(squares)
 
     def in_float64() -> Any:
         wide = _wide_squares(present)
         return _root(ops.append(wide, ops.sum(wide)))
 
-    both = choose(_is_safe(total), lambda: ops.sqrt(ops.append(squares, total)), in_float64)
+    if is_compiled_by_xla():
+        # It widens while it sums, at no cost; a condition costs a second kernel for each tensor.
+        both = in_float64()
+    else:
+        squares = _sums_of_squares(present)
+        total = ops.sum(squares)
+        both = choose(_is_safe(total), lambda: ops.sqrt(ops.append(squares, total)), in_float64)
     vector = spread(both[:-1], [value is not None for value in values])
     return vector, both[-1]
 

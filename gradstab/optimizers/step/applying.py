@@ -17,6 +17,7 @@ from keras import ops
 from gradstab._nesting import parts
 from gradstab._replicas import num_replicas
 from gradstab._variables import is_overwritten, resource
+from gradstab.keras_hooks.conditions import is_compiled_by_xla
 from gradstab.keras_hooks.one_step import (
     only_updating,
     reading_once,
@@ -181,6 +182,9 @@ class Applier:
             plan.forward_state.restore()
 
         is_changed, forms = step.outgoing.forms()
+        if is_compiled_by_xla():
+            # It multiplies within the update's own loop; another branch is compiled for nothing.
+            is_changed, forms = None, forms[-1:]
         branches = [applying(form) for form in forms]
         place = None if is_changed is None else ops.cast(is_changed, "int32")
         if step.accept is not None:
