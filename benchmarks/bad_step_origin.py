@@ -175,7 +175,7 @@ def measure_cost(rounds: int) -> dict[str, Any]:
             model = build(net)
             model.compile(gradstab.stabilize("adam"), "categorical_crossentropy", jit_compile=xla)
             x, y, _ = data(net, 0)
-            many = [np.concatenate([each] * 25) for each in (x, y)]
+            many = [np.concatenate([each] * 10) for each in (x, y)]
             model.fit(
                 *many, batch_size=BATCH, epochs=1_000_000, verbose=0,
                 callbacks=[turnstile, *([Joined()] if joined else [])],
@@ -188,7 +188,7 @@ def measure_cost(rounds: int) -> dict[str, Any]:
         draw = np.random.default_rng(0)
         seconds = take_turns(runs, rounds, draw, warm_up_epochs=2)
         name = f"{net}{', XLA' if xla else ''}"
-        steps = 25 * 8
+        steps = 10 * 8
         found[name] = {
             "ratio": ratio(seconds["with"], seconds["without"], draw),
             "step_ms": 1e3 * float(np.median(seconds["without"])) / steps,

@@ -19,6 +19,8 @@ from gradstab.optimizers.watching.find import stabilized_optimizers
 # Bad steps that are looked into in one run: the first takes about what tracing a step does, each
 # further one a step.
 _MOST: Final = 20
+# Overflows in a row from which on the loss scale, by then a sixteenth, is not the cause.
+_SEARCHED: Final = 4
 _RUN, _KEEPER = "gradstab_bad_steps", "gradstab_kept_batch"
 
 
@@ -87,16 +89,24 @@ class BadSteps:
         """
         if reading.cursor < self._seen:
             self._seen = 0  # The run went back, and its counters with it.
-        bad = self._bad_steps(reading)
+        bad = self._new(reading)
         if not bad or self._looked >= _MOST:
             return None
         self._seen = reading.cursor
-        kept = self._keeper.take() or self._looked_up(bad)
+        kept = self._keeper.take() or self._looked_up(list(bad))
         if kept is None:
-            return None if self.found else self._unknown(bad[0])
-        self._looked += 1
+            certain = [step for step, searches in bad.items() if not searches]
+            return self._unknown(certain[0]) if certain and not self.found else None
+        searches = bad.get(kept.step, False)
         applied = (reading.steps == kept.step) & ~reading.skipped
-        origin = self._finder.find(kept.batch, was_applied=bool(applied.any()))
+        if searches and _in_a_row(reading) < _SEARCHED:
+            origin = self._finder.find_in_data(kept.batch)
+        else:
+            self._looked += 1
+            origin = self._finder.find(kept.batch, was_applied=bool(applied.any()))
+        overflowed = reading.cause[int(np.argmax(reading.steps == kept.step))] == OVERFLOW
+        if origin is None or (overflowed and not origin.is_known):
+            return None
         example = None
         if kept.rows is not None and origin.row is not None:
             example = int(kept.rows[origin.row])
@@ -117,16 +127,19 @@ class BadSteps:
         latest = self.latest
         return "" if latest is None or not latest.is_known else f" {latest}"
 
-    def _bad_steps(self, reading: Reading) -> list[int]:
-        """Return the numbers of the bad steps that were not looked into yet."""
+    def _new(self, reading: Reading) -> dict[int, bool]:
+        """Return the numbers of the bad steps that were not looked into yet.
+
+        Each with whether it looks like a loss scale that is too large: with a finite loss, and
+        while the scale can be lowered, that is expected, and no fault.
+        """
         bad = ~np.isfinite(reading.grad_norm) & (reading.steps > self._seen)
-        found = []
-        for row in np.flatnonzero(bad).tolist():
-            # A loss scale that is being found overflows; with a finite loss that is no fault.
-            searches = reading.cause[row] == OVERFLOW and np.isfinite(reading.loss[row])
-            if not searches or reading.consecutive_skips:
-                found.append(int(reading.steps[row]))
-        return found
+        return {
+            int(reading.steps[row]): reading.cause[row] == OVERFLOW
+            and bool(np.isfinite(reading.loss[row]))
+            and not reading.consecutive_skips
+            for row in np.flatnonzero(bad).tolist()
+        }
 
     def _looked_up(self, bad: list[int]) -> Kept | None:
         """Return the batch of the first bad step by its number, where batches can be had so."""
@@ -150,6 +163,15 @@ class BadSteps:
         function = getattr(model, "train_function", None)
         if is_shown and function is not None and not shows_batches(function):
             model.make_train_function(force=True)
+
+
+def _in_a_row(reading: Reading) -> int:
+    """Return how many steps were skipped in a row at most."""
+    longest = count = 0
+    for skipped in reading.skipped.tolist():
+        count = count + 1 if skipped else 0
+        longest = max(longest, count)
+    return longest
 
 
 def keeper_of(model: Any) -> KeptBatch | None:

@@ -56,6 +56,13 @@ class OriginFinder:
             told = f"The step can't be run again: {type(error).__name__}: {line}"
             return Origin("unknown", what=told)
 
+    def find_in_data(self, batch: Any) -> Origin | None:
+        """Return which entry of a batch is not finite, or `None`, without running the step."""
+        try:
+            return _bad_part(batch)
+        except Exception:  # As in `find`.
+            return None
+
     def _found(self, batch: Any, was_applied: bool) -> Origin:
         bad_part = _bad_part(batch)
         if was_applied:

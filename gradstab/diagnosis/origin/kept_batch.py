@@ -58,16 +58,16 @@ class KeptBatch:
             queue = tf.queue.FIFOQueue(1, [tf.int64, *(each.dtype for each in layout.tensors)])
         self._queues.append((queue, layout))
 
-        def keep_if_new() -> Any:
-            # Of steps that were refused for another reason, such as outliers, none is kept.
-            is_bad = tf.logical_not(tf.reduce_all([each.norms_are_finite for each in told]))
-            _run_if(tf.logical_and(is_bad, queue.size() == 0), keep)
+        def keep_the_first() -> None:
+            _run_if(queue.size() == 0, keep)
 
         def keep() -> None:
             step = tf.cast(told[0].next_step() - 1, tf.int64)
             queue.enqueue([step, *layout.tensors])
 
-        _run_if(tf.reduce_any([each.is_unusual for each in told]), keep_if_new)
+        finite = [each.norms_are_finite for each in told]
+        is_bad = tf.logical_not(finite[0] if len(finite) == 1 else tf.reduce_all(finite))
+        _run_if(is_bad, keep_the_first)
         layout.forget()
 
     def take(self) -> Kept | None:

@@ -31,7 +31,7 @@ from gradstab.diagnosis.origin.operations import (
     LOSS,
     NAN,
     Operation,
-)
+)  # fmt: skip
 from gradstab.keras_hooks.substitute import replaced_method
 from gradstab.optimizers.watching.find import optimizers_of
 
@@ -89,10 +89,10 @@ class TracedStep:
         self.operations = self._described(made, numbers)
         self.losses = [numbers[id(each)] for each in losses if id(each) in numbers]
         self.gradients = [numbers[id(each)] for each in taken if id(each) in numbers]
-        self._looked: list[int] = [
+        self._looked = [
             number
             for number, tensor in enumerate(self._tensors)
-            if tensor.dtype in _FLOATS and id(tensor) not in self._captured
+            if self.is_float(number) and id(tensor) not in self._captured
         ]
         with self._graph.as_default():
             counts = [
@@ -124,18 +124,16 @@ class TracedStep:
 
     def values(self, batch: Any, numbers: Sequence[int]) -> list[Any]:
         """Run the step on a batch and return some of its tensors as arrays."""
-        fetches = [self._tensors[number] for number in numbers]
-        found = self._function.prune(self._feeds, fetches)(*tensors_of(batch))
-        return [each.numpy() for each in found]
+        run = self._function.prune(self._feeds, [self._tensors[number] for number in numbers])
+        return [each.numpy() for each in run(*tensors_of(batch))]
 
     def labels(self, batch: Any) -> list[tuple[Any, int]]:
         """Return the class labels that losses are given, each with the number of classes.
 
         Without the losses themselves: on CPUs they raise where a label is none of the classes.
         """
-        makers = [each for each in self.operations if each.kind == _LABELS]
         found = []
-        for each in makers:
+        for each in (each for each in self.operations if each.kind == _LABELS):
             logits, labels = each.inputs[:2]
             classes = self._tensors[logits].shape[-1]
             if classes is not None:
@@ -154,10 +152,11 @@ class TracedStep:
     def _attached(self, taken: list[Any], losses: list[Any]) -> Iterator[None]:
         """Have layers and loss mark what they do, and the optimizers take gradients only."""
 
-        def noting(scale_loss: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def noting(scale_loss: Callable[[Any], Any], is_dynamic: bool) -> Callable[[Any], Any]:
             def note_and_scale(loss: Any) -> Any:
                 losses.append(loss)
-                return scale_loss(loss)
+                # A dynamic scale is lowered until it fits: it is no fault.
+                return loss if is_dynamic else scale_loss(loss)
 
             return note_and_scale
 
@@ -174,7 +173,8 @@ class TracedStep:
 
         with contextlib.ExitStack() as stack:
             for optimizer in optimizers_of(self._model).values():
-                scale_loss = noting(optimizer.scale_loss)
+                is_dynamic = hasattr(optimizer, "dynamic_scale")
+                scale_loss = noting(optimizer.scale_loss, is_dynamic)
                 stack.enter_context(replaced_method(optimizer, "scale_loss", scale_loss))
                 for each in wrappers_and_inner(optimizer):
                     stack.enter_context(replaced_method(each, "apply", apply))

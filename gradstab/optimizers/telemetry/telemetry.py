@@ -175,13 +175,6 @@ class Telemetry:
         return value_of(self._variables["counts"])[COUNTS.index("consecutive_skips")]
 
     @property
-    def is_unusual(self) -> Any:
-        """Whether the last step was skipped, or a bad one applied before: a boolean tensor."""
-        counts = value_of(self._variables["counts"])
-        names = ("consecutive_skips", "applied_nonfinite")
-        return ops.any(ops.stack([counts[COUNTS.index(name)] for name in names]) > 0)
-
-    @property
     def norms_are_finite(self) -> Any:
         """Whether all gradients of the last step were finite, a boolean scalar tensor."""
         return ops.all(ops.isfinite(value_of(self._variables["norms"])))

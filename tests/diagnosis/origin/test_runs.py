@@ -179,6 +179,19 @@ def test_a_scale_that_is_being_found_is_no_fault(tmp_path):
     assert _origins(tmp_path) == []
 
 
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("fault", ["layer", "data"])
+def test_what_looks_like_a_scale_too_large_and_is_not(fault, tmp_path):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    between = [Root(name="guilty")] if fault == "layer" else []
+    x = X.copy()
+    if fault == "data":
+        x[21, 2] = np.inf  # tanh of it is finite, and so is the loss
+    _net(*between).fit(x, Y, callbacks=[GradientMonitor(tmp_path)], **BATCH)
+    ((_, told),) = _origins(tmp_path)
+    assert told["cause"] == ("gradient" if fault == "layer" else "inputs")
+
+
 class Joined(keras.callbacks.Callback):
     """Has batches kept, and does nothing else."""
 
