@@ -233,7 +233,9 @@ def main() -> int:
     rounds, seed = content["rounds"], int(content["commit"][:8], 16)
     names = arguments.models or ([SHALLOW] if arguments.quick else FULL)
     switches = arguments.xla or ([0] if arguments.quick else [0, 1])
-    wanted = {configuration(name, bool(xla)): (name, bool(xla)) for name in names for xla in switches}
+    wanted = {
+        configuration(name, bool(xla)): (name, bool(xla)) for name in names for xla in switches
+    }
     projected = {
         key: float(PROJECTED[name][xla] * len(CONTENDERS) * rounds)
         for key, (name, xla) in wanted.items()

@@ -178,10 +178,6 @@ TWINS = {
     "kernels-too-large": Twin(
         classifier(depth=4, kernels=normal(1.0)), classifier(depth=4), ("deviation 1", "he_normal"),
     ),
-    "vanishing-signal": Twin(
-        classifier(kernels="glorot_uniform", activation="sigmoid", **DEEP), classifier(**DEEP),
-        ("sigmoid", "relu, he_normal"), **SIGNAL,
-    ),
     "exploding-signal": Twin(
         classifier(sgd(0.0), kernels=normal(1.0), **DEEP), classifier(sgd(0.0), **DEEP),
         ("kernels of deviation 1", "he_normal"), **SIGNAL,

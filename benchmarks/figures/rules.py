@@ -78,7 +78,9 @@ def by_epochs(axes, record, twin, color, name):
     """Draw a quantity of the logs over the epochs; where it is NaN, a cross at the bottom."""
     numbers = [epoch.number for epoch in record.epochs]
     values = np.array([epoch.logs.get(twin.quantity, np.nan) for epoch in record.epochs])
-    axes.plot(numbers, values, color=color, label=name, marker="o", markersize=4)
+    above = 3 if color == SICK else 2
+    axes.plot(numbers, values, color=color, label=name, marker="o", markersize=4, zorder=above)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     lost = [n for n, value in zip(numbers, values, strict=True) if not np.isfinite(value)]
     if lost:
         axes.plot(lost, [0] * len(lost), "x", color=color, clip_on=False, label=f"{name}: NaN")
@@ -95,8 +97,7 @@ def by_layers(axes, record, twin, color, name):
     samples = record.per_layer(twin.quantity) if is_output else record.per_variable(twin.quantity)
     chosen = [i for i, name in enumerate(samples.names) if is_output or name.endswith("kernel")]
     values = np.asarray(samples.values[-1], dtype=float)[chosen]
-    if twin.quantity == "activation_dead":
-        values = values[:-1]  # a softmax has no dead units
+    values = values[:-1] if is_output else values  # a softmax is always between 0 and 1
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.plot(range(1, len(values) + 1), values, color=color, label=name, marker="o", markersize=4)
     axes.set_xlabel("layer, from the first to the last")

@@ -38,12 +38,26 @@ def _leave_out_foreign(app: Any, kind: str, name: str, value: Any, skip: bool, o
 
 def _markdown(app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Turn what docstrings have of Markdown into what Sphinx reads: code, formulas, tables."""
-    text = "\n".join(lines)
+    text = "\n".join(_with_bars(lines))
     text = re.sub(r"^( *)```(\w*)\n(.*?)\n *```$", _code, text, flags=re.M | re.S)
     text = re.sub(r"^( *)\$\$(.*?)\$\$", _formula, text, flags=re.M | re.S)
     text = re.sub(r"^( *)\|.*\|\n *\|[-|: ]+\|\n(?: *\|.*(?:\n|\Z))+", _table, text, flags=re.M)
     text = re.sub(r"(?<![`\\$])\$([^$`]+?)\$", r":math:`\1`", text)
     lines[:] = text.split("\n")
+
+
+def _with_bars(lines: list[str]) -> list[str]:
+    """Escape the bars of |x|, which are substitutions to Sphinx, outside code, tables, formulas."""
+    found, is_code, is_session = [], False, False
+    for line in lines:
+        is_code ^= line.strip().startswith("```")
+        is_session = bool(line.strip()) and (is_session or line.strip().startswith(">>>"))
+        if not (is_code or is_session or line.strip().startswith("|") or "$" in line):
+            parts = line.split("`")
+            parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+            line = "`".join(parts)
+        found.append(line)
+    return found
 
 
 def _code(match: re.Match[str]) -> str:

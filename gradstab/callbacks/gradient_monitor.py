@@ -16,18 +16,16 @@ from gradstab._validation import check_bool, check_int
 from gradstab.callbacks.closing import Closing
 from gradstab.callbacks.layer_rates import LayerRates
 from gradstab.callbacks.listeners import listen
+from gradstab.callbacks.observers import observers_of
 from gradstab.callbacks.pace import Pace
-from gradstab.callbacks.probe import ProbeLoss, check_probe
+from gradstab.callbacks.probe import check_probe
 from gradstab.callbacks.sinks import Sink
 from gradstab.callbacks.watch import Watch, named, open_sinks
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
-from gradstab.optimizers.telemetry.activations import Activations
-from gradstab.optimizers.telemetry.sampling import Sampler
 from gradstab.optimizers.watching.find import (
     bind,
     loss_of_no_step,
     optimizers_of,
-    stabilized_optimizer,
     trains_the_whole,
 )
 from gradstab.optimizers.watching.observer import Observer
@@ -123,12 +121,14 @@ class GradientMonitor(keras.callbacks.Callback):
         bind(self.model)
         optimizers = optimizers_of(self.model)
         own = self.model.optimizer
-        if self.model.built and stabilized_optimizer(own) and trains_the_whole(self.model):
+        if self.model.built and trains_the_whole(self.model):
             with self.model.distribute_strategy.scope():
                 own.build(self.model.trainable_variables)
         before = {watch.name: watch for watch in self._watches}
         if list(before) != list(optimizers) or not all(
-            before[name].observer.observes(self.model, each) for name, each in optimizers.items()
+            before[name].observer.observes(self.model, each)
+            and before[name].observer.belongs_to(self)
+            for name, each in optimizers.items()
         ):
             self._watches = self._new_watches(optimizers)
         for watch, optimizer in zip(self._watches, optimizers.values(), strict=True):
@@ -222,7 +222,6 @@ class GradientMonitor(keras.callbacks.Callback):
         return {**self.epoch_logs(), **loss_of_no_step(self.model)}
 
     def _new_watches(self, optimizers: Mapping[str, Any]) -> list[Watch]:
-        activations = None
         if self.activations and not self.model.built:
             warnings.warn(
                 "`activations` needs a built model, whose layers are known before the first step. "
@@ -230,20 +229,19 @@ class GradientMonitor(keras.callbacks.Callback):
                 "batch before `fit`, or give its first layer an input shape",
                 stacklevel=2,
             )
-        elif self.activations:
-            activations = Activations(self.model)
-        self._layers = () if activations is None else activations.layers
-        probe = None if self._batch is None else ProbeLoss(self.model, self._batch, activations)
-        bins = 0 if self.tensorboard_dir is None else _BINS
-        watches: list[Watch] = []
-        for name, optimizer in optimizers.items():
-            if watches:  # They belong to the model, and so to one of its optimizers.
-                probe = activations = None
-            sampler = Sampler(self.every_n_steps, bins=bins, probe=probe, activations=activations)
-            own_name = name if len(optimizers) > 1 else None
-            observer = Observer(self.model, sampler, activations, self._lock, optimizer, own_name)
-            watches.append(Watch(name, observer))
-        return watches
+        observers = observers_of(
+            self.model,
+            optimizers,
+            self,
+            self._lock,
+            every_n_steps=self.every_n_steps,
+            bins=0 if self.tensorboard_dir is None else _BINS,
+            activations=bool(self.activations and self.model.built),
+            probe=self._batch,
+            probe_as_given=self.probe,
+        )
+        self._layers = next((each.layers for each in observers.values()), ())
+        return [Watch(name, observer) for name, observer in observers.items()]
 
     @property
     def _capacity(self) -> int:

@@ -18,24 +18,25 @@ from gradstab.keras_hooks.conditions import is_compiled_by_xla
 _FEW: Final = 4
 
 
-def alike(values: Sequence[Any], most_entries: int) -> list[list[int]]:
+def alike(values: Sequence[Any], most_entries: float, *, under_xla: float = 0) -> list[list[int]]:
     """Return the places of tensors that are to be stacked, and of each other one on its own.
 
-    XLA joins operations by itself; for it every tensor stays on its own.
+    XLA joins operations by itself; for it every tensor stays on its own if nothing else is said.
 
     Args:
         values: Tensors; `None` has no place in the result.
         most_entries: Entries up to which a tensor is small.
+        under_xla: The same where XLA compiles.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
-    stacks = not is_compiled_by_xla()
+    most = under_xla if is_compiled_by_xla() else most_entries
     for place, value in enumerate(values):
         if value is None:
             continue
         shape = tuple(value.shape)
-        is_small = all(size is not None for size in shape) and 0 < math.prod(shape) <= most_entries
+        is_small = all(size is not None for size in shape) and 0 < math.prod(shape) <= most
         dtype = keras.backend.standardize_dtype(value.dtype)
-        key = (shape, dtype) if stacks and is_small else (place,)
+        key = (shape, dtype) if is_small else (place,)
         groups.setdefault(key, []).append(place)
     return [
         part

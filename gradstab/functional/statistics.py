@@ -5,13 +5,13 @@ Half precision is widened first. `None` counts as a tensor without entries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from keras import ops
 
 from gradstab._variables import value_of
-from gradstab.functional._backend import choose
 from gradstab.functional._grouping import alike
 from gradstab.functional.norms import widen
 
@@ -33,28 +33,21 @@ def largest_magnitudes(values: Sequence[Any]) -> Any:
     return _each(largest, values)
 
 
-def largest_magnitudes_and_counts_of_nonfinite(
-    values: Sequence[Any], all_finite: Any
-) -> tuple[Any, Any]:
-    """Return `largest_magnitudes` and `counts_of_nonfinite`, for less where all is finite.
+def norms_in_double(values: Sequence[Any]) -> Any:
+    """Return the Euclidean norm of each tensor; the squares are summed up in float64.
 
-    Args:
-        values: Tensors; `None` counts as one without entries.
-        all_finite: Whether every entry of all is finite, a boolean scalar tensor. Where it is not
-            known it may be false.
+    That holds the squares of all float32 numbers, and takes a compiler one pass: where norms are
+    not on the way of every step, `norms.norms`, whose two ways are faster, takes longer to compile.
+
+    >>> import numpy as np
+    >>> norms_in_double([np.full(4, 1e30, "float32"), None]).numpy().tolist()
+    [2.0000000300949324e+30, 0.0]
     """
 
-    def farthest(rows: Any) -> Any:
-        return ops.maximum(ops.max(rows, axis=1), -ops.min(rows, axis=1))
+    def norm(rows: Any) -> Any:
+        return ops.sqrt(ops.sum(ops.square(ops.cast(rows, "float64")), axis=1))
 
-    def at_once() -> Any:
-        return ops.stack([_each(farthest, values), ops.zeros((len(values),), "float32")])
-
-    def one_by_one() -> Any:
-        return ops.stack([largest_magnitudes(values), counts_of_nonfinite(values)])
-
-    largest, counts = ops.unstack(choose(all_finite, at_once, one_by_one), 2)
-    return largest, counts
+    return _each(norm, values)
 
 
 def counts_of_nonzero(values: Sequence[Any]) -> Any:
@@ -127,7 +120,8 @@ def histogram(value: Any, bins: int) -> Any:
 def _each(function: Callable[..., Any], *lists: Sequence[Any]) -> Any:
     """Apply a function to each tensor that has entries, widened, and return one float32 vector.
 
-    Small tensors of one shape are looked at together, as the rows of a matrix.
+    Small tensors of one shape are looked at together, as the rows of a matrix; by XLA, which would
+    compile a kernel for each, large ones too.
 
     Args:
         function: Takes a matrix for each list and returns a number for each of the rows.
@@ -140,7 +134,7 @@ def _each(function: Callable[..., Any], *lists: Sequence[Any]) -> Any:
     ]
     results: list[Any] = [ops.zeros((), "float32")] * len(present)
     firsts = [None if values is None else values[0] for values in present]
-    for places in alike(firsts, _SMALL):
+    for places in alike(firsts, _SMALL, under_xla=math.inf):
         columns = zip(*(present[place] for place in places), strict=True)
         found = ops.cast(function(*map(_matrix, columns)), "float32")
         for place, number in zip(places, ops.unstack(found, len(places)), strict=True):

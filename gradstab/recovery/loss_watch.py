@@ -48,14 +48,15 @@ class LossWatch:
         self._was_up: float | None = None
 
     def has_learned(self, losses: Sequence[float]) -> bool:
-        """Whether any calm loss, or the lower quarter of the latest ones, is below the first."""
+        """Whether the latest losses are below the first, and none of them was far above it."""
         new = [loss for loss in losses if math.isfinite(loss)]
         if self._first is None and losses:
             self._first = losses[0]
         if self._first is None or not math.isfinite(self._first) or len(new) < _FEWEST:
             return True  # Nothing to compare with.
         low = min(float(np.quantile(new[-_LATEST:], 0.25)), self._best)
-        return low < self._first - (1 - _LEARNED_NOTHING) * abs(self._first)
+        is_below = low < self._first - (1 - _LEARNED_NOTHING) * abs(self._first)
+        return is_below and max(new) <= _ABOVE * abs(self._first)
 
     @property
     def is_up(self) -> bool:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-# By this name the function that takes a step tells what watches it.
-_OBSERVER = "gradstab_observer"
+from gradstab.optimizers.watching.watched import watched_step
 
 
 def trace_anew(model: Any) -> None:
     """Trace the step again, since what was read while tracing has changed."""
-    observer = getattr(model.train_function, _OBSERVER, None)
-    if observer is not None:
-        observer.uninstall()
+    watched = watched_step(model)
+    if watched is not None:
+        watched.end()
     model.make_train_function(force=True)
-    if observer is not None:
+    for observer in reversed(() if watched is None else watched.observers):
         observer.install()

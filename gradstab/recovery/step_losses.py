@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import tensorflow as tf
 
-# By this name `training.train` and the monitor tell that others watch the step too.
-_OBSERVER = "gradstab_observer"
+from gradstab.recovery.retrace import trace_anew
+
 # Steps that are kept: more than lie between two looks.
 _CAPACITY: Final = 1024
 
@@ -44,9 +44,7 @@ class StepLosses:
             return original(loss)
 
         vars(self._optimizer)["scale_loss"] = noted
-        # What a monitor watches is traced in this run anyway, and forcing it would end the watch.
-        if not hasattr(self._model.train_function, _OBSERVER):
-            self._model.make_train_function(force=True)
+        trace_anew(self._model)
 
     def detach(self) -> None:
         """Note no more."""

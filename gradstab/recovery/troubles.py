@@ -82,7 +82,7 @@ class StateWatch:
         Args:
             norms: Half the squared norm of each variable.
             loss_is_up: Whether the latest losses are above all that was before.
-            has_learned: Whether the loss was ever below the first.
+            has_learned: Whether the loss fell from the first, and did not rise far before.
         """
         trouble = self._not_finite(norms)
         if trouble is None and self._calm is not None:
@@ -191,7 +191,7 @@ class StateWatch:
         )
 
     def _weights_left(self, norms: Any) -> Trouble | None:
-        """Tell weights that went far from where they began, at a loss no better than the first.
+        """Tell weights that went far from where they began, without a loss that simply fell.
 
         Those that began at zero, such as biases, may go anywhere.
         """
@@ -207,7 +207,7 @@ class StateWatch:
         return Trouble(
             "rate_too_high",
             f"The weights grew from a norm of {before:.3g} to {now:.3g} within the first steps, "
-            "and the loss is no better than at the first: the learning rate is too high.",
+            "and the loss stayed where it was, or first rose far: the learning rate is too high.",
             levels=sum(now > rise * before for rise in _LEVELS_BY_RISE),
         )
 

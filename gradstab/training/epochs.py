@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from typing import Any
 from gradstab._errors import DivergenceError
 from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.optimizers.step.accumulation import window_size
+from gradstab.optimizers.watching.compiled import compiled_of
 from gradstab.optimizers.watching.find import stabilized_optimizer
-from gradstab.optimizers.watching.observer import ATTRIBUTE
+from gradstab.optimizers.watching.watched import watched_step
 from gradstab.training.applied import SkippedSteps
 from gradstab.training.feed import Feed
 from gradstab.training.hooks import steps_between_hooks
@@ -148,8 +150,8 @@ class EpochRunner:
 
     def _observed(self) -> dict[str, Any]:
         """Return what a monitor has to tell of the last step."""
-        observer = getattr(self._model.train_function, ATTRIBUTE, None)
-        return observer.latest() if observer is not None and self._shows_gradients else {}
+        watched = watched_step(self._model)
+        return watched.latest() if watched is not None and self._shows_gradients else {}
 
     def _batches_of(
         self, feed: Feed, epoch: int, done: int
@@ -212,22 +214,14 @@ class EpochRunner:
 
 
 def loop_of(model: Any, step: str, form: str) -> StepLoop:
-    """Return the model's compiled loop, tracing anew wherever `fit` would.
-
-    The loops hang on `model.train_function`: `compile` drops it and `make_train_function` with
-    `force=True`, which callbacks use, replaces it, and the loops go with it.
-    """
-    model.make_train_function()
-    attributes = vars(model.train_function)
-    loops: dict[tuple[str, str], StepLoop] = attributes.setdefault("gradstab_loops", {})
-    loop = loops.get((step, form))
+    """Return the model's compiled loop, tracing anew wherever `fit` would."""
+    compiled = compiled_of(model)
+    watched = watched_step(model) if step == "train_step" else None
+    key = (step, form, watched)
+    loop: StepLoop | None = compiled.loops.get(key)
     if loop is None or loop.optimizer is not model.optimizer:
-        observer = attributes.get(ATTRIBUTE)
-        if observer is None or step != "train_step":
-            loop = StepLoop(model, step, form)
-        else:
-            loop = StepLoop(model, step, form, observer.attached)
-        loops[step, form] = loop
+        around = contextlib.nullcontext if watched is None else watched.attached
+        loop = compiled.loops[key] = StepLoop(model, step, form, around)
     return loop
 
 

@@ -88,8 +88,12 @@ class Leaving:
             self._leave(epoch, amid.step, "With `resume=True` it goes on from the last whole epoch")
         progress.step, progress.seen = amid.step, amid.judge.counts()
         progress.logs = {name: float(log) for name, log in amid.logs.items() if _is_number(log)}
-        self._directory.save_last(model, progress, self._callbacks)
-        self._leave(epoch, amid.step, "It is saved, and goes on from there with `resume=True`")
+        told = "It is saved, and goes on from there with `resume=True`"
+        try:
+            self._directory.save_last(model, progress, self._callbacks)
+        except OSError as error:  # Such as a full disk: it leaves all the same.
+            told = str(error)
+        self._leave(epoch, amid.step, told)
 
     def after_epoch(self, epoch: int) -> None:
         """Leave if the process is asked to; the epoch was saved.

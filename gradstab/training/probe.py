@@ -19,8 +19,8 @@ from gradstab.training.strategy import StepLoop
 
 # A form has to be faster than the plain graph by more than the timing's noise.
 _LEAST_GAIN = 1.05
-# Compiling with XLA took 3 to 5 times as long as tracing and running the plain graph did once.
-_XLA_COST = 4.0
+# Compiling with XLA took 4 to 8 times as long as tracing and running the plain graph did once.
+_XLA_COST = 8.0
 # What trying XLA may cost, as a share of the time that the run is expected to take without it.
 _MOST_SPENT = 0.1
 _SECONDS_PER_TIMING = 0.05
@@ -35,7 +35,7 @@ class Choice:
         form: One of `gradstab.training.strategy.FORMS`.
         reason: In words.
         milliseconds_per_step: What was timed, by form.
-        seconds: What the probe took, compilation included.
+        seconds: What the probe took, beyond tracing the plain graph.
     """
 
     form: str
@@ -72,15 +72,17 @@ def choose_form(
     batches, most = feed.rehearsal()
     plain = loop_in("graph")
     batches.trace(plain)
-    seconds_to_trace = time.perf_counter() - start
+    ready = time.perf_counter()  # The plain graph has to be traced in any case.
+    seconds_to_trace = ready - start
     with _put_back(plain.variables()):
         timings = {"graph": _Timing(plain, batches, most)}
         cost_of_xla = _XLA_COST * (seconds_to_trace + timings["graph"].seconds_to_start)
-        allowed = _MOST_SPENT * num_steps * timings["graph"].seconds_per_step
-        ready = time.perf_counter()  # The plain graph has to be traced in any case.
+        end = ready + _MOST_SPENT * num_steps * timings["graph"].seconds_per_step
         reason = "the fastest"
         for form in ("xla_step", "xla_loop") if over_arrays else ("xla_step",):
-            if time.perf_counter() - ready + cost_of_xla > allowed:
+            begun = time.perf_counter()
+            cost_of_rounds = _NUM_ROUNDS * _SECONDS_PER_TIMING * (len(timings) + 1)
+            if begun + cost_of_xla + cost_of_rounds > end:
                 reason = "the run is too short to gain from XLA"
                 break
             try:
@@ -88,6 +90,7 @@ def choose_form(
             except Exception as error:
                 # XLA refuses some operations, in as many ways as there are; the graph runs them.
                 reason = f"since XLA can't compile the step ({type(error).__name__})"
+            cost_of_xla = max(cost_of_xla, time.perf_counter() - begun)
         for _ in range(_NUM_ROUNDS if len(timings) > 1 else 0):
             for timing in timings.values():
                 timing.repeat()
@@ -99,7 +102,7 @@ def choose_form(
         fastest,
         reason if fastest == "graph" else "the fastest",
         {form: round(ms, 4) for form, ms in milliseconds.items()},
-        round(time.perf_counter() - start, 2),
+        round(time.perf_counter() - ready, 2),
     )
 
 

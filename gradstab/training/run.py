@@ -13,6 +13,7 @@ from gradstab._errors import DivergenceError
 from gradstab.callbacks.gradient_monitor import GradientMonitor
 from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.keras_hooks.compiled_model import epoch_of_backup
+from gradstab.optimizers.watching.compiled import compiled_of
 from gradstab.optimizers.watching.find import bind
 from gradstab.recovery.termination import Termination
 from gradstab.training.applied import SkippedSteps
@@ -246,9 +247,7 @@ class Run:
         if before is not None:
             return Choice(before["form"], "as when the run began")
         num_steps = (settings.epochs - epoch) * (feed.steps or _STEPS_OF_UNKNOWN_EPOCH)
-        # They hang where the traced loops do, and go with them.
-        model.make_train_function()
-        known = vars(model.train_function).setdefault("gradstab_choices", {})
+        known = compiled_of(model).forms
         key = (repr(feed.signature()), isinstance(feed, ArrayFeed))
         if key in known:
             choice, for_steps = known[key]

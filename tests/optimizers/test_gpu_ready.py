@@ -20,7 +20,7 @@ from tensorflow.python.framework import kernels, op_def_registry
 from gradstab import callbacks, schedules, training
 from gradstab.optimizers import StabilizedOptimizer
 from gradstab.optimizers.watching.find import stabilized_optimizer
-from gradstab.optimizers.watching.observer import ATTRIBUTE
+from gradstab.optimizers.watching.watched import watched_step
 from gradstab.training.epochs import loop_of
 from gradstab.training.feeds import make_feed
 from gradstab.training.strategy import StepLoop
@@ -261,9 +261,9 @@ def _step_of_fit(model, data):
     """Return the function that `fit` calls per batch, and its `ConcreteFunction`."""
     model.make_train_function()
     _in_place(model)
-    watched = inspect.getclosurevars(model.train_function).nonlocals["function"]
-    function = inspect.getclosurevars(watched).nonlocals["multi_step_on_iterator"]
-    with getattr(model.train_function, ATTRIBUTE).attached():
+    watched = watched_step(model)
+    function = inspect.getclosurevars(watched._function).nonlocals["multi_step_on_iterator"]
+    with watched.attached():
         return function, function.get_concrete_function(iter(_batches(data)))
 
 

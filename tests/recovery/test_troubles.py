@@ -182,6 +182,7 @@ def test_what_counts_as_learned():
     assert losses.has_learned([]), "nothing to compare with"
     assert not losses.has_learned([2.3, *[40.0] * 10, *[2.25] * 25])
     assert losses.has_learned([*[2.0] * 15, *[2.4] * 10])
+    assert not losses.has_learned([20.0, *[1.8] * 25]), "it rose far first"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A run that is asked to leave, or killed, ends where it would have ended: decisions too."""
 
 import contextlib
+import errno
 import os
 import re
 import runpy
@@ -244,6 +245,25 @@ def test_without_a_directory_the_run_says_that_nothing_is_saved(task, capsys):
             callbacks=[task["Strike"](10, signal.SIGTERM)], verbose=0,
         )  # fmt: skip
     assert "step 2 of epoch 2. Nothing was saved" in capsys.readouterr().out
+
+
+def test_with_a_full_disk_the_run_leaves_all_the_same(
+    task, undisturbed, tmp_path, same_state, monkeypatch, capsys
+):
+    rename = os.replace
+
+    def fill(source, target):
+        if "-step-" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", fill)
+        left(task, tmp_path, 21)
+    assert "No space left on device). What it holds is whole" in capsys.readouterr().out
+    resumed, found = task["run"](tmp_path, resume=True)
+    assert found == undisturbed()[1]
+    assert same_state(resumed, undisturbed()[0])
 
 
 def test_callbacks_that_are_gone_are_told_and_new_ones_begin(task, tmp_path):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gradstab.optimizers.watching.compiled import compiled_of
 from gradstab.training import probe, train
 from gradstab.training.epochs import loop_of
 from gradstab.training.strategy import FORMS
@@ -94,7 +95,7 @@ def test_a_second_run_of_a_model_probes_and_traces_nothing(make_model, data, mon
     history = train(model, data, epochs=200, seed=1, verbose=0, steps_per_call=3)  # longer: anew
     assert "graph" in history.params["loop"]["milliseconds_per_step"]
     model.compile(keras.optimizers.SGD(0.1), model.loss)
-    assert "gradstab_choices" not in vars(model.train_function or model)
+    assert not compiled_of(model).forms
 
 
 @pytest.mark.slow

@@ -70,7 +70,9 @@ class BadSteps:
         self._present -= 1
         if not self._present:
             stop_showing(self._model)
-            vars(getattr(self._model, "history", None) or self).pop(_RUN, None)
+            history = getattr(self._model, "history", None)
+            if history is not None:
+                vars(history).pop(_RUN, None)
 
     def watch(self, telemetry: Telemetry) -> None:
         """Keep batches of the steps of an optimizer that is not gradstab's, too."""
@@ -83,13 +85,15 @@ class BadSteps:
         Args:
             reading: Of an optimizer of the model.
         """
-        bad = ~np.isfinite(reading.grad_norm) & (reading.steps > self._seen)
-        if not bad.any() or self._looked >= _MOST:
-            return None
-        kept = self._keeper.take() or self._looked_up(reading, bad)
-        if kept is None:
+        if reading.cursor < self._seen:
+            self._seen = 0  # The run went back, and its counters with it.
+        bad = self._bad_steps(reading)
+        if not bad or self._looked >= _MOST:
             return None
         self._seen = reading.cursor
+        kept = self._keeper.take() or self._looked_up(bad)
+        if kept is None:
+            return None if self.found else self._unknown(bad[0])
         self._looked += 1
         applied = (reading.steps == kept.step) & ~reading.skipped
         origin = self._finder.find(kept.batch, was_applied=bool(applied.any()))
@@ -109,23 +113,35 @@ class BadSteps:
         return origin
 
     def told(self) -> str:
-        """Return what began the latest bad step, with a space before it, or nothing."""
-        return "" if self.latest is None else f" {self.latest}"
+        """Return what began the latest bad step, with a space before it; nothing if not known."""
+        latest = self.latest
+        return "" if latest is None or not latest.is_known else f" {latest}"
 
-    def _looked_up(self, reading: Reading, bad: Any) -> Kept | None:
-        """Return the batch of the first bad step by its number, where batches can be had so."""
-        if self.batch_of is None:
-            return None
+    def _bad_steps(self, reading: Reading) -> list[int]:
+        """Return the numbers of the bad steps that were not looked into yet."""
+        bad = ~np.isfinite(reading.grad_norm) & (reading.steps > self._seen)
+        found = []
         for row in np.flatnonzero(bad).tolist():
             # A loss scale that is being found overflows; with a finite loss that is no fault.
             searches = reading.cause[row] == OVERFLOW and np.isfinite(reading.loss[row])
-            if searches and not reading.consecutive_skips:
-                continue
-            step = int(reading.steps[row])
+            if not searches or reading.consecutive_skips:
+                found.append(int(reading.steps[row]))
+        return found
+
+    def _looked_up(self, bad: list[int]) -> Kept | None:
+        """Return the batch of the first bad step by its number, where batches can be had so."""
+        if self.batch_of is None:
+            return None
+        for step in bad:
             found = self.batch_of(step)
             if found is not None:
                 return Kept(step, *found)
         return None
+
+    def _unknown(self, step: int) -> Origin:
+        self.latest = Origin("unknown", step=step, what="The batch of the step was not kept.")
+        self.found.append(self.latest)
+        return self.latest
 
     def _show(self) -> None:
         """Have the model's train function keep batches, from its next trace on."""

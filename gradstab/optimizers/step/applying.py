@@ -202,11 +202,8 @@ class Applier:
                 )  # fmt: skip
 
             due = is_due(telemetry.samplers, number)
-            if due is None:
-                place, branches = None, [sampled]
-            else:
-                place = ops.where(due, len(branches), 0 if place is None else place)
-                branches.append(sampled)
+            place = ops.where(due, len(branches), 0 if place is None else place)
+            branches.append(sampled)
         around = self._only_applying(afterwards, sums_once, step.limited_rate)
         one_of(place, branches, around, written)
 

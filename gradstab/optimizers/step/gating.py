@@ -65,11 +65,12 @@ def can_gate(
         )
         # XLA chooses within the update's own loop, at no cost, and would take minutes to compile a
         # condition round it.
-        and (not may_sample or _are_small(variables) or is_compiled_by_xla())
+        and (not may_sample or are_small(variables) or is_compiled_by_xla())
     )
 
 
-def _are_small(variables: Sequence[Any]) -> bool:
+def are_small(variables: Sequence[Any]) -> bool:
+    """Whether starting operations on variables takes longer than a further pass over memory."""
     sizes = [int(np.prod(variable.shape)) for variable in variables]
     return sum(sizes) < _LARGE_MEAN * len(sizes) and max(sizes) < _LARGE
 

@@ -13,17 +13,12 @@ from gradstab.transforms.measured import Measured
 
 
 def may_sample(samplers: Sequence[Sampler]) -> bool:
-    """Whether there are samplers, and it depends on the step whether one of them is due."""
-    return bool(samplers) and not any(sampler.is_certain for sampler in samplers)
+    """Whether there is anyone who may have a step looked at."""
+    return bool(samplers)
 
 
-def is_due(samplers: Sequence[Sampler], step: Any) -> Any | None:
-    """Return whether any of the samplers has a step looked at, a boolean scalar tensor.
-
-    `None` says that it is certain, so that no condition is handed every gradient and variable.
-    """
-    if not may_sample(samplers):
-        return None
+def is_due(samplers: Sequence[Sampler], step: Any) -> Any:
+    """Return whether any of the samplers has a step looked at, a boolean scalar tensor."""
     due = samplers[0].is_due(step)
     for sampler in samplers[1:]:
         due = ops.logical_or(due, sampler.is_due(step))

@@ -16,12 +16,14 @@ import tensorflow as tf
 from keras import ops
 
 from gradstab._variables import resource, value_of
-from gradstab.functional.norms import combine_norms, norms
+from gradstab.functional.norms import combine_norms
 from gradstab.functional.statistics import (
+    counts_of_nonfinite,
     counts_of_nonzero,
     dot_products,
     histogram,
-    largest_magnitudes_and_counts_of_nonfinite,
+    largest_magnitudes,
+    norms_in_double,
 )
 from gradstab.optimizers.compiled.values import write_row
 from gradstab.optimizers.telemetry.activations import Activations
@@ -44,9 +46,6 @@ class Sampler:
         bins: Bins of the histogram of each gradient; 0 for none.
         probe: Computes the loss on a probe batch in the state of the model as it is.
         activations: What was noted of the layers' outputs in this step, or `None`.
-
-    Attributes:
-        is_certain: Whether what is traced now runs on steps that are to be sampled alone.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Sampler:
         self._probe = probe
         self._activations = activations
         self._first = 1
-        self.is_certain = False
         self._layout = Layout(0, 0, 0)
         self._variables: dict[str, Any] = {}
 
@@ -125,6 +123,12 @@ class Sampler:
         self._first = steps + 1
         if self._variables:
             self._variables["first"].assign(self._first)
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        if self._variables:
+            self._variables["count"].assign(0)
+            self._variables["ratio"].assign(np.nan)
 
     # In the compiled step -------------------------------------------------------------------------
 
@@ -203,17 +207,14 @@ class Sampler:
         ]
         sizes = np.array([max(1, int(np.prod(variable.shape))) for variable in variables])
         predicted = if_applied(dot_products(incoming.values, taken))
-        weight_norms, update_norms = norms(variables), if_applied(norms(updates))
-        # A finite norm holds no entry that is not.
-        largest, nonfinite = largest_magnitudes_and_counts_of_nonfinite(
-            incoming.values, ops.isfinite(incoming.global_norm)
-        )
+        weight_norms = norms_in_double(variables)
+        update_norms = if_applied(norms_in_double(updates))
         columns = [
             incoming.norms,
             outgoing.norms,
-            largest,
+            largest_magnitudes(incoming.values),
             1.0 - counts_of_nonzero(incoming.values) / sizes.astype("float32"),
-            nonfinite,
+            counts_of_nonfinite(incoming.values),
             weight_norms,
             update_norms,
             predicted,

@@ -131,20 +131,17 @@ class Telemetry:
         self.samplers = [sampler]
 
     @contextlib.contextmanager
-    def sampling(self, sampler: Sampler, *, is_certain: bool = False) -> Iterator[None]:
+    def sampling(self, sampler: Sampler) -> Iterator[None]:
         """Have a sampler look closer at the steps that are traced, or run eagerly, in here.
 
         Args:
             sampler: It is told by the step which of them are due.
-            is_certain: Whether all of them are.
         """
         self.prepare(sampler)
         self.samplers = [*self.samplers, sampler]
-        sampler.is_certain = is_certain
         try:
             yield
         finally:
-            sampler.is_certain = False
             self.samplers = [each for each in self.samplers if each is not sampler]
 
     @contextlib.contextmanager

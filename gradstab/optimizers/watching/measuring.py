@@ -11,13 +11,15 @@ import tensorflow as tf
 from keras import ops
 
 from gradstab._nesting import unwrapped
-from gradstab._variables import variable_path
+from gradstab._variables import value_of, variable_path
+from gradstab.keras_hooks.conditions import is_compiled_by_xla
 from gradstab.keras_hooks.optimizer_state import trained_variables
 from gradstab.keras_hooks.substitute import replaced_method
 from gradstab.optimizers.compiled.branches import as_written, either
 from gradstab.optimizers.compiled.sparse import split_sparse
 from gradstab.optimizers.model.plan import Plan
 from gradstab.optimizers.step import reducing
+from gradstab.optimizers.step.gating import are_small
 from gradstab.optimizers.telemetry.due import is_due, run_sampled
 from gradstab.optimizers.telemetry.telemetry import Telemetry
 from gradstab.transforms.measured import Measured
@@ -72,6 +74,11 @@ class MeasuredOptimizer:
         if variables:
             self.build(variables)
 
+    def reset(self) -> None:
+        """Forget every step."""
+        for variable in self.telemetry.variables:
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
+
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
         """Have the optimizer measure in what is traced, or run eagerly, in this block."""
@@ -100,10 +107,24 @@ class MeasuredOptimizer:
                 apply(gradients, trainable_variables)
 
             samplers = self.telemetry.samplers
+            step = self.telemetry.next_step()
             if not samplers:
                 run()
+            elif self._can_copy and not any(each.needs_before for each in samplers):
+                before = [ops.copy(variable) for variable in self._plan.variables]
+                run()
+                updates = [
+                    value_of(new) - old
+                    for new, old in zip(self._plan.variables, before, strict=True)
+                ]
+
+                def take() -> None:
+                    for each in samplers:
+                        each.take(step, self._plan.variables, updates, rows, incoming, incoming)
+
+                written = [*self._plan.variables, *self.telemetry.variables]
+                either(is_due(samplers, step), take, lambda: None, written)
             else:
-                step = self.telemetry.next_step()
 
                 def sampled() -> None:
                     run_sampled(samplers, step, run, self._plan.variables, rows, incoming, incoming)
@@ -114,6 +135,15 @@ class MeasuredOptimizer:
             self.telemetry.record(incoming, incoming, loss, [])
 
         return measure_and_apply
+
+    @property
+    def _can_copy(self) -> bool:
+        """Whether copies of the variables cost less than a condition round the update.
+
+        That is handed everything and has the update traced twice, and XLA would take minutes to
+        compile it.
+        """
+        return is_compiled_by_xla() or are_small(self._plan.variables)
 
     def _measure(
         self, gradients: list[Any], variables: list[Any]

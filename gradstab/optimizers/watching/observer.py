@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import Any, Final, final
 
-import tensorflow as tf
-
-from gradstab.keras_hooks.substitute import replaced_method
-from gradstab.optimizers.compiled.branches import as_written
 from gradstab.optimizers.step.accumulation import window_size
 from gradstab.optimizers.telemetry.activations import Activations
 from gradstab.optimizers.telemetry.sampling import Sampler
+from gradstab.optimizers.watching.compiled import compiled_of
 from gradstab.optimizers.watching.find import stabilized_optimizer, trains_the_whole
 from gradstab.optimizers.watching.measuring import MeasuredOptimizer
-from gradstab.optimizers.watching.packed import StepLogs, can_pack, pack
+from gradstab.optimizers.watching.watched import unwatch, watch
 
-# By this name `training.train` finds what watches the functions that it compiles itself.
-ATTRIBUTE = "gradstab_observer"
-# Under this name the scalars of a step leave the compiled function.
-_PACKED = "gradstab_scalars"
+# Stands for the history of a run where there is none.
+_NO_RUN: Final = object()
 
 
 @final
@@ -44,7 +40,11 @@ class Observer:
         telemetry: What is measured. Steps that a `LossScaleOptimizer` skips round an optimizer
             that is not gradstab's do not get that far.
         sampler: As given.
+        lock: As given.
+        name: As given.
         calls: How often `fit` has called the watched step, which may run many steps in a call.
+        next_step: Number of the step that the next call takes; `None` where that is not known.
+        history: The history of the run that is watched.
     """
 
     def __init__(
@@ -57,11 +57,12 @@ class Observer:
         name: str | None = None,
     ) -> None:
         self.sampler = sampler
-        self._lock = lock or contextlib.nullcontext()
+        self.lock = lock or contextlib.nullcontext()
+        self.name = name
+        self.history: Any = _NO_RUN
         self._model = model
         self._activations = activations
         self._outer = model.optimizer if optimizer is None else optimizer
-        self._name = name
         self._own = stabilized_optimizer(self._outer)
         self._measured: MeasuredOptimizer | None = None
         if self._own is None:
@@ -70,12 +71,10 @@ class Observer:
         else:
             self.telemetry = self._own.telemetry
         self.calls = 0
-        self._next: int | None = None
-        self._is_certain = False
-        self._before: Any = None
-        self._history: Any = None
-        self._names: tuple[str, ...] = ()
-        self._others: list[Observer] = []
+        self.next_step: int | None = None
+        self._owner: Callable[[], Any] = lambda: None
+        self._settings: tuple[Any, ...] = ()
+        self._probe: Any = None
         if self._measured is not None:
             if self._outer is model.optimizer and model.built and trains_the_whole(model):
                 self._measured.build(model.trainable_variables)
@@ -92,6 +91,11 @@ class Observer:
         return self._model
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers whose outputs are noted."""
+        return () if self._activations is None else self._activations.layers
+
+    @property
     def optimizer(self) -> Any:
         """The optimizer that is watched."""
         return self._outer
@@ -103,71 +107,30 @@ class Observer:
     # While a run lasts ----------------------------------------------------------------------------
 
     def install(self) -> None:
-        """Have the model trace its step anew, watched, from now to `uninstall`."""
-        model = self._model
+        """Have the model's steps watched from now to `uninstall`."""
         steps = self.telemetry.peek().cursor
-        self.telemetry.is_used = False
         self.sampler.begin(steps)
         # Variables that are made while a step is traced have it traced once more.
         self.telemetry.prepare(self.sampler)
-        model.make_train_function()
-        other = getattr(model.train_function, ATTRIBUTE, None)
-        if other is None or other._history is not model.history:
-            if other is not None:  # The last run ended by an exception.
-                other.uninstall()
-                model.make_train_function()
-            self._before, self._others = model.train_function, []
-        else:
-            self._before, self._others = other._before, [other, *other._others]
-        self._history = history = model.history
-        self._next = steps + 1 if self._knows_steps() else None
-        # Then the function that samples is called on steps that are due, and on no others.
-        self._is_certain = self._next is not None
-        function = unsampled = self._function(sampling=True)
-        if self._next is not None:
-            unsampled = self._function(sampling=False)
-
-        # There the threads of the replicas trace the step: attached around the call, it is once.
-        has_replicas = self._has_replicas
-
-        def watched(*arguments: Any) -> Any:
-            nonlocal function, unsampled
-            if model.history is not history:
-                # Another run, of which nobody told: the last one ended by an exception.
-                self.uninstall()
-                return model.make_train_function()(*arguments)
-            try:
-                with self._lock:
-                    if self._next is None and self._is_certain:
-                        # The count of steps is not to be trusted any more.
-                        self._is_certain = False
-                        function = unsampled = self._function(sampling=True)
-                        model.train_function = watched
-                    sampling = self._may_sample()
-                    call = function if sampling else unsampled
-                    if has_replicas:
-                        with self.attached(sampling=sampling):
-                            logs = call(*arguments)
-                    else:
-                        logs = call(*arguments)
-                    self.calls += 1
-                    if self._next is not None:
-                        self._next += 1
-                    return self._unpacked(logs)
-            except (StopIteration, tf.errors.OutOfRangeError):
-                raise  # The end of an epoch.
-            except BaseException:
-                self.uninstall()
-                raise
-
-        setattr(watched, ATTRIBUTE, self)
-        model.train_function = watched
+        self.history = self._model.history
+        watch(self._model, self)
+        self.next_step = steps + 1 if self._knows_steps() else None
 
     def uninstall(self) -> None:
         """Give the model back the step that it had."""
-        current = getattr(self._model.train_function, ATTRIBUTE, None)
-        if current is self or (current is not None and self in current._others):
-            self._model.train_function = self._before
+        unwatch(self._model, self)
+        self.history = _NO_RUN
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether it watches the run that the model is in."""
+        return self.history is self._model.history
+
+    def count_call(self) -> None:
+        """Take in that the watched step was called, which may have run many steps."""
+        self.calls += 1
+        if self.next_step is not None:
+            self.next_step += 1
 
     def settle(self, cursor: int) -> None:
         """Compare the count of steps with that of the device; from then on, trust it or not.
@@ -175,8 +138,8 @@ class Observer:
         Args:
             cursor: The steps that the telemetry counts.
         """
-        if self._next != cursor + 1:
-            self._next = None
+        if self.next_step != cursor + 1:
+            self.next_step = None
 
     def _knows_steps(self) -> bool:
         """Whether each call is one step of the telemetry, as far as can be known beforehand.
@@ -186,7 +149,7 @@ class Observer:
         known here which calls hold no sampled step, those get a function without a sampler.
         """
         model = self._model
-        if self._name is not None:  # Of several, none need step just once in a call.
+        if self.name is not None:  # Of several, none need step just once in a call.
             return False
         if model.steps_per_execution != 1 or model.run_eagerly or self.sampler.every_n_steps == 1:
             return False
@@ -194,94 +157,77 @@ class Observer:
             return not hasattr(self._outer, "inner_optimizer")
         return window_size(self._own.inner_optimizer) == 1
 
-    def _may_sample(self) -> bool:
-        step = self._next
-        if step is None or self.sampler.falls_on(step):
-            return True
-        return any(other.sampler.falls_on(step) for other in self._others)
-
     @contextlib.contextmanager
-    def attached(self, *, sampling: bool = True) -> Iterator[None]:
+    def attached(self, *, sampling: bool) -> Iterator[None]:
         """Have the optimizer measure in what is traced, or run eagerly, in this block.
 
         Args:
             sampling: Whether samples may be due.
         """
         with contextlib.ExitStack() as stack:
-            for other in reversed(self._others):
-                stack.enter_context(other._attached_alone(sampling, False))
-            is_certain = self._is_certain and not self._others
-            stack.enter_context(self._attached_alone(sampling, is_certain))
-            yield
-
-    @contextlib.contextmanager
-    def _attached_alone(self, sampling: bool, is_certain: bool) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
             if sampling:
-                stack.enter_context(self.telemetry.sampling(self.sampler, is_certain=is_certain))
+                stack.enter_context(self.telemetry.sampling(self.sampler))
             if sampling and self._activations is not None:
                 stack.enter_context(self._activations.attached())
             if self._measured is not None:
                 stack.enter_context(self._measured.attached())
             yield
 
-    def latest(self) -> dict[str, Any]:
-        """Return scalars of the last steps for the logs, as tensors of the compiled step.
+    def begin_step(self) -> None:
+        """Forget what was noted of the step before, where a step is traced or run eagerly."""
+        if self._activations is not None:
+            self._activations.begin()
 
-        Of several optimizers, those of each that takes part in the step, by name; if it is but one,
-        without.
-        """
-        every = {id(each.telemetry): each for each in (*self._others, self)}
-        used = [each for each in every.values() if each.telemetry.is_used and each.telemetry.paths]
-        logs: dict[str, Any] = {}
-        for each in used:
-            prefix = f"{each._name}/" if len(used) > 1 and each._name is not None else ""
-            scalars = {**each.telemetry.latest(), "update_ratio": each.sampler.ratio()}
-            logs |= {f"{prefix}{name}": value for name, value in scalars.items()}
-        return logs
+    # Between runs ---------------------------------------------------------------------------------
 
-    def _function(self, *, sampling: bool) -> Callable[..., Any]:
-        """Return a train function that measures and tells of each step in its logs.
+    def is_like(self, optimizer: Any, settings: tuple[Any, ...], probe: Any) -> bool:
+        """Whether it watches this optimizer as `observer_of` asks for."""
+        same = self._outer is optimizer and self._probe is probe
+        return same and self._settings == settings
 
-        Args:
-            sampling: Whether its steps may be sampled.
-        """
-        model, train_step = self._model, self._model.train_step
+    def belongs_to(self, owner: Any) -> bool:
+        """Whether this callback was the last that it watched for."""
+        return self._owner() is owner
 
-        @as_written
-        def step_and_tell(data: Any) -> Any:
-            watching = (self, *self._others)
-            for each in watching:
-                if each._activations is not None:
-                    each._activations.begin()
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(self._around_steps(sampling=sampling))
-                for telemetry in {id(e.telemetry): e.telemetry for e in watching}.values():
-                    stack.enter_context(telemetry.noting())
-                logs = train_step(data)
-                scalars = self.latest() if isinstance(logs, dict) else {}
-                if not scalars:
-                    return logs
-                packed = {name: log for name, log in logs.items() if can_pack(log)} | scalars
-                self._names = tuple(packed)
-                others = {name: log for name, log in logs.items() if name not in packed}
-                return {**others, _PACKED: pack(packed)}
+    def serve(
+        self,
+        owner: Any,
+        lock: contextlib.AbstractContextManager[Any],
+        settings: tuple[Any, ...],
+        probe: Any,
+    ) -> None:
+        """Watch for another callback, as if made for it."""
+        self._owner, self.lock = weakref.ref(owner), lock
+        self._settings, self._probe = settings, probe
+        self.calls = 0
+        self.sampler.reset()
+        if self._measured is not None:
+            self._measured.reset()
 
-        with replaced_method(model, "train_step", step_and_tell):
-            model.make_train_function(force=True)
-        function: Callable[..., Any] = model.train_function
-        return function
 
-    def _unpacked(self, logs: Any) -> Any:
-        if not isinstance(logs, dict) or _PACKED not in logs:
-            return logs
-        vector = logs.pop(_PACKED)
-        return StepLogs(logs, self._names, vector)
+def observer_of(
+    model: Any,
+    optimizer: Any,
+    owner: Any,
+    lock: contextlib.AbstractContextManager[Any],
+    settings: tuple[Any, ...],
+    probe: Any,
+    make: Callable[[], Observer],
+) -> Observer:
+    """Return an observer for a callback: one that waits for another run, or a new one.
 
-    def _around_steps(self, *, sampling: bool) -> contextlib.AbstractContextManager[None]:
-        """Attach within the step, where that is traced by one thread and so but once."""
-        return contextlib.nullcontext() if self._has_replicas else self.attached(sampling=sampling)
-
-    @property
-    def _has_replicas(self) -> bool:
-        return int(self._model.distribute_strategy.num_replicas_in_sync) > 1
+    Args:
+        model: A compiled model.
+        optimizer: An optimizer in it.
+        owner: The callback.
+        lock: As in `Observer`.
+        settings: Whatever else what is traced depends on.
+        probe: That too, by identity.
+        make: Returns a new one.
+    """
+    found: Observer | None = compiled_of(model).free_observer(
+        lambda each: each.is_like(optimizer, settings, probe)
+    )
+    observer = make() if found is None else found
+    observer.serve(owner, lock, settings, probe)
+    return observer

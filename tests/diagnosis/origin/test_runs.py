@@ -124,6 +124,18 @@ def test_train_on_a_pipeline(form, tmp_path):
     assert "row 5 of the batch, column 2" in told["message"]
 
 
+@pytest.mark.slow
+def test_a_batch_that_can_not_be_had_is_told_as_not_known(tmp_path):
+    inner = keras.optimizers.Adam(gradient_accumulation_steps=2)
+    gradstab.training.train(
+        _net(optimizer=gradstab.stabilize(inner)), _with_nan(21), Y, epochs=1, batch_size=8, seed=1,
+        jit_compile=False, verbose=0, run_dir=tmp_path,
+    )  # fmt: skip
+    ((_, told),) = _origins(tmp_path)
+    assert told["cause"] == "unknown"
+    assert "was not kept" in told["message"]
+
+
 def test_train_raises_with_it():
     with pytest.raises(gradstab.DivergenceError, match="layer `guilty` lost the gradient"):
         gradstab.training.train(

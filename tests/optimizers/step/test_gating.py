@@ -138,7 +138,7 @@ def test_large_variables_that_may_be_sampled_are_gated_under_xla_alone():
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step_that_is_sampled_for_certain_tells_what_moved_and_a_refused_one_nothing(name, xla):
+def test_a_step_that_is_sampled_tells_what_moved_and_a_refused_one_nothing(name, xla):
     weights = [keras.Variable([0.5, -0.0, 0.0, -2.0]), keras.Variable(np.full((2, 2), 0.3))]
     optimizer = stabilize(OPTIMIZERS[name](), clip=1.0)
     optimizer.build(weights)
@@ -147,7 +147,7 @@ def test_a_step_that_is_sampled_for_certain_tells_what_moved_and_a_refused_one_n
 
     @tf.function(jit_compile=xla)
     def apply(gradients):
-        with optimizer.telemetry.sampling(sampler, is_certain=True):
+        with optimizer.telemetry.sampling(sampler):
             optimizer.apply(gradients, weights)
 
     moved, predicted = [], []
