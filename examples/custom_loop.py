@@ -81,11 +81,11 @@ for epoch in range(1, EPOCHS + 1):
     skipped.extend(reading.skipped)
 
 # %%
-# Every step was measured, and the skipped ones are where the line is broken.
+# Every step was measured, and the skipped ones are where the line is broken, at the red marks.
 
 plt.semilogy(np.where(skipped, np.nan, norms), linewidth=1)
 for step in np.flatnonzero(skipped):
-    plt.axvline(step, color="tab:red", linestyle=":", label="skipped" if step else None)
+    plt.axvline(step, color="tab:red", linestyle=":")
 plt.xlabel("step")
 plt.ylabel("norm of the gradient")
 plt.title(f"{sum(skipped)} skipped steps in {EPOCHS} epochs")
