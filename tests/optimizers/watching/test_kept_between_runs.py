@@ -69,6 +69,7 @@ def lines(folder):
     return [{k: v for k, v in line.items() if k not in ("time", "started")} for line in told]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("is_new", [False, True], ids=["same monitor", "another monitor"])
 @pytest.mark.parametrize("by", ["fit", "train"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
