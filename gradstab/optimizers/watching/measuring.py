@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from gradstab._nesting import unwrapped
+from gradstab._replicas import num_replicas
 from gradstab._variables import value_of, variable_path
 from gradstab.keras_hooks.conditions import is_compiled_by_xla
 from gradstab.keras_hooks.optimizer_state import trained_variables
@@ -143,7 +144,8 @@ class MeasuredOptimizer:
         That is handed everything and has the update traced twice, and XLA would take minutes to
         compile it.
         """
-        return is_compiled_by_xla() or are_small(self._plan.variables)
+        is_small = num_replicas() == 1 and are_small(self._plan.variables)
+        return is_compiled_by_xla() or is_small
 
     def _measure(
         self, gradients: list[Any], variables: list[Any]

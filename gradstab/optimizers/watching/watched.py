@@ -93,7 +93,8 @@ class WatchedStep:
                 else:
                     logs = call(*arguments)
                 self._calls += 1
-                first.count_call()
+                for each in self.observers:
+                    each.count_call()
                 return self._unpacked(logs)
         except (StopIteration, tf.errors.OutOfRangeError):
             raise  # The end of an epoch.

@@ -69,6 +69,7 @@ def lines(folder):
     return [{k: v for k, v in line.items() if k not in ("time", "started")} for line in told]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("is_new", [False, True], ids=["same monitor", "another monitor"])
 @pytest.mark.parametrize("by", ["fit", "train"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -121,6 +122,7 @@ def test_two_monitors_in_one_run_get_what_they_had():
         assert cursors == [6, 6]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("by", ["fit", "train"])
 def test_what_changes_is_traced_anew_and_right(by):
     model = make()
@@ -181,6 +183,7 @@ def test_few_observers_wait():
     assert run(model, GradientMonitor(every_n_steps=2), epochs=1, by="train")[0] > 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("by", ["fit", "train"])
 def test_a_model_goes_with_all_that_was_compiled(by):
     model = make("ours")
