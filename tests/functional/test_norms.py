@@ -6,6 +6,7 @@ import references
 import tensorflow as tf
 
 from gradstab.functional import all_finite, finite, global_norm, norm, norms
+from gradstab.functional.norms import norms_and_global_norm
 
 PAIR = [np.array([500.0, 5.0]), np.array([300.0, 3.0])]
 SEQUENCE = [np.arange(1.0, 101.0).reshape(10, 10), np.ones(10) / 1000]
@@ -88,3 +89,14 @@ def test_finite():
     assert bool(all_finite(values[:2]))
     # An entry is finite where it is; only its square overflows.
     assert bool(all_finite([np.array([3e38], "float32"), np.array([65504.0], "float16")]))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_under_xla_squares_neither_overflow_nor_underflow(scale):
+    values = [np.array([3.0, 4.0], "float32") * np.float32(scale), np.array([12.0], "float32")]
+    values[1] *= np.float32(scale)
+    each, total = tf.function(norms_and_global_norm, jit_compile=True)(
+        [tf.constant(value) for value in values]
+    )
+    np.testing.assert_allclose(each, np.array([5.0, 12.0]) * scale, rtol=1e-6)
+    np.testing.assert_allclose(total, 13.0 * scale, rtol=1e-6)
