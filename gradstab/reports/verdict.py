@@ -11,8 +11,8 @@ from gradstab.reports._words import counted, number, share
 
 # A run of which so few steps were touched is healthy all the same.
 _FEW: Final = 0.01
-# An epoch's loss has to fall by more than this share for a run to have learned something.
-_LEAST_FALL: Final = 0.01
+# A loss that falls by less than this share has stayed where it was; by less than the other, nearly.
+_LEAST_FALL, _FAIR_FALL = 0.01, 0.05
 
 
 def verdict(
@@ -52,16 +52,16 @@ def verdict(
     if totals.largest_norm == 0:
         return "Nothing learned: the gradient was exactly zero at every step."
     touched = _touched(totals)
-    flat = _flat(losses)
+    course = _course(losses)
     told = ", ".join(touched) or "nothing clipped, nothing skipped"
-    if not touched and not flat:
+    if not touched and not course:
         return f"Healthy: {told}."
     if max(totals.clipped, totals.limited) * 2 > totals.steps:
         which = "bound" if totals.clipped >= totals.limited else "limit"
         more = f"A {which} that acts on most steps is a smaller learning rate"
-        return f"Held back: {told}. {more}{f', and {flat}' if flat else ''}."
-    if flat:
-        return f"No progress: {flat}; {told}."
+        return f"Held back: {told}. {more}{f', and {course[1]}' if course else ''}."
+    if course:
+        return f"{course[0]}: {course[1]}; {told}."
     is_healthy = totals.clipped + totals.limited + totals.skipped <= _FEW * totals.steps
     return f"{'Healthy' if is_healthy else 'Protected'}: {told}."
 
@@ -120,15 +120,22 @@ def _listed(counts: dict[str, int]) -> str:
     return f" ({words})" if words else ""
 
 
-def _flat(losses: Sequence[float]) -> str | None:
-    """Return that the loss of the epochs did not fall, or `None` if it did."""
+def _course(losses: Sequence[float]) -> tuple[str, str] | None:
+    """Return what to call losses that do not end clearly below the first, and how they went."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     if len(finite) < 2:
         return None
-    first, last = finite[0], finite[-1]
-    if min(finite[1:]) < first - _LEAST_FALL * abs(first):
-        return None
+    first, last, best = finite[0], finite[-1], min(finite)
     change = (last - first) / abs(first) if first else 0.0
-    if abs(change) < _LEAST_FALL:
-        return f"the loss stayed at {number(last, 3)} over {counted(len(losses), 'epoch')}"
-    return f"the loss rose from {number(first, 3)} to {number(last, 3)} ({share(change)})"
+    if change < -_FAIR_FALL:
+        return None
+    ends = f"from {number(first, 3)} to {number(last, 3)} ({share(change)})"
+    if change < -_LEAST_FALL:
+        return "Little progress", f"the loss fell {ends}"
+    if best < first - _FAIR_FALL * abs(first):
+        fell = f"the loss fell from {number(first, 3)} to {number(best, 3)}"
+        return "Lost again", f"{fell} and rose to {number(last, 3)}"
+    if change < _LEAST_FALL:
+        epochs = counted(len(losses), "epoch")
+        return "No progress", f"the loss stayed at {number(last, 3)} over {epochs}"
+    return "No progress", f"the loss rose {ends}"

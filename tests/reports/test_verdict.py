@@ -59,6 +59,18 @@ from gradstab.reports.verdict import closing_line, verdict
             [1.0, 3.0],
             "No progress: the loss rose from 1 to 3 (200 %); nothing clipped, nothing skipped.",
         ),
+        (
+            Totals(steps=4),
+            [2.35, 2.33, 2.31],  # A net at chance.
+            "Little progress: the loss fell from 2.35 to 2.31 (-1.7 %); nothing clipped, nothing "
+            "skipped.",
+        ),
+        (
+            Totals(steps=4),
+            [2.3, 0.4, 60.0],
+            "Lost again: the loss fell from 2.3 to 0.4 and rose to 60; nothing clipped, nothing "
+            "skipped.",
+        ),
     ],
 )
 def test_the_verdict(totals, losses, told):
