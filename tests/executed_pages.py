@@ -2,12 +2,16 @@
 
 import contextlib
 import doctest
+import functools
 import io
 import re
 import shlex
 import warnings
+from pathlib import Path
 
-from gradstab.cli.main import main
+import tensorflow as tf
+
+from gradstab.cli import main as cli
 
 BLOCK = re.compile(r"^```(python|bash|text)\n(.*?)^```", re.M | re.S)
 MATCHING = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -36,6 +40,17 @@ def run_page(text, name):
         raise AssertionError(f"{name}: the last block failed\n{printed}") from failed
 
 
+def main(path):
+    """Run a page on a reader's machine of two devices."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.distribute.MirroredStrategy = functools.partial(
+        tf.distribute.MirroredStrategy, ["/cpu:0", "/cpu:1"]
+    )
+    page = Path(path)
+    run_page(page.read_text("utf-8"), page.name)
+
+
 def _run(kind, code, place, names):
     out, failed = io.StringIO(), None
     with contextlib.redirect_stdout(out), warnings.catch_warnings():
@@ -50,7 +65,7 @@ def _run(kind, code, place, names):
             else:
                 for line in code.splitlines():
                     if line.startswith("gradstab "):
-                        main(shlex.split(line, comments=True)[1:])
+                        cli.main(shlex.split(line, comments=True)[1:])
         except Exception as error:
             failed = error
             print(f"{type(error).__name__}: {error}")

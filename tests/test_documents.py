@@ -1,17 +1,13 @@
 """Code in README.md and docs/: all of it is Python, and sessions (`>>>`) give what they show.
 
-Pages in docs/symptoms and docs/guides are run from top to bottom.
+Pages in docs/symptoms and docs/guides are run from top to bottom, each in a process of its own.
 """
 
 import doctest
-import functools
 import re
 from pathlib import Path
 
-import keras
 import pytest
-import tensorflow as tf
-from executed_pages import run_page
 
 from gradstab.cli.main import main
 from gradstab.diagnosis.rules.catalogue import CODES
@@ -59,17 +55,10 @@ def test_the_readme_runs_as_printed(tmp_path, monkeypatch, capsys):
         assert (tmp_path / "runs" / run / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
-def test_pages_run_as_printed(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    # Two strategies in one process collide; and a reader has two devices.
-    mirrored = functools.partial(tf.distribute.MirroredStrategy, ["/cpu:0", "/cpu:1"])
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", mirrored)
-    try:
-        run_page(path.read_text("utf-8"), path.name)
-    finally:
-        keras.config.set_dtype_policy("float32")
-        keras.config.set_floatx("float32")
+def test_pages_run_as_printed(path, run_python):
+    run_python("import executed_pages, sys; executed_pages.main(sys.argv[1])", path)
 
 
 def test_the_table_of_rules_has_a_row_for_every_code():

@@ -40,6 +40,9 @@ class Termination:
         self.is_asked = False
         if threading.current_thread() is not threading.main_thread():
             return
+        other = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        if isinstance(other, Termination) and not other._is_running(inspect.currentframe()):
+            other.release()  # That of a run which an exception ended.
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
             return
         self._runs = runs
@@ -72,11 +75,14 @@ class Termination:
         self.release()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._runs is None or _is_in(self._runs, frame):
+        if self._is_running(frame):
             self.is_asked = True
             return
         self.release()
         signal.raise_signal(number)
+
+    def _is_running(self, frame: FrameType | None) -> bool:
+        return self._runs is None or _is_in(self._runs, frame)
 
 
 def code_that_runs_callbacks() -> CodeType | None:

@@ -74,12 +74,11 @@ def test_what_is_measured_and_that_nothing_changes(optimizer, arguments, tmp_pat
 def test_the_second_run_without_the_monitor_is_not_watched():
     model = _model()
     monitor = callbacks.GradientMonitor()
-    function = None
     _fit(model)
-    function = model.train_function
     assert "grad_norm" in _fit(model, monitor)
-    assert model.train_function is function
+    function = model.train_function
     assert set(_fit(model)) == {"loss"}
+    assert model.train_function is function
     assert "grad_norm" in _fit(model, monitor)
 
 

@@ -237,7 +237,8 @@ def test_a_broken_command_file_is_refused_in_one_line(run_dir, tmp_path, capsys,
 def test_a_run_that_can_not_go_on_is_refused_in_one_line(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    (copy / "checkpoints" / "state.json").write_text("{}", encoding="utf-8")
+    for name in ("state.json", "before.json"):
+        (copy / "checkpoints" / name).write_text("{}", encoding="utf-8")
     same = [*TRAIN, "--recipe", "adam", "--epochs", "3", "--seed", "4", "--output", str(copy)]
     assert main([*same, "--resume"]) == 2
     assert "state.json" in _error(capsys)

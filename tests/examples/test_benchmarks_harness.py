@@ -141,7 +141,8 @@ def test_table_of_overheads_tells_floors_and_aims(overhead, model, of_clipnorm, 
     table = overhead.summary(content)
     cells = [cell.strip() for cell in table.splitlines()[2].split("|")]
     assert cells[1:5] == [model, "SGD", "off", "2.00"]
-    assert cells[-4:-1] == verdicts
+    floor, *aims = verdicts  # The monitor's, and of clip and default, which take as long here.
+    assert [cell.split(" ")[-1] for cell in cells[-6:-1]] == [floor, floor, floor, *aims]
     assert table.endswith("holds")
 
 

@@ -97,8 +97,9 @@ def test_text_of_a_real_run(nan_run):
     assert "skipped                2 steps (nonfinite 2)" in text
     assert "first/kernel at step 6" in text
     rows = [line for line in text.splitlines() if line.startswith("6 ")]
-    assert len(rows) == 1
+    assert len(rows) == 2
     assert "skipped: nonfinite" in rows[0]
+    assert "What began it at step 6: the inputs held NaN" in rows[1]
 
 
 def test_text_steers_no_terminal_and_is_cut(full_run, wide_run):

@@ -297,6 +297,21 @@ def test_a_handler_of_the_users_own_stays():
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_run_that_an_exception_ended_does_not_keep_the_signal():
+    def fit(termination):
+        termination.hold(fit.__code__)
+        raise RuntimeError("broken")
+
+    ended, broken = Termination(), Termination()
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(broken)
+    with ended:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.is_asked
+    assert not broken.is_asked
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_outside_the_main_thread_nothing_is_done():
     handlers = []
 
