@@ -122,7 +122,7 @@ class DivergenceGuard(keras.callbacks.Callback):
             self._recovery.end()  # The last run ended by an exception.
         self._recovery = self._new_recovery(self._judge, self._best)
         if count_workers(self.model.distribute_strategy) == 1:
-            self._termination.hold(code_that_runs_callbacks())
+            self._termination.hold(code_that_runs_callbacks(), self.model)
         feed_epoch_logs(self.model, self._scalars)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -200,10 +200,10 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Look once more, and let go of the copy."""
-        self._termination.release()
         stop_feeding(self.model, self._scalars)
         judge, best, recovery = self._judge, self._best, self._recovery
         if judge is None or best is None:
+            self._termination.release()
             return
         try:
             if self.verdict is None:
@@ -219,6 +219,7 @@ class DivergenceGuard(keras.callbacks.Callback):
             closing, self._closing = self._closing, None
             if closing is not None:
                 closing.leave(self.params)
+            self._termination.release()
         best.warn_of_another_log()
 
     def _new_recovery(self, judge: Judge, best: BestState) -> Recovery | None:
@@ -228,8 +229,7 @@ class DivergenceGuard(keras.callbacks.Callback):
             self.model, judge, best, self.max_rollbacks, self.snapshot_every_n_steps, self._note
         )
         recovery.begin()
-        telemetry = judge.watched[0].optimizer.telemetry if judge.watched else None
-        steps = FailedSteps(telemetry, recovery.noted)
+        steps = FailedSteps(judge.watched[0].optimizer if judge.watched else None, recovery.noted)
         self._bad = BadBatches(self.model, steps, self._note_bad_batch)
         return recovery
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import keras
 import numpy as np
 
+from gradstab.optimizers.step.accumulation import window_size
 from gradstab.recovery.first_batch import FirstBatch
 from gradstab.recovery.step_losses import StepLosses
 
@@ -62,12 +63,14 @@ class FailedSteps:
     """Tells which steps of an epoch were skipped, or had a loss that is not finite.
 
     Args:
-        telemetry: Of the optimizer, if it is gradstab's.
+        optimizer: The optimizer, if it is gradstab's. Of the micro-batches of a window it is not
+            known which one had it skipped, and none is told.
         noted: The losses of its steps, if it is another.
     """
 
-    def __init__(self, telemetry: Any | None, noted: StepLosses | None) -> None:
-        self._telemetry = telemetry
+    def __init__(self, optimizer: Any | None, noted: StepLosses | None) -> None:
+        is_told = optimizer is not None and window_size(optimizer.inner_optimizer) == 1
+        self._telemetry = optimizer.telemetry if optimizer is not None and is_told else None
         self._noted = noted
         self._begun = self._cursor = 0
 

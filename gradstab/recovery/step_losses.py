@@ -51,7 +51,7 @@ class StepLosses:
         if self._original is not None:
             vars(self._optimizer).pop("scale_loss", None)
             self._original = None
-            self._model.make_train_function(force=True)
+            trace_anew(self._model)
 
     def read(self) -> np.ndarray[Any, Any]:
         """Return the losses since the last time, oldest first."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import signal
 import threading
+import weakref
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, Final, NoReturn
 
@@ -29,13 +31,16 @@ class Termination:
         self.is_asked = False
         self._is_holding = False
         self._runs: CodeType | None = None
+        self._model: Callable[[], Any] = lambda: None
+        self._history: Callable[[], Any] = lambda: None
 
-    def hold(self, runs: CodeType | None = None) -> None:
+    def hold(self, runs: CodeType | None = None, model: Any = None) -> None:
         """Note the signal from now on.
 
         Args:
             runs: The code that runs as long as somebody asks `is_asked`. If it ends without
                 `release`, as `fit` does by an exception, the signal ends the process as ever.
+            model: The model whose method that code is.
         """
         self.is_asked = False
         if threading.current_thread() is not threading.main_thread():
@@ -46,14 +51,19 @@ class Termination:
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
             return
         self._runs = runs
+        if model is not None:
+            self._model, self._history = weakref.ref(model), weakref.ref(model.history)
         signal.signal(signal.SIGTERM, self._note)
         self._is_holding = True
 
     def release(self) -> None:
-        """Give the signal back its default."""
+        """Give the signal back its default, and have it act if it came after the last look."""
         if self._is_holding:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._is_holding = False
+            if self.is_asked:
+                self.is_asked = False
+                signal.raise_signal(signal.SIGTERM)
 
     def leave(self, told: str) -> NoReturn:
         """Leave, with the place that the run has come to, and the code that SIGTERM has.
@@ -61,6 +71,7 @@ class Termination:
         Raises:
             SystemExit: In any case.
         """
+        self.is_asked = False
         self.release()
         print(f"\nAsked to end (SIGTERM), the run left after {told}.", flush=True)
         raise SystemExit(EXIT_CODE)
@@ -82,7 +93,16 @@ class Termination:
         signal.raise_signal(number)
 
     def _is_running(self, frame: FrameType | None) -> bool:
-        return self._runs is None or _is_in(self._runs, frame)
+        if self._runs is None:
+            return True
+        model = self._model()
+        if model is None or model.history is not self._history():
+            return False
+        while frame is not None:
+            if frame.f_code is self._runs and frame.f_locals.get("self") is model:
+                return True
+            frame = frame.f_back
+        return False
 
 
 def code_that_runs_callbacks() -> CodeType | None:
@@ -93,11 +113,3 @@ def code_that_runs_callbacks() -> CodeType | None:
     while frame is not None and isinstance(frame.f_locals.get("self"), kinds):
         frame = frame.f_back
     return None if frame is None else frame.f_code
-
-
-def _is_in(code: CodeType, frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code is code:
-            return True
-        frame = frame.f_back
-    return False

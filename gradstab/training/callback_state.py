@@ -35,7 +35,7 @@ def state_of(callbacks: Iterable[Any]) -> tuple[list[State], dict[str, Any]]:
             value = getattr(callback, name, None)
             if isinstance(value, list | tuple) and any(isinstance(v, np.ndarray) for v in value):
                 prefix = f"{len(states)}.{name}"
-                arrays |= {f"{prefix}.{place}": each for place, each in enumerate(value)}
+                arrays |= {f"{prefix}.{place}": _storable(v) for place, v in enumerate(value)}
                 values[name] = {"arrays": len(value)}
             else:
                 values[name] = _plain(callback, name, value)
@@ -97,6 +97,11 @@ def _keeping(callbacks: Iterable[Any]) -> Iterator[tuple[Any, tuple[str, ...]]]:
             names += known if isinstance(callback, kind) else ()
         if names:
             yield callback, tuple(names)
+
+
+def _storable(array: Any) -> Any:
+    """Return an array that NumPy's files can hold: bfloat16 as float32, which holds it exactly."""
+    return array.astype("float32") if getattr(array, "dtype", None) == "bfloat16" else array
 
 
 def _plain(callback: Any, name: str, value: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import tempfile
 import zipfile
@@ -58,6 +59,7 @@ class RunDirectory:
         self._checkpoints = self.path / "checkpoints"
         self._state = self._checkpoints / STATE
         self._before = self._checkpoints / STATE_BEFORE
+        self._trusted: str | None = None
 
     def open(self, *, resume: bool) -> tuple[dict[str, Any], Progress]:
         """Return the configuration and the progress of the run in here, both empty for a new one.
@@ -72,6 +74,7 @@ class RunDirectory:
             )
         config, progress = read_run(self.path)
         self._is_new = not zipfile.is_zipfile(self._best)
+        self._trusted = progress.checksum
         return config, progress
 
     def held(self) -> contextlib.AbstractContextManager[None]:
@@ -148,11 +151,13 @@ class RunDirectory:
         if not self._writes:
             return
         progress.checksum = checksum(weights)
-        if self._state.exists():
+        # One that was found broken gives way, and the one before stays.
+        if self._trusted is not None and _checksum_in(self._state) == self._trusted:
             content = self._state.read_bytes()
             replace(self._before, lambda temporary: Path(temporary).write_bytes(content))
         write_json(self._state, {"weights": weights.name, **dataclasses.asdict(progress)})
         write_json(self._history, progress.history)
+        self._trusted = progress.checksum
         self._remove_what_no_state_names()
 
     def _remove_what_no_state_names(self) -> None:
@@ -180,6 +185,13 @@ def _seed_states(model: Any) -> list[Any]:
 
 def _metrics(model: Any) -> list[Any]:
     return [*model.metrics_variables, *metrics_of_penalties(model)]
+
+
+def _checksum_in(state: Path) -> Any:
+    try:
+        return json.loads(state.read_text("utf-8")).get("checksum")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _saving(arrays: dict[str, Any]) -> Callable[[str], None]:

@@ -139,11 +139,12 @@ class _DatasetEpoch:
         loop.run_iterator(self._iterators[-1], 0)
 
     def skip(self, count: int) -> None:
-        for _ in range(count):
-            if next(self._iterators[0], None) is None and len(self._iterators) > 1:
-                self._iterators.pop(0)
-                next(self._iterators[0], None)
         self._left -= count
+        if count and len(self._iterators) > 1:
+            self._iterators.pop(0)  # It holds the first batch alone.
+            count -= 1
+        for _ in range(count):
+            next(self._iterators[0], None)
 
     def run(self, loop: StepLoop, count: int) -> tuple[int, dict[str, Any]]:
         count = int(min(count, self._left))

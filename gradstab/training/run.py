@@ -12,6 +12,7 @@ import keras
 from gradstab._errors import DivergenceError
 from gradstab.callbacks.gradient_monitor import GradientMonitor
 from gradstab.diagnosis.origin.bad_steps import BadSteps
+from gradstab.keras_hooks.batches import stop_showing
 from gradstab.keras_hooks.compiled_model import epoch_of_backup
 from gradstab.optimizers.watching.compiled import compiled_of
 from gradstab.optimizers.watching.find import bind
@@ -70,6 +71,7 @@ class Run:
         try:
             return self._train(callbacks, monitors)
         except BaseException as error:
+            stop_showing(self.model)
             for monitor in monitors if self.workers.count == 1 else ():
                 monitor.stop_after(error)
             raise
@@ -107,6 +109,7 @@ class Run:
         progress.epochs_elsewhere += first - progress.epochs_done
         logs: dict[str, Any] | None = None
         if first < settings.epochs and not self._stopped_before():
+            progress.epochs_done = first
             choice = self._choose(first)
             history.params = (history.params or {}) | {"loop": dataclasses.asdict(choice)}
             self._begin(choice)

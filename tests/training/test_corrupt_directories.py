@@ -13,6 +13,7 @@ import pytest
 
 from gradstab import stabilize
 from gradstab.training import train
+from gradstab.training.checkpoint import RunDirectory
 
 X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
 ARGUMENTS = {"batch_size": 8, "seed": 0, "jit_compile": False, "verbose": 0, "resume": True}
@@ -177,6 +178,22 @@ def test_the_checkpoint_before_serves_if_the_last_is_broken(whole, tmp_path, fil
     assert logs == history
     for one, other in zip(resumed, weights, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_broken_state_does_not_take_the_place_of_the_one_before(whole, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(whole[0], copy)
+    state, before = (copy / "checkpoints" / name for name in ("state.json", "before.json"))
+    kept = before.read_bytes()
+    state.write_text("garbage")
+    directory = RunDirectory(copy)
+    with pytest.warns(UserWarning, match="the checkpoint before the last"):
+        _, progress = directory.open(resume=True)
+    directory.save_last(make(), progress, [])
+    assert before.read_bytes() == kept
+    last = state.read_bytes()
+    directory.save_last(make(), progress, [])
+    assert before.read_bytes() == last
 
 
 def test_both_checkpoints_broken_are_refused_by_the_last(whole, tmp_path):

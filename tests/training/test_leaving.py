@@ -20,6 +20,8 @@ import gradstab
 from gradstab.data import from_arrays
 from gradstab.recovery.termination import EXIT_CODE, Termination
 from gradstab.training import train
+from gradstab.training.callback_state import put_back, state_of
+from gradstab.training.pipeline_feed import DatasetFeed
 
 SCRIPT = """
 import os, signal, sys
@@ -297,19 +299,76 @@ def test_a_handler_of_the_users_own_stays():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_run_that_an_exception_ended_does_not_keep_the_signal():
-    def fit(termination):
-        termination.hold(fit.__code__)
+class Trainer:
+    """As a model: each `fit` has a history of its own."""
+
+    def fit(self, termination, work):
+        self.history = keras.callbacks.History()
+        termination.hold(Trainer.fit.__code__, self)
+        return work()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_fit_that_an_exception_ended_does_not_keep_the_signal(same):
+    def broken():
         raise RuntimeError("broken")
 
-    ended, broken = Termination(), Termination()
-    with pytest.raises(RuntimeError, match="broken"):
-        fit(broken)
-    with ended:
+    def asked():
         os.kill(os.getpid(), signal.SIGTERM)
-    assert ended.is_asked
-    assert not broken.is_asked
+        return second.is_asked
+
+    model, first, second = Trainer(), Termination(), Termination()
+    with pytest.raises(RuntimeError, match="broken"):
+        model.fit(first, broken)
+    assert (model if same else Trainer()).fit(second, asked)
+    assert not first.is_asked
+    second.is_asked = False
+    second.release()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_after_the_last_look_acts_when_the_run_has_ended(monkeypatch):
+    raised = []
+    with Termination():
+        os.kill(os.getpid(), signal.SIGTERM)
+        monkeypatch.setattr(signal, "raise_signal", raised.append)
+        assert not raised
+    assert raised == [signal.SIGTERM]
+
+
+def test_a_pipeline_goes_on_after_the_batches_that_were_taken():
+    class Loop:
+        def run_iterator(self, iterator, count):
+            taken = [int(batch) for _, batch in zip(range(count), iterator, strict=False)]
+            seen.extend(taken)
+            return len(taken), {}
+
+    for done in (0, 1, 2, 5):
+        seen = []
+        feed = DatasetFeed("train_data", tf.data.Dataset.range(8), None, 0)
+        epoch = feed.open(0)
+        epoch.skip(done)
+        while epoch.run(Loop(), 3)[0]:
+            pass
+        assert seen == list(range(done, 8))
+
+
+@pytest.mark.slow
+def test_a_run_that_began_later_and_left_goes_on(task, tmp_path):
+    left(task, tmp_path, 3, initial_epoch=3)
+    _, found = task["run"](tmp_path, resume=True, initial_epoch=3)
+    assert 1 <= len(found["history"]["loss"]) <= 9
+
+
+def test_best_weights_in_half_precision_are_kept(tmp_path):
+    weights = np.array([1.5, -2.0]).astype(tf.bfloat16.as_numpy_dtype)
+    stop, again = (keras.callbacks.EarlyStopping(restore_best_weights=True) for _ in "ab")
+    stop.best_weights = [weights]
+    states, arrays = state_of([stop])
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    with np.load(tmp_path / "arrays.npz", allow_pickle=False) as read:
+        put_back([again], states, read)
+    np.testing.assert_array_equal(again.best_weights[0], [1.5, -2.0])
 
 
 def test_outside_the_main_thread_nothing_is_done():

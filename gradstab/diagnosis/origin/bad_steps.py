@@ -90,9 +90,12 @@ class BadSteps:
         if reading.cursor < self._seen:
             self._seen = 0  # The run went back, and its counters with it.
         bad = self._new(reading)
-        if not bad or self._looked >= _MOST:
+        if not bad:
             return None
         self._seen = reading.cursor
+        if self._looked >= _MOST:
+            self.latest = None  # What is not looked into is not told by what was.
+            return None
         kept = self._keeper.take() or self._looked_up(list(bad))
         if kept is None:
             certain = [step for step, searches in bad.items() if not searches]
@@ -108,7 +111,7 @@ class BadSteps:
         if origin is None or (overflowed and not origin.is_known):
             return None
         example = None
-        if kept.rows is not None and origin.row is not None:
+        if kept.rows is not None and origin.row is not None and origin.row < len(kept.rows):
             example = int(kept.rows[origin.row])
         origin = dataclasses.replace(origin, step=kept.step, example=example)
         before = self.latest

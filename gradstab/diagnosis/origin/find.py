@@ -177,7 +177,13 @@ def _rank(operation: Operation) -> int:
 def _wrong_label(step: TracedStep, batch: Any) -> Origin | None:
     """Return that a label is none of the classes, on CPUs an error and under XLA a NaN."""
     for labels, classes in step.labels(batch):
-        found = marked(labels, (labels < 0) | (labels >= classes))
+        is_bad = (labels < 0) | (labels >= classes)
+        rows = _rows(batch)
+        if rows > 0 and labels.size % rows == 0:  # Losses flatten the labels of sequences.
+            labels, is_bad = (each.reshape(rows, -1) for each in (labels, is_bad))
+            if labels.shape[1] == 1:
+                labels, is_bad = labels[:, 0], is_bad[:, 0]
+        found = marked(labels, is_bad)
         if found is not None:
             return Origin(
                 "labels",

@@ -46,6 +46,7 @@ class KeptBatch:
         self._strategy = strategy
         self.telemetries: list[Telemetry] = []
         self._queues: list[tuple[Any, Any]] = []
+        self._eager: Kept | None = None
 
     @as_written
     def after_step(self, batch: Any) -> None:
@@ -53,6 +54,11 @@ class KeptBatch:
         told = [each for each in self.telemetries if each.is_used and each.variables]
         layout = _Layout(batch, self._strategy)
         if not told or not layout.tensors:
+            return
+        if tf.executing_eagerly():
+            if self._eager is None and not all(bool(each.norms_are_finite) for each in told):
+                batch = layout.batch_of(layout.tensors)
+                self._eager = Kept(int(told[0].next_step()) - 1, batch)
             return
         with tf.init_scope(), tf.device("CPU:0"):
             queue = tf.queue.FIFOQueue(1, [tf.int64, *(each.dtype for each in layout.tensors)])
@@ -72,7 +78,8 @@ class KeptBatch:
 
     def take(self) -> Kept | None:
         """Return the batch that is kept, and keep the next one; `None` if there is none."""
-        found: list[Kept] = []
+        found = [] if self._eager is None else [self._eager]
+        self._eager = None
         for queue, layout in self._queues:
             if int(queue.size()):
                 step, *tensors = queue.dequeue()

@@ -245,3 +245,36 @@ def test_inputs_by_name_and_none_for_weights(tmp_path):
     assert (step, told["cause"]) == (3, "inputs")
     assert "`right` held" in told["message"]
     assert "row 5 of the batch, column 0" in told["message"]
+
+
+def test_eager_steps_keep_one_batch_and_no_queues(tmp_path):
+    model = _net(run_eagerly=True)
+    model.fit(_with_nan(10), Y, **BATCH, epochs=2, callbacks=[GradientMonitor(tmp_path)])
+    ((step, details),) = _origins(tmp_path)
+    assert (step, details["cause"]) == (2, "inputs")
+    assert not vars(model)["gradstab_kept_batch"]._queues
+
+
+def test_a_monitor_records_after_a_run_that_an_exception_ended():
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise RuntimeError("broken")
+
+    model = _net(optimizer=keras.optimizers.SGD(0.01))
+    watching = [GradientMonitor(), DivergenceGuard("recover", verbose=False)]
+    with pytest.raises(RuntimeError, match="broken"):
+        model.fit(X, Y, **BATCH, callbacks=[*watching, Break()])
+    history = model.fit(X, Y, **BATCH, callbacks=watching).history
+    assert np.isfinite(history["grad_norm"]).all()
+
+
+def test_a_label_of_a_sequence_is_named_by_its_row_and_column(tmp_path):
+    steps = np.repeat(X[:, None], 3, axis=1)
+    labels = np.zeros((ROWS, 3), int)
+    labels[17, 2] = 9
+    model = keras.Sequential([keras.Input((3, 4)), L.Dense(5, "softmax")])
+    model.compile(gradstab.stabilize("sgd"), "sparse_categorical_crossentropy", jit_compile=True)
+    model.fit(steps, labels, **BATCH, callbacks=[GradientMonitor(tmp_path)])
+    ((step, details),) = _origins(tmp_path)
+    assert (step, details["cause"]) == (3, "labels")
+    assert "row 1 of the batch, column 2" in details["message"]
