@@ -5,9 +5,12 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_ablation_goes_on_where_it_was(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
 

@@ -43,6 +43,7 @@ def test_examples_are_short_and_begin_with_a_title(path):
     assert lines[2] == "=" * len(lines[1])
 
 
+@pytest.mark.slow
 def test_three_lines_decide_whether_the_script_survives(run_example):
     output = run_example("wrap_existing")
     assert output.count("skipped, NaN first seen in") == 3

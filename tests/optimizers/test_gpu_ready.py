@@ -507,7 +507,8 @@ def _agree(device, model_name, setting, form):
         np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_name", ["cnn", pytest.param("embedding", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model_name", ["cnn", "embedding"])
 def test_everything_lies_on_the_device_that_trains(model_name):
     """On a CPU that is not the first, so that what names the first is seen without a GPU."""
     _agree("cpu:1", model_name, "window", "graph")

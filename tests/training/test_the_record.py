@@ -25,7 +25,8 @@ class StopsAt(keras.callbacks.Callback):
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "wrapped"])
 def test_a_run_leaves_one_record_with_one_end(make_model, data, tmp_path, optimizer):
-    given = gradstab.stabilize("sgd") if optimizer == "wrapped" else keras.optimizers.SGD()
+    sgd = keras.optimizers.SGD(0.1)
+    given = gradstab.stabilize(sgd) if optimizer == "wrapped" else sgd
     history = train(make_model(given), *data, data, epochs=3, run_dir=tmp_path, **PLAIN)
     record = read_record(tmp_path)
     assert [event.name for event in record.events] == ["end"]

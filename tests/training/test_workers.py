@@ -111,6 +111,7 @@ def _same(got, expected, tolerance):
     assert got[1].keys() == expected[1].keys()
 
 
+@pytest.mark.slow
 def test_two_workers_are_one(tmp_path, monkeypatch):
     """The seed is drawn by the first worker; a NaN example in one share skips the step in both."""
     arguments = {"epochs": 3, "seed": 0}

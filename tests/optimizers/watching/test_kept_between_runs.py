@@ -100,6 +100,7 @@ def test_under_xla_too():
     assert run(model, GradientMonitor())[0] == 0
 
 
+@pytest.mark.slow
 def test_on_two_replicas_too():
     with checks.mirrored(2).scope():
         model = make("ours")
@@ -171,6 +172,7 @@ def test_who_comes_to_hear_the_losses_hears_them_in_a_step_that_was_kept():
     assert run(model, monitor)[0] > 0  # Without those who hear.
 
 
+@pytest.mark.slow
 def test_few_observers_wait():
     model = make()
     for number in range(2, 9):
