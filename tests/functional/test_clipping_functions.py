@@ -70,11 +70,14 @@ def test_the_bound_holds_where_plain_norms_overflow(name):
     np.testing.assert_allclose(got, np.full(4, 0.5))
 
 
-def test_what_is_not_finite_is_passed_on_as_it_came():
-    bad = [np.array([np.nan, 2.0], "float32"), np.array([3.0, 4.0], "float32")]
+@pytest.mark.parametrize("entry", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_passed_on_as_it_came(entry):
+    bad = [np.array([entry, 2.0], "float32"), np.array([3.0, 4.0], "float32")]
     first, second = functional.clip_by_norm(bad, 1.0)
     np.testing.assert_array_equal(first, bad[0])
     np.testing.assert_allclose(second, [0.6, 0.8], rtol=1e-6)
     for got, value in zip(functional.clip_by_global_norm(bad, 1.0), bad, strict=True):
         np.testing.assert_array_equal(got, value)
-    np.testing.assert_array_equal(functional.clip_by_value(bad, 1.0)[0], [np.nan, 1.0])
+    np.testing.assert_array_equal(
+        functional.clip_by_value(bad, 1.0)[0], [np.clip(entry, -1, 1), 1.0]
+    )

@@ -297,6 +297,7 @@ def test_a_resumed_run_keeps_the_events_before_it(tmp_path):
     with RecordWriter(tmp_path, variables=["a"]) as writer:
         writer.event("skip", step=2, cause="nonfinite", variable="a")
         writer.step(50, {"loss": 1.0})
+        writer.event("skip", step=58, cause="nonfinite", variable="a")
         writer.event("skip", step=60, cause="nonfinite", variable="a")
     with RecordWriter(tmp_path, variables=["a"]) as writer:
         writer.event("skip", step=58, cause="outlier", variable="a")
