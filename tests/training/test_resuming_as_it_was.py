@@ -11,6 +11,7 @@ from gradstab import schedules, stabilize
 from gradstab.data import from_arrays
 from gradstab.regularizers import L2
 from gradstab.training import train
+from gradstab.training.fingerprint import fingerprint_of
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 Y = X[:, :1].copy()
@@ -188,3 +189,11 @@ def test_a_pipeline_that_draws_at_random_is_not_taken_for_another(tmp_path):
     data.for_epoch = noisy
     train(make(), data, epochs=1, run_dir=tmp_path, **ARGUMENTS)
     train(make(), data, epochs=2, run_dir=tmp_path, resume=True, **ARGUMENTS)
+
+
+def test_the_same_bytes_in_another_shape_or_dtype_are_other_data():
+    numbers = np.arange(12, dtype="int32")
+    forms = [numbers, numbers.reshape(3, 4), numbers.reshape(4, 3), numbers.view("float32")]
+    prints = [fingerprint_of(tf.constant(form)) for form in forms]
+    assert len({*prints}) == len(forms)
+    assert fingerprint_of(tf.constant(numbers)) == prints[0]
