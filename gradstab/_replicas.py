@@ -29,17 +29,10 @@ def replica_index() -> int:
 def is_chief(strategy: Any) -> bool:
     """Whether this process is the one of its workers that writes files."""
     resolver = getattr(strategy, "cluster_resolver", None)
-    tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
+    tasks = _tasks(resolver)
     if resolver is None or not tasks:
         return True
     return bool(resolver.task_type == "chief" or ("chief" not in tasks and resolver.task_id == 0))
-
-
-def is_only_process(strategy: Any) -> bool:
-    """Whether no other process trains the same model."""
-    resolver = getattr(strategy, "cluster_resolver", None)
-    tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
-    return sum(len(tasks.get(kind, ())) for kind in ("chief", "worker")) <= 1
 
 
 def strategy_of(variable: Any) -> Any:
@@ -71,6 +64,9 @@ def sum_over_replicas(tensors: Sequence[Any]) -> list[Any]:
 
 def count_workers(strategy: Any) -> int:
     """Return how many processes train together under a strategy."""
-    resolver = getattr(strategy, "cluster_resolver", None)
-    tasks = {} if resolver is None else resolver.cluster_spec().as_dict()
+    tasks = _tasks(getattr(strategy, "cluster_resolver", None))
     return max(1, sum(len(tasks.get(job, ())) for job in ("chief", "worker")))
+
+
+def _tasks(resolver: Any) -> dict[str, Any]:
+    return {} if resolver is None else dict(resolver.cluster_spec().as_dict())

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gradstab._replicas import is_only_process
+from gradstab._replicas import count_workers
 from gradstab.diagnosis.origin.entries import Entries, marked, not_finite
 from gradstab.diagnosis.origin.operations import (
     BACKWARD,
@@ -60,7 +60,7 @@ class OriginFinder:
         """Return which entry of a batch is not finite, or `None`, without running the step."""
         try:
             return _bad_part(batch)
-        except Exception:  # As in `find`.
+        except Exception:  # Of a batch that can't be read as arrays; `find` says so.
             return None
 
     def _found(self, batch: Any, was_applied: bool) -> Origin:
@@ -72,7 +72,7 @@ class OriginFinder:
                 "batch held nothing that was not finite. Wrap the optimizer with "
                 "`gradstab.stabilize`, which skips such steps and keeps the weights.",
             )
-        if not is_only_process(self._model.distribute_strategy):
+        if count_workers(self._model.distribute_strategy) > 1:
             return bad_part or Origin(
                 "unknown",
                 what="Of several workers none can run a step again by itself. This one's share of "
