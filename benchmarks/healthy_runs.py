@@ -156,7 +156,7 @@ def main() -> int:
 
     expected = dict.fromkeys(names, 3.0 if quick else SECONDS)
     complete = campaign.run(
-        expected, take, content, arguments.output, show, workers=1 if quick else 2
+        expected, take, content, arguments.output, show, workers=1 if quick else arguments.workers
     )
     text = table(content)
     print(f"\n{text}")
@@ -168,6 +168,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="three rows, for a moment")
     parser.add_argument("--output", type=Path, help="write results as JSON to this file")
     parser.add_argument("--resume", action="store_true", help="go on with FILE as it began")
+    parser.add_argument("--workers", type=int, default=2, help="results measured at a time")
     parser.add_argument("--rows", nargs="+", help="default: all")
     parser.add_argument("--cases", metavar="FOLDER", help="take the rows from the cases there")
     parser.add_argument("--table", type=Path, help="print the table of a result file, and no more")

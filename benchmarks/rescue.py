@@ -1,6 +1,6 @@
 """Faulty models rescued: `repair` beside plain Keras, `stabilize`, ReduceLROnPlateau and chance.
 
-    python benchmarks/rescue.py --cases FOLDER [--output FILE] [--resume] [--only ...]
+    python benchmarks/rescue.py --cases FOLDER [--output FILE] [--resume] [--workers N] [--only ...]
     python benchmarks/rescue.py --table FILE
     python benchmarks/rescue.py --quick
 
@@ -146,7 +146,7 @@ def main() -> int:
 
     complete = campaign.run(
         dict.fromkeys(tasks, SECONDS), take, content, arguments.output, _shown,
-        workers=1 if quick else 2,
+        workers=1 if quick else arguments.workers,
     )  # fmt: skip
     text, held = table(content["results"])
     print(f"\n{text}")
@@ -171,6 +171,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--output", type=Path, help="write results as JSON to this file")
     parser.add_argument("--resume", action="store_true", help="go on with FILE as it began")
+    parser.add_argument("--workers", type=int, default=2, help="results measured at a time")
     parser.add_argument("--table", type=Path, help="print the tables of a result file, and no more")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
