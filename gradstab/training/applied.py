@@ -17,7 +17,7 @@ from gradstab.diagnosis.origin.bad_steps import BadSteps
 from gradstab.optimizers.compiled.branches import one_of
 from gradstab.optimizers.model.forward_state import ForwardState
 from gradstab.optimizers.step.accumulation import window_size
-from gradstab.optimizers.step.gating import put_back_if
+from gradstab.optimizers.step.gating import assign_if
 from gradstab.optimizers.watching.find import stabilized_optimizer
 from gradstab.training.penalized import metrics_of_penalties
 
@@ -110,7 +110,7 @@ class AppliedMetrics:
             logs = step(data)
             skipped = telemetry.total_skipped > skips
             if self._kept is None:
-                put_back_if(skipped, variables, before)
+                assign_if(skipped, variables, before)
             else:
                 recorded = telemetry.next_step() > steps
                 place = ops.cast(recorded, "int32") + ops.cast(skipped, "int32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from keras import ops
@@ -17,15 +18,16 @@ class Measured:
     A transform receives one and returns one. `scaled` and `mapped` make the next: scaling knows the
     new norms without another pass over memory, mapping measures again if it is asked.
 
-    What is scaled is multiplied only when somebody asks for it: a step that turns out not to be
-    clipped needs no multiplication at all (`forms`).
+    Factors of several transforms are multiplied with each other first, and with the values only
+    when somebody asks for these: a step that turns out not to be clipped needs no multiplication at
+    all (`forms`).
 
     Args:
         values: One tensor per variable, `None` where a variable has none.
-        norms: The norms of the values, if they are known already.
+        norms: The norms of what is held, if they are known already.
         clipped: Whether a transform has clipped these values, a boolean scalar tensor.
-        change: Makes of `values` what is really held; `None` if that is they.
-        is_changed: Whether it makes anything else of them, a boolean scalar tensor.
+        factors: Float32 scalar, or vector with one per variable, by which `values` are still to be
+            multiplied; `None` for 1.
     """
 
     def __init__(
@@ -33,33 +35,31 @@ class Measured:
         values: Sequence[Any],
         norms: Any | None = None,
         clipped: Any | None = None,
-        change: Callable[[], list[Any]] | None = None,
-        is_changed: Any | None = None,
+        factors: Any | None = None,
     ) -> None:
-        self._unchanged = list(values)
-        self._change = change
-        self._is_changed = is_changed
-        self._values: list[Any] | None = self._unchanged if change is None else None
+        self._unscaled = list(values)
+        self._factors = factors
+        self._values: list[Any] | None = self._unscaled if factors is None else None
         self._norms = norms
         self._global_norm: Any | None = None
         self._clipped = clipped
 
     def __len__(self) -> int:
-        return len(self._unchanged)
+        return len(self._unscaled)
 
     @property
     def values(self) -> list[Any]:
         """One tensor per variable, `None` where a variable has none."""
         if self._values is None:
-            self._values = self._changed()
+            self._values = scale_each(self._unscaled, self._factors)
         return self._values
 
     def forms(self) -> tuple[Any | None, list[Callable[[], list[Any]]]]:
         """Return functions that give the values, and a flag that says which of them is right.
 
-        Where nothing was scaled or replaced, the flag is false, and the first function gives the
-        values without touching them. The functions are to be called where the values are used, in
-        the branch of a condition say.
+        Where every factor is 1, the flag is false, and the first function gives the values without
+        touching them. The functions are to be called where the values are used, in the branch of a
+        condition say.
 
         Returns:
             A boolean scalar tensor and two functions; or `None` and one, if there is no choice.
@@ -67,13 +67,9 @@ class Measured:
         if self._values is not None:
             values = self._values
             return None, [lambda: values]
-        return self._is_changed, [lambda: self._unchanged, self._changed]
-
-    def _changed(self) -> list[Any]:
-        """Return the values, without keeping them: they may be those of a branch."""
-        if self._values is not None or self._change is None:
-            return self.values
-        return self._change()
+        # Not kept: they may be those of a branch.
+        scaled = partial(scale_each, self._unscaled, self._factors)
+        return ops.any(self._factors != 1.0), [lambda: self._unscaled, scaled]
 
     @property
     def norms(self) -> Any:
@@ -102,7 +98,7 @@ class Measured:
             clipped: Boolean scalar tensor; `None` where nothing was clipped.
         """
         _ = self.norms  # So that both know them, and nobody measures again.
-        result = Measured(self._unchanged, self._norms, clipped, self._change, self._is_changed)
+        result = Measured(self._unscaled, self._norms, clipped, self._factors)
         result._values, result._global_norm = self._values, self._global_norm
         return result
 
@@ -114,19 +110,14 @@ class Measured:
         """
         factors = ops.convert_to_tensor(factors)
         is_one = len(factors.shape) == 0
-        clipped, is_changed = factors < 1.0, factors != 1.0
-        if not is_one:
-            clipped, is_changed = ops.any(clipped), ops.any(is_changed)
+        clipped = factors < 1.0 if is_one else ops.any(factors < 1.0)
         if self._clipped is not None:
             clipped = ops.logical_or(self._clipped, clipped)
-        values = self.values
-        result = Measured(
-            values,
-            self.norms * factors,
-            clipped,
-            lambda: scale_each(values, factors),
-            is_changed,
-        )
+        norms = self.norms * factors
+        if self._values is None:
+            result = Measured(self._unscaled, norms, clipped, self._factors * factors)
+        else:
+            result = Measured(self._values, norms, clipped, factors)
         if is_one:
             result._global_norm = self.global_norm * factors
         return result

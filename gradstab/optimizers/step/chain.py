@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from gradstab._variables import value_of
+from gradstab.optimizers.step.gating import assign_if
 from gradstab.transforms.base import Context, SeedSpec, Transform
 
 NewStates = list[Mapping[str, Any]]
@@ -164,13 +165,15 @@ class Chain:
             new_states: What `run` returned.
             accept: Whether the step is accepted, a boolean scalar tensor; `None` where it is.
         """
-        for state, new in zip(self._states, new_states, strict=True):
-            for name, value in new.items():
-                variable = state[name]
-                if accept is not None:
-                    value = ops.cast(value, variable.dtype)
-                    value = ops.where(accept, value, value_of(variable))
-                variable.assign(value)
+        variables = [
+            state[name] for state, new in zip(self._states, new_states, strict=True) for name in new
+        ]
+        values = [value for new in new_states for value in new.values()]
+        if accept is not None:
+            assign_if(accept, variables, values)
+            return
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
 
 def _filled(initial: Any) -> Callable[..., Any]:

@@ -135,7 +135,7 @@ def gated(
     writer.end()
 
 
-def put_back_if(condition: Any, variables: Sequence[Any], values: Sequence[Any]) -> None:
+def assign_if(condition: Any, variables: Sequence[Any], values: Sequence[Any]) -> None:
     """Assign values where a condition holds, at next to no cost where it does not.
 
     Args:
@@ -143,6 +143,8 @@ def put_back_if(condition: Any, variables: Sequence[Any], values: Sequence[Any])
         variables: Keras variables.
         values: Their values.
     """
+    if not variables:
+        return
     if tf.executing_eagerly() or num_replicas() > 1:
 
         def assign() -> None:
@@ -153,7 +155,8 @@ def put_back_if(condition: Any, variables: Sequence[Any], values: Sequence[Any])
         return
     writer = _Choosing(condition) if is_compiled_by_xla() else _Waiting(condition)
     for variable, value in zip(variables, values, strict=True):
-        writer.assign(resource(variable), value)
+        variable = resource(variable)
+        writer.assign(variable, tf.cast(value, variable.dtype))
     writer.end()
 
 
