@@ -49,7 +49,7 @@ def plot_comparison(
         results: Nested mapping: `results[setting][method]["loss"]` is a sequence of numbers.
             Settings and methods are drawn in this order.
         chance_loss: Loss of guessing, log(classes) for a balanced classification. It is drawn, and
-            runs that end above it get a ring. `None` leaves both out.
+            runs that end no better get a ring. `None` leaves both out.
         rows: Key, axis label and unit of x of each row of panels. A series given as a pair of
             sequences `(x, values)` is drawn over that x, else over 1, 2, ...
         title: Title of the figure.

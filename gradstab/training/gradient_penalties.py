@@ -39,8 +39,7 @@ class GradientPenalty(Penalty):
     Args:
         coefficient: Non-negative and finite, in units of loss per squared norm.
         with_respect_to: `"inputs"`, which must be of a float dtype, or `"weights"`.
-        squared: Whether the norm is squared. Without the square, small gradients are penalized with
-            the same slope as large ones.
+        squared: Whether the norm is squared; if not, small gradients have the same slope.
 
     Raises:
         TypeError: If an argument has the wrong type; in the first step, if inputs are integers.
