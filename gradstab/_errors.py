@@ -4,18 +4,18 @@ from __future__ import annotations
 
 
 class DivergenceError(RuntimeError):
-    """Training can't go on: too many steps in a row had to be skipped, or all is lost.
+    """Training can't continue: too many steps in a row were skipped, or the weights are lost.
 
-    The message names what is damaged, weights before gradients, the step, and what to try.
+    The message names the damage, weights before gradients, the step, and a remedy.
     """
 
 
 class WorkerLostError(RuntimeError):
-    """Training on several workers can't go on: another worker crashed, or does not answer.
+    """Training on several workers can't continue: another worker crashed, or does not answer.
 
-    The message says where the last complete epoch is. Start all workers again to go on from there.
+    The message says where the last complete epoch is. Start all workers again to continue there.
     """
 
 
 class RunDirectoryError(ValueError):
-    """A run directory can't be used: another run holds it, or what lies in it can't go on."""
+    """A run directory can't be used: another run holds it, or the run in it can't be resumed."""

@@ -1,4 +1,4 @@
-"""The model without gradstab: same weights and moments, loads where gradstab is not installed."""
+"""Removes gradstab from a model, which keeps its weights and moments."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _REGULARIZERS: dict[type, Any] = {
 
 
 def unwrap(model_or_optimizer: Any, learning_rate: float | None = None) -> Any:
-    """Take gradstab out of a model or an optimizer, and keep its weights and moments.
+    """Remove gradstab from a model or an optimizer, and keep its weights and moments.
 
-    Use it before you deploy: what it leaves is Keras' own, and loads where gradstab is not
-    installed. The inner optimizer comes out with its slots and iterations, and gets back the
-    clipping arguments that wrapping took over. gradstab's L1, L2 and L1L2 become Keras' own, and an
-    `Adjustable` schedule that was not cut becomes the schedule in it. Skipping and clipping are
-    gone.
+    Use it before you deploy: the result is plain Keras, and loads where gradstab is not installed.
+    The inner optimizer keeps its slots and iterations, and gets back the clipping arguments that
+    wrapping took over. gradstab's L1, L2 and L1L2 become Keras' own, and an `Adjustable` schedule
+    that was not cut becomes the schedule inside it. Steps are no longer skipped or clipped.
 
-    A model is changed in place; nothing is changed if something of gradstab's has no equivalent.
+    A model is changed in place. If a part of gradstab has no equivalent in Keras, nothing is
+    changed.
 
     Args:
         model_or_optimizer: A `keras.Model` or an optimizer, wrapped or not.
@@ -43,7 +43,7 @@ def unwrap(model_or_optimizer: Any, learning_rate: float | None = None) -> Any:
 
     Raises:
         TypeError: If it is neither a model nor an optimizer.
-        ValueError: If something in it has no equivalent in Keras: it is named, with what to do.
+        ValueError: If a part has no equivalent in Keras; the message names it and the fix.
 
     >>> import gradstab
     >>> type(unwrap(gradstab.stabilize(keras.optimizers.Adam(1e-3)))).__name__

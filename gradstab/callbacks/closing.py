@@ -1,4 +1,4 @@
-"""One line on the console when a run ends, however many callbacks of gradstab's watched it."""
+"""One line on the console when a run ends, shared by all gradstab callbacks of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ATTRIBUTE: Final = "gradstab_closing"
 
 
 class Closing:
-    """What the callbacks of one run have to tell when it ends; the last of them to leave prints.
+    """The closing line of one run, shared by its callbacks; the last one to end prints it.
 
     Args:
         model: The model that is trained.
@@ -49,7 +49,7 @@ class Closing:
         return closing
 
     def tell(self, name: str, totals: Totals, divergence: Any = None) -> None:
-        """Take the totals of an optimizer that was watched at every step, and its divergence."""
+        """Store the totals of an optimizer that was watched at every step, and its divergence."""
         self._told[name] = totals
         if divergence is not None and self.diverged is None:
             self.diverged = str(divergence)

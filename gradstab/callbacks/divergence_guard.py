@@ -1,4 +1,4 @@
-"""Takes back what went wrong in a run and goes on, or stops it with the cause named."""
+"""Rolls a run back after a fault and continues, or stops it and names the cause."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ from gradstab.recovery.termination import Termination, code_that_runs_callbacks
 
 @final
 class DivergenceGuard(keras.callbacks.Callback):
-    """Has `fit` or `training.train` go on after what went wrong, or stop with the cause named.
+    """Lets `fit` or `training.train` continue after a fault, or stops it and names the cause.
 
-    It looks at every optimizer of the model and finds: too many skips in a row; weights, moments
-    or moving statistics that are not finite; a loss or gradient norm that explodes; dead units,
-    constant outputs and forgetting (docs/divergence.md).
+    It checks every optimizer of the model for: too many skips in a row; weights, moments or moving
+    statistics that are not finite; an exploding loss or gradient norm; dead units, constant outputs
+    and forgetting (docs/divergence.md).
 
-    With `"recover"` it goes back to a calm snapshot on the device, drops the steps since, cuts the
-    rate where that may be the cause, and raises it again after 500 calm steps (docs/recovery.md).
-    Where nothing helps, or with the other two, it names what is damaged, puts the best state back,
-    and stops. The best state is that of the epoch with the lowest `monitor`: weights, moments and
-    iterations, copied to the host's memory. One that is not finite is never kept.
+    With `"recover"` it restores a calm snapshot from the device, drops the steps since, cuts the
+    rate if that may be the cause, and raises it again after 500 calm steps (docs/recovery.md). If
+    nothing helps, or with the other two, it names the damage, restores the best state, and stops.
+    The best state is that of the epoch with the lowest `monitor`: weights, moments and iterations,
+    copied to the host's memory. One that is not finite is never kept.
 
     SIGTERM, which schedulers send before they kill, ends `fit` after the step with exit code 143.
-    Beside `BackupAndRestore`, which deletes its backup when training stops, choose `"raise"`.
+    Together with `BackupAndRestore`, which deletes its backup when training stops, use `"raise"`.
 
     Args:
-        on_divergence: `"recover"` goes back and on; `"stop"` ends training in good order;
+        on_divergence: `"recover"` rolls back and continues; `"stop"` ends training regularly;
             `"raise"` raises `DivergenceError`.
         monitor: Name of the quantity in the epoch's logs whose minimum is the best state. By
-            default `"val_loss"` where there is one, else `"loss"`.
-        verbose: Whether actions, and the verdict of a run that is stopped, are printed.
-        max_rollbacks: How often `"recover"` goes back without 500 calm steps in between.
-        snapshot_every_n_steps: Steps between two snapshots, and looks, of `"recover"`.
+            default `"val_loss"` if it exists, else `"loss"`.
+        verbose: Whether to print actions, and the verdict if the run is stopped.
+        max_rollbacks: Number of rollbacks without 500 calm steps in between.
+        snapshot_every_n_steps: Steps between two snapshots, and checks, of `"recover"`.
 
     Attributes:
-        verdict: Why training was stopped, and what was done; `None` while all is well.
-        code: Code of the rule that told so (docs/rules/).
-        actions: What `"recover"` did, each with its step, rule and words.
-        bad_batches: Batches on which `"recover"` saw steps fail, and the examples that did it.
+        verdict: The reason why training was stopped, and the action; `None` while all is well.
+        code: Code of the rule behind the verdict (docs/rules/).
+        actions: Actions of `"recover"`, each with its step, rule and message.
+        bad_batches: Batches whose steps failed under `"recover"`, with the bad examples.
 
     Raises:
-        ValueError: If an argument is out of range; when training begins, if `"recover"` is asked
-            for on several workers; when the first epoch ends, if its logs lack `monitor`.
+        ValueError: If an argument is out of range; when training begins, if `"recover"` is used on
+            several workers; when the first epoch ends, if its logs lack `monitor`.
 
     ```python
     guard = gradstab.callbacks.DivergenceGuard("recover")

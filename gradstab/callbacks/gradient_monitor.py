@@ -1,4 +1,4 @@
-"""Shows what the gradients do: in the logs, in a run record, in TensorBoard."""
+"""Writes gradient norms, clips and skips to logs, run record and TensorBoard."""
 
 from __future__ import annotations
 
@@ -40,36 +40,37 @@ _BINS = 30
 class GradientMonitor(keras.callbacks.Callback):
     """Adds gradient norms, clips and skips to the logs, and writes a run record or TensorBoard.
 
-    It works on any compiled model: it reads what a `StabilizedOptimizer` measured inside the
-    compiled step, and has any other optimizer's step measured in the same way while the run lasts.
-    What is trained and what is saved stays as it is. These keys join the logs of batches (the last
-    step) and of epochs, for History, CSVLogger, the progress bar and every other callback:
+    It works on any compiled model. It reads the measurements that a `StabilizedOptimizer` takes
+    inside the compiled step; steps of other optimizers are measured in the same way during the run.
+    Training and the saved model are unaffected. These keys join the logs of batches (the last step)
+    and of epochs, for History, CSVLogger, the progress bar and every other callback:
 
-    - `grad_norm`, `grad_norm_max`: global gradient norm before the transforms; of an epoch the mean
-      and the maximum of the finite ones.
+    - `grad_norm`, `grad_norm_max`: global gradient norm before the transforms; for an epoch, mean
+      and maximum of the finite ones.
     - `clipped`: whether the gradient was longer than a bound that you chose, and was shortened to
-      it. Under SGD the step is shorter for it; under Adam, which divides by the gradient's scale,
-      hardly. `limited`: whether a rule of `clip="auto"` acted. `skipped`: whether the step was
-      skipped. Of an epoch the number of such steps.
-    - `update_ratio`: norm of update over norm of weights, the latest sample or their mean.
+      it. This shortens SGD's step, but hardly Adam's, which divides by the gradient's scale.
+      `limited`: whether a rule of `clip="auto"` acted. `skipped`: whether the step was skipped. For
+      an epoch, the number of such steps.
+    - `update_ratio`: norm of the update over norm of the weights, in the latest sample; for an
+      epoch, the mean.
 
-    `docs/monitoring.md` has all that is measured, files and limits. When training ends, one line on
-    the console sums it up.
+    `docs/monitoring.md` describes all measurements, files and limits. When training ends, one line
+    on the console sums them up.
 
     Args:
         run_dir: Folder for record and figures, or `None` for neither. `gradstab report` makes a
-            page of it.
+            page from it.
         tensorboard_dir: Folder for TensorBoard's event files, or `None` for none.
-        every_n_steps: Steps between two samples, which look at each variable.
-        activations: Whether samples tell of the layers' outputs too. The model has to be built.
-        effective_rates: Whether record and TensorBoard tell what Adagrad, RMSprop or Adam make of
-            the learning rate, layer by layer.
-        probe: A batch `(x, y)` or `(x, y, sample_weight)` kept aside, whose loss before and after a
+        every_n_steps: Steps between two samples, which hold details of each variable.
+        activations: Whether samples include the layers' outputs. The model has to be built.
+        effective_rates: Whether record and TensorBoard include the effective learning rates of
+            Adagrad, RMSprop or Adam, layer by layer.
+        probe: A held-out batch `(x, y)` or `(x, y, sample_weight)`, whose loss before and after a
             sampled step shows whether steps are in the linear regime.
 
     Raises:
         ImportError: When training begins, if TensorBoard is needed and missing.
-        TypeError, ValueError: If an argument can't be right.
+        TypeError, ValueError: If an argument is invalid.
         OSError: When training begins, if a folder can't be written.
 
     Example: `model.fit(x, y, callbacks=[gradstab.callbacks.GradientMonitor("runs/first")])`.

@@ -1,4 +1,4 @@
-"""What one callback of a run tells the others, in whatever order they stand."""
+"""Messages from one callback of a run to the others, independent of their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a monitor watches the optimizers of a model with: kept from an earlier run, or new."""
+"""The observers of a model's optimizers: reused from an earlier run, or new."""
 
 from __future__ import annotations
 

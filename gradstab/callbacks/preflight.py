@@ -23,24 +23,24 @@ _ROWS: Final = 4096
 class Preflight(keras.callbacks.Callback):
     """Runs `gradstab.diagnose` before the first step of `fit`; then it prints, stops or raises.
 
-    Use it where training takes long enough for ten seconds before it not to matter. It looks at the
-    first batches of `fit`, which are then trained on as they would have been, or at `x` and `y`.
-    Model, optimizer and random states are afterwards what they were.
+    Use it where ten seconds before training do not matter. It diagnoses on the first batches of
+    `fit`, which are then trained on as usual, or on `x` and `y`. Afterwards model, optimizer and
+    random states are as before.
 
     Args:
-        x: Data to look at instead of the first batches: needed in `training.train`.
-        y: Targets, where `x` holds none.
+        x: Data to diagnose on instead of the first batches: required in `training.train`.
+        y: Targets, if `x` does not hold them.
         on_error: With a finding of severity `error`, `"print"` prints the diagnosis and goes on,
             `"stop"` ends training before its first step, `"raise"` raises.
-        batch_size: Rows of a step, where `x` gives no batches.
+        batch_size: Rows per step, if `x` is not batched.
         mute: Codes of findings to leave out.
-        verbose: Whether a diagnosis with nothing above `info` is printed too.
+        verbose: Whether to print a diagnosis without findings above `info` too.
 
     Attributes:
-        diagnosis: The `Diagnosis`, once training began.
+        diagnosis: The `Diagnosis`; `None` until training begins.
 
     Raises:
-        ValueError: If `on_error` is none of the three.
+        ValueError: If `on_error` is not one of the three.
 
     Example:
     ```python

@@ -1,4 +1,4 @@
-"""The loss on a batch that is kept aside, to see what a single step did to it."""
+"""The loss on a held-out batch, before and after a single step."""
 
 from __future__ import annotations
 

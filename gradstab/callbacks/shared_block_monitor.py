@@ -1,4 +1,4 @@
-"""Reads, during `fit`, what each use of a shared block says about its weights."""
+"""Reads the gradient norm of each use of a shared block during `fit`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from gradstab.layers.shared import SharedBlock
 class SharedBlockMonitor(keras.callbacks.Callback):
     """Keeps the gradient norm of each use of the `SharedBlock` layers in a model.
 
-    The layers write the norms down inside the compiled step, divided by the loss scale where there
-    is one; this reads them at the first step and every n-th one. With
-    `steps_per_execution` above 1, at the first chance after. The epoch's logs get the latest, as
-    `NAME/use_1` to `NAME/use_T`, the norm over all of the block's variables.
+    The layers store the norms inside the compiled step, divided by the loss scale if there is one.
+    The callback reads them at the first step and at every n-th; with `steps_per_execution` above 1,
+    at the end of the execution. The epoch's logs get the latest, as `NAME/use_1` to `NAME/use_T`,
+    the norm over all of the block's variables.
 
     Args:
-        every_n_steps: Steps between two looks.
+        every_n_steps: Steps between two readings.
 
     Attributes:
-        history: For each look a pair of the step, counted from 1 over the run, and a dictionary
+        history: For each reading, a pair of the step, counted from 1 over the run, and a dictionary
             from the layer's name to a `gradstab.layers.shared.UseGradients`.
 
     Raises:
-        TypeError: If `every_n_steps` is no integer.
+        TypeError: If `every_n_steps` is not an integer.
         ValueError: If it is below 1; when training begins, if the model has no `SharedBlock` that
             watches.
 

@@ -1,4 +1,4 @@
-"""Where what the monitor reads is put: the run record."""
+"""Sinks for the monitor's readings: the interface, and the run record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradstab.reports.layers import plot_layer_norms
 
 
 class Sink(Protocol):
-    """What takes readings."""
+    """A destination of readings."""
 
     def write(self, reading: Reading, rates: Rates | None = None) -> None:
         """Put down what happened, and the effective rates after the last step of the reading."""

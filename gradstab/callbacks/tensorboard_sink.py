@@ -1,4 +1,4 @@
-"""Where the monitor puts what it reads for TensorBoard: event files."""
+"""A sink that writes the monitor's readings to TensorBoard event files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One optimizer that a run's monitor watches: what was read of it, and where that is put."""
+"""One optimizer that a run's monitor watches, with its readings and sinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `gradstab train` writes down of its arguments, and what a resumed run must share with it."""
+"""The arguments that `gradstab train` saves, and the check when a run is resumed."""
 
 from __future__ import annotations
 

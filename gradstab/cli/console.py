@@ -1,4 +1,4 @@
-"""What the commands share: refusing in one line, checked arguments, a quiet TensorFlow, tables."""
+"""Shared parts of the commands: errors in one line, checked arguments, quiet TensorFlow, tables."""
 
 from __future__ import annotations
 

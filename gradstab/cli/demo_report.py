@@ -1,4 +1,4 @@
-"""What the demo tells: its settings and ways, the table, and sentences computed from the results.
+"""The demo's settings and methods, its table, and its conclusions.
 
 Without Keras, so that the command's help can name them.
 """

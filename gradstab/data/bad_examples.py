@@ -1,4 +1,4 @@
-"""Leaves examples that are not finite out of the loss, where skipping would drop whole batches."""
+"""Leaves examples with NaN or infinity out of the loss, where skipping would drop whole batches."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class BadExample:
     Attributes:
         batch: Number of its batch in a pass over the data, from 0; `None` in arrays.
         row: Its place in the batch, or in the arrays, from 0.
-        field: What of it is not finite: `"inputs"`, `"targets"` or `"weights"`, with the number of
-            the array where there are several.
+        field: The part that is not finite: `"inputs"`, `"targets"` or `"weights"`, with the number
+            of the array if there are several.
     """
 
     batch: int | None
@@ -32,21 +32,21 @@ class BadExample:
 
 @final
 class BadExamples:
-    """Finds examples that are not finite, leaves them out of the loss, and remembers them.
+    """Finds examples with NaN or infinity, leaves them out of the loss, and lists them.
 
-    One bad example makes the gradient of its whole batch NaN. With 5 % of them, 81 % of the batches
-    of 32 hold one, and skipping steps would leave next to nothing to learn from. Here the others
-    of the batch are trained on, in `fit` and in `training.train` alike.
+    One bad example makes the gradient of its whole batch NaN. If 5 % are bad, 81 % of the batches
+    of 32 hold one, and skipping steps would leave few batches to learn from. Here training uses the
+    other examples of the batch, in `fit` and in `training.train`.
 
-    A bad example gets the weight 0, and the values of a good one of its batch, so that it adds
-    nothing to the statistics of BatchNorm that would not be there. The weights of the others are
-    multiplied by n/m, for m good ones among n, so that the mean loss is that of the good ones. A
-    batch without a good one becomes zeros of weight 0. Of arrays the bad rows are left out at once.
+    A bad example gets the weight 0 and the values of a good one in its batch, so that it does not
+    disturb BatchNorm's statistics. The weights of the others are multiplied by n/m, for m good ones
+    among n, so that the mean loss is that of the good ones. A batch without a good example becomes
+    zeros of weight 0. From arrays, bad rows are removed directly.
 
     Attributes:
-        count: Bad examples that were met, each in every pass.
-        examples: The first thousand of them, each once. Where the order of the batches is always
-            the same, these are always the same examples.
+        count: Number of bad examples so far, each counted in every pass.
+        examples: The first thousand of them, each listed once by batch and row. They are the same
+            examples in every pass only if the order of the batches is fixed.
 
     Example:
     >>> import numpy as np, tensorflow as tf
@@ -70,7 +70,7 @@ class BadExamples:
         return sorted(self._found, key=lambda e: (e.batch or 0, e.row, e.field))
 
     def masked(self, dataset: Any) -> Any:
-        """Return data without the bad examples' effect.
+        """Return data in which bad examples have no effect.
 
         Args:
             dataset: A `tf.data.Dataset` of batches `(x, y)` or `(x, y, sample_weight)`, whose
@@ -82,7 +82,7 @@ class BadExamples:
 
         Raises:
             TypeError: If it is neither.
-            ValueError: If the arrays are not of one length, or no good example is left.
+            ValueError: If the arrays differ in length, or no good example is left.
         """
         if isinstance(dataset, tuple):
             return self._without_bad_rows(dataset)

@@ -1,4 +1,4 @@
-"""Data that is split and batched: what `load` and `from_arrays` return."""
+"""Split and batched data, as returned by `load` and `from_arrays`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Datasets:
     """Training, validation and test batches of one data set.
 
     Each split is a `tf.data.Dataset` of `(inputs, labels)`: float32 `(batch, *input_shape)` in the
-    data's own range and int64 `(batch,)`. The last batch of a pass holds what is left. Validation
-    and test keep their order. `train` is shuffled anew each time it is iterated: the first time in
-    the order of `train_for_epoch(0)`, then of `train_for_epoch(1)`, and so on.
+    data's own range and int64 `(batch,)`. The last batch of a pass may be smaller. Validation and
+    test keep their order. `train` is shuffled anew each time it is iterated: the first time in the
+    order of `train_for_epoch(0)`, then of `train_for_epoch(1)`, and so on.
 
     Attributes:
         train: Training batches. Its attribute `for_epoch` is `train_for_epoch`, by which
             `gradstab.training.train` gives a resumed run the order of the uninterrupted one.
-        validation: Batches to choose by.
-        test: Batches to score with.
+        validation: Batches for model selection.
+        test: Batches for the final score.
         class_names: A name for each class; labels count from 0 in this order.
-        name: What was loaded.
+        name: Name of the data set.
         input_shape: Shape of one input, for images (height, width, channels).
-        pixel_max: Largest value that an input can have: `rescale=1 / pixel_max` brings it to 1.
+        pixel_max: Largest possible value of an input: `rescale=1 / pixel_max` scales it to 1.
         rows: For `"train"`, `"validation"` and `"test"` the row numbers in the source, ascending;
             no row is in two of them.
     """

@@ -38,30 +38,30 @@ def load(
     | name | what | input | training and validation, test |
     |---|---|---|---|
     | `"digits"` | handwritten digits, inside scikit-learn | 8×8×1, 0 to 16 | 1,797, split by seed |
-    | `"fashion_mnist"` | pieces of clothing | 28×28×1, 0 to 255 | 60,000, 10,000 |
-    | `"cifar10"` | photographs of 10 kinds of things | 32×32×3, 0 to 255 | 50,000, 10,000 |
+    | `"fashion_mnist"` | photographs of clothing | 28×28×1, 0 to 255 | 60,000, 10,000 |
+    | `"cifar10"` | photographs of 10 classes | 32×32×3, 0 to 255 | 50,000, 10,000 |
     | a folder | holds a folder of images for each class | `image_size`, 0 to 255 | split by seed |
 
-    The splits hold their classes in equal proportions and never share an example. In a folder,
-    that means a file: look for copies yourself. `fashion_mnist` and `cifar10` come from Keras'
-    cache (`$KERAS_HOME`, else `~/.keras`), else over the network; `fashion_mnist` also from
-    Debian's package dataset-fashion-mnist. Every image of a folder is decoded once before this
-    returns, so that no broken file ends a run at night; up to a gigabyte of them is kept.
+    All splits have the same class proportions and never share an example. In a folder an example is
+    a file: duplicates are not detected. `fashion_mnist` and `cifar10` come from Keras' cache
+    (`$KERAS_HOME`, else `~/.keras`), else over the network; `fashion_mnist` also from Debian's
+    package dataset-fashion-mnist. Every image of a folder is decoded once before this returns, so
+    that a broken file is found now, not during training; up to a gigabyte is kept in memory.
 
-    In `fit`, say `shuffle=False`: Keras cannot shuffle a `tf.data.Dataset` and warns.
+    In `fit`, pass `shuffle=False`: Keras can't shuffle a `tf.data.Dataset` and warns.
 
     Args:
-        name_or_folder: A name of the table, or a path. A folder that is called like a data set is
-            given as `"./digits"`.
+        name_or_folder: A name from the table, or a path. Write `"./digits"` for a folder of that
+            name.
         batch_size: Examples per batch.
-        validation_fraction: The part of the data (without a test set of its own) that is set aside
-            to choose by.
-        test_fraction: The part that is set aside to score with, by default 0.2. Data sets that
-            have a test set of their own keep it and take no fraction.
+        validation_fraction: Share of the data (without a separate test set) for validation.
+        test_fraction: Share of the data for testing, by default 0.2. Not allowed for data sets with
+            a test set of their own.
         image_size: Height and width, or one number for both, to which the images of a folder are
             resized. None keeps their own size, which must then be the same for all.
         color_mode: `"rgb"` (the default) or `"grayscale"`, for a folder.
-        seed: Decides the splits, and with the number of the epoch the order of training batches.
+        seed: Seed of the splits and, with the number of the epoch, of the order of training
+            batches.
         shuffle: Whether training batches are shuffled.
 
     Returns:

@@ -1,10 +1,10 @@
-"""What is raised when data can't be had or used."""
+"""The exception for missing or unusable data."""
 
 from __future__ import annotations
 
 
 class DataError(ValueError):
-    """The data is not there, is broken, or can't be split; the message names it and the fix.
+    """The data are missing, broken, or can't be split; the message names them and the fix.
 
     A wrong argument, such as a negative `batch_size`, is a plain `ValueError` or `TypeError`.
     """

@@ -1,4 +1,4 @@
-"""Which findings follow from which, and which of the rest comes first."""
+"""Causes and consequences among findings, and the order of the root causes."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ EXPLAINS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def explained(findings: list[Finding]) -> list[Finding]:
-    """Return the findings with what explains each, ranked: roots first, the likeliest at the top.
+    """Return the findings, each with its cause, ranked: roots first, the likeliest at the top.
 
-    An error outranks a warning. Of the same severity the one comes first whose undoing gained most
-    in the trial; findings that hold whatever a trial shows go before those.
+    An error outranks a warning. Within a severity, findings that do not depend on a trial come
+    first; the others follow in the order of their gain in the trial.
     """
     folded = []
     for finding in findings:

@@ -54,22 +54,23 @@ def diagnose(
 ) -> Diagnosis:
     """Say why a model does not learn: the cause, the layer and the remedy.
 
-    It looks at the data, at the model, at one batch forward and backward, and at short trainings
-    on a copy of the state: as planned, and with one thing changed, such as the rate or the scale
-    of the inputs. What learns clearly better names the cause. Some seconds, however large the data.
+    It checks the data, the model, one batch forward and backward, and short trainings on a copy of
+    the state: as planned, and with one thing changed, such as the rate or the scale of the inputs.
+    If one learns clearly better, its change names the cause. It takes some seconds, however large
+    the data.
 
-    The variables of the model and its optimizer and the states of the random generators are
-    afterwards what they were, bit for bit. A model that was not built yet is built.
+    Afterwards the variables of model and optimizer and the states of the random generators are as
+    before, bit for bit. A model that was not built yet is built.
 
     Args:
-        model: A compiled model; its optimizer may be wrapped by gradstab or not.
+        model: A compiled model, with or without an optimizer wrapped by gradstab.
         x: Inputs as `fit` takes them: arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`.
-        y: Targets, where `x` holds none.
-        sample_weight: Weights of the rows, where `x` holds none.
-        epochs: Epochs of the plan. Told, it is judged too.
-        batch_size: Rows of a step, where `x` gives no batches.
-        probe_steps: Steps of a short training; `"auto"` for as many as the plan has, or as some
-            seconds allow.
+        y: Targets, if `x` does not hold them.
+        sample_weight: Weights of the rows, if `x` does not hold them.
+        epochs: Epochs that you plan to train. If given, their number is checked too.
+        batch_size: Rows per step, if `x` is not batched.
+        probe_steps: Steps of a short training; `"auto"` for as many as planned, or as a few seconds
+            allow.
         mute: Codes of findings to leave out.
         seed: Chooses rows and their order.
 
@@ -77,8 +78,8 @@ def diagnose(
         A `Diagnosis`, to be printed.
 
     Raises:
-        ValueError: If the model is not compiled, or there is no row.
-        TypeError: If `x` is nothing that `fit` takes.
+        ValueError: If the model is not compiled, or the data have no rows.
+        TypeError: If `fit` would not accept `x`.
 
     Example:
         >>> import keras, numpy as np, gradstab
@@ -214,7 +215,7 @@ def _as_the_loss_reads(data: DataLook, structure: StructureLook) -> DataLook:
 def _why_no_trial(model: Any, sample: Sample, looks: Looks) -> str:
     errors = [each.code for each in apply(STATIC, looks) if each.severity == "error"]
     if errors:
-        return f"{errors[0]} has to be mended first"
+        return f"{errors[0]} has to be fixed first"
     if looks.signal.error:
         return looks.signal.error
     if sample.y is None and looks.structure.heads and any(h.loss for h in looks.structure.heads):
@@ -235,13 +236,13 @@ def _unchecked(looks: Looks) -> list[Finding]:
     elif looks.trial.skipped and not errors:
         told.append(f"No trial was run: {looks.trial.skipped}.")
     elif looks.trial.is_cut and not learned(looks.trial):
-        told.append("The time ended before all was tried that could show a cause.")
+        told.append("The time ran out before all trials that could show a cause.")
     if not looks.data.targets:
-        told.append("There are no targets, so nothing was checked against them.")
+        told.append("There are no targets, so checks against targets were left out.")
     return [
         Finding(
             "unchecked", "info", None, text, {},
-            "Show the diagnosis a plain model and some dense batches of the same data.",
+            "Diagnose a plain `keras.Model` with the same layers, on dense batches of the data.",
         )
         for text in told
     ]  # fmt: skip

@@ -17,17 +17,17 @@ from gradstab.diagnosis.text import to_text
 
 
 class DiagnosisError(ValueError):
-    """A model can't learn what it is meant to: its diagnosis has findings of severity error."""
+    """A model can't learn its task: its diagnosis has findings of severity error."""
 
 
 @final
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """Findings about a model, roots first, and what they rest on.
+    """Findings about a model, root causes first, and the measurements behind them.
 
     Attributes:
-        findings: All findings: roots in the order of likelihood, then what follows from them.
-        looks: What was measured.
+        findings: All findings: root causes in order of likelihood, then their consequences.
+        looks: The measurements: data, structure, signal and trial.
 
     Example: see `gradstab.diagnose`.
     """
@@ -47,7 +47,7 @@ class Diagnosis:
 
     @property
     def layers(self) -> tuple[LayerSignal, ...]:
-        """What passed through each layer, in order of depth."""
+        """Measurements of the signal in each layer, in order of depth."""
         return self.looks.signal.layers
 
     @property
@@ -63,7 +63,7 @@ class Diagnosis:
         return "Nothing was found to be wrong."
 
     def explained_by(self, root: Finding) -> tuple[Finding, ...]:
-        """Return the findings that follow from a root, those that follow from these too."""
+        """Return all consequences of a root, direct and indirect."""
         found: list[Finding] = []
         codes = {root.code}
         for _ in self.findings:
@@ -84,7 +84,7 @@ class Diagnosis:
             raise DiagnosisError(f"{errors[0].code}: {errors[0].cause} {errors[0].remedy}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it; numbers that JSON lacks are strings."""
+        """Return everything as JSON-compatible values; NaN and infinity become strings."""
         return _plain(
             {
                 "ok": self.ok,

@@ -12,17 +12,17 @@ SEVERITIES: Final = ("error", "warning", "info")
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One diagnosed fault, with what was measured and what to change.
+    """One diagnosed fault, with its evidence and its remedy.
 
     Attributes:
         code: Permanent name of the rule, such as `"single-unit-softmax"`. docs/rules/ has a page
             for each.
         severity: `"error"`, `"warning"` or `"info"`.
-        layer: Name of the layer at fault, or `None` where it is no single layer.
+        layer: Name of the faulty layer, or `None` if it is not a single layer.
         cause: What is wrong, in one sentence.
-        evidence: What was measured, by name.
+        evidence: Measured numbers by name.
         remedy: What to change in the script.
-        explained_by: Code of the finding that this one follows from, or `None` for a root.
+        explained_by: Code of the finding that causes this one, or `None` for a root cause.
 
     Example:
         >>> finding = Finding("dead-units", "warning", "hidden", "All units are dead.", {}, "Relu.")

@@ -1,40 +1,40 @@
-r"""Initial weights: Keras' own initializers, those that it lacks, and when to use which.
+r"""Initial weights: Keras' own initializers, further ones, and when to use which.
 
-Most training that explodes or vanishes from the first step on does so because of the scale of its
-first weights. In a layer $y = Wx$ with `fan_in` inputs per unit and independent weights of mean 0,
+Most training that explodes or vanishes from the first step on has initial weights of the wrong
+scale. In a layer $y = Wx$ with `fan_in` inputs per unit and independent weights of mean 0,
 
 $$\mathrm{Var}(y) = \mathrm{fan\_in} \cdot \mathrm{Var}(W) \cdot \mathrm{E}[x^2],$$
 
-so a signal keeps its size through many layers only if $\mathrm{Var}(W)$ undoes the first factor
-and what the activation does to $\mathrm{E}[x^2]$. Backwards the same holds with `fan_out`. For a
-convolution, both fans count the kernel's positions: `fan_in` = height · width · channels.
+so a signal keeps its size through many layers only if $\mathrm{Var}(W)$ compensates both the first
+factor and the activation's effect on $\mathrm{E}[x^2]$. Backwards the same holds with `fan_out`.
+For a convolution, both fans count the kernel's positions: `fan_in` = height · width · channels.
 
 | initializer | Var(W) | use it |
 |---|---|---|
-| `HeNormal`, `HeUniform` | 2 / fan_in | before relu and its kin: relu halves E[x²], the 2 restores it |
+| `HeNormal`, `HeUniform` | 2 / fan_in | before relu and similar activations: relu halves E[x²], the factor 2 restores it |
 | `GlorotUniform`, `GlorotNormal` (Xavier) | 2 / (fan_in + fan_out) | before tanh, and where outputs are linear; keeps forward and backward in balance |
 | `LecunNormal`, `LecunUniform` | 1 / fan_in | before selu, and for linear layers |
 | `Orthogonal` | WᵀW = gain² · I | deep linear and recurrent kernels: lengths are kept exactly, not on average |
-| `VarianceScaling` | scale / fan | any other factor, fan or distribution |
+| `VarianceScaling` | scale / fan | other factors, fans or distributions |
 | `RandomNormal`, `RandomUniform`, `TruncatedNormal` | as given | embeddings; in deep nets a fixed spread is right for one width only |
-| `CriticalNormal`, `CriticalUniform` | σ_w² / fan_in | deep plain nets of any activation; with the biases that belong to it |
+| `CriticalNormal`, `CriticalUniform` | σ_w² / fan_in | deep plain nets with any activation; use its `bias_initializer()` too |
 | `DeltaOrthogonal` | orthogonal at the centre | very deep plain convolutions: norms are kept exactly |
-| `ConvolutionIdentity`, `ZerO` | 0 | layers that do nothing at first; runs without chance |
+| `ConvolutionIdentity`, `ZerO` | 0 | layers that begin as the identity; runs without randomness |
 | `Zeros`, `Ones`, `Constant`, `Identity` | 0 | biases and gains; a kernel of zeros never breaks the symmetry of its units |
 
-`gain(activation)` is the factor by which weights make up for an activation, and `critical_point`
-gives the variances of weights and biases at which depth does no harm. Where no formula fits,
-`lsuv(model, x)` scales a model's kernels on a batch of data.
+`gain(activation)` is the factor of the weights that compensates an activation. `critical_point`
+returns the variances of weights and biases at which signals survive any depth. Where no formula
+fits, `lsuv(model, x)` scales a model's kernels on a batch of data.
 
-Those that Keras has are its own classes, not copies: a model that uses them loads where gradstab is
-not. Ours can be named by a string too, once gradstab is imported: `"gradstab>DeltaOrthogonal"`. One
-instance gives the same values each time it is called, unless its seed is a
-`keras.random.SeedGenerator`: make one for each layer, or name it by its string. Keras' `Orthogonal`
-cannot make bfloat16 weights on a CPU; ours draw in float32 and cast.
+The names that Keras has are Keras' own classes, not copies: a model that uses them loads without
+gradstab. Ours also have string names once gradstab is imported: `"gradstab>DeltaOrthogonal"`. An
+instance returns the same values at each call, unless its seed is a `keras.random.SeedGenerator`:
+create one instance per layer, or use the string. Keras' `Orthogonal` can't make bfloat16 weights on
+a CPU; ours draw in float32 and cast.
 
-A kernel's shape does not tell its layout. All take the last axis for the outputs and the others for
-the inputs of a unit, as Dense and convolutions have it; for other layouts ours have `input_axes`,
-`transposed` and `groups`, and `lsuv` knows the layers.
+The layout of a kernel can't be seen from its shape. All initializers assume that the last axis
+holds the outputs and the others the inputs of a unit, as in Dense and convolutions. For other
+layouts ours have `input_axes`, `transposed` and `groups`, and `lsuv` knows the layers.
 
 Example:
     >>> import keras, numpy as np

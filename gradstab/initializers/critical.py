@@ -6,8 +6,8 @@ which a layer changes the variance of a gradient on its way back:
 $$q' = \sigma_w^2\,\mathrm{E}[\varphi(\sqrt q z)^2] + \sigma_b^2, \qquad
 \chi = \sigma_w^2\,\mathrm{E}[\varphi'(\sqrt q z)^2], \qquad z \sim N(0, 1)$$
 
-with weights of variance σ_w² / fan_in and biases of variance σ_b². Asking for q' = q at a given
-fixed point q* and for χ = 1 there leaves one pair of variances.
+with weights of variance σ_w² / fan_in and biases of variance σ_b². The conditions q' = q at a given
+fixed point q* and χ = 1 there determine the two variances.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class CriticalPoint(NamedTuple):
 
 
 def critical_point(activation: Any, fixed_point: float = 1.0) -> CriticalPoint:
-    r"""Return the variances at which pre-activations of variance q* keep it, and gradients theirs.
+    r"""Return the variances that keep pre-activations at variance q*, and gradients at their size.
 
     $$\sigma_w^2 = 1 / \mathrm{E}[\varphi'(\sqrt{q^*} z)^2], \qquad
     \sigma_b^2 = q^* - \sigma_w^2\,\mathrm{E}[\varphi(\sqrt{q^*} z)^2]$$
 
-    For relu, leaky relu and linear layers every q* is a fixed point, and no bias is needed. Where
-    the variance would have to be negative there is no critical point at that q*.
+    For relu, leaky relu and linear layers every q* is a fixed point, and no bias is needed. If a
+    variance would have to be negative, there is no critical point at that q*.
 
     Args:
         activation: As in `gain`.
@@ -200,29 +200,29 @@ class CriticalNormal(_Critical):
     $$\mathrm{Var}(W) = \sigma_w^2 / \mathrm{fan\_in}, \qquad
     \sigma_w^2 = 1 / \mathrm{E}[\varphi'(\sqrt{q^*} z)^2]$$
 
-    Together with biases of variance σ_b² (`bias_initializer()`) a wide layer takes pre-activations
-    of variance q* to such of variance q*, and hands gradients back at the size at which they came.
-    Use it for deep plain nets, above all of saturating activations; for relu it is `HeNormal`
-    without the cut tails. Where φ·φ'' is positive in the mean (silu, gelu, elu) the variance is
-    driven away from q*, so that depth has an end there.
+    Together with biases of variance σ_b² (`bias_initializer()`), a wide layer maps pre-activations
+    of variance q* to pre-activations of variance q*, and keeps the size of gradients. Use it for
+    deep plain nets, mainly with saturating activations; for relu it is `HeNormal` without
+    truncation. If φ·φ'' has a positive mean (silu, gelu, elu), the variance drifts away from q*,
+    which limits the depth.
 
     Args:
         activation: Activation of the layers, as in `gain`: a name, a function, a layer, or `None`.
-        fixed_point: q*, the variance that pre-activations are to keep, a positive float. Small
-            values keep a saturating activation in its linear part.
-        seed: An integer, a `keras.random.SeedGenerator`, or `None`. As with Keras' initializers,
-            one instance gives the same values each time unless its seed is a `SeedGenerator`: make
-            one for each layer.
+        fixed_point: q*, the variance of the pre-activations, a positive float. Small values keep a
+            saturating activation in its linear part.
+        seed: An integer, a `keras.random.SeedGenerator`, or `None`. As with Keras' initializers, an
+            instance returns the same values each time, unless its seed is a `SeedGenerator`: create
+            one instance per layer.
         input_axes: The kernel's axes that a unit sums over, where these are not all but the last:
             `(0,)` for the query, key and value kernels (inputs, heads, size) of attention and for
             like kernels of `EinsumDense`; `(0, 1)` for a depthwise kernel (height, width, inputs,
             multiplier); `(0, 1, 3)` for `Conv2DTranspose` (height, width, outputs, inputs), whose
-            strides divide the inputs of a unit further. A kernel's shape does not tell.
+            strides divide the inputs of a unit further. The shape does not show this.
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If the activation has no critical point at q*; the message names one where it
-            has, or `lsuv`, which needs none.
+        ValueError: If the activation has no critical point at q*; the message names a q* that has
+            one, or `lsuv`, which needs none.
 
     Example:
         >>> import keras
@@ -247,7 +247,7 @@ class CriticalUniform(_Critical):
 
     $$W \sim U(-a, a), \qquad a = \sqrt{3\,\sigma_w^2 / \mathrm{fan\_in}}$$
 
-    As `CriticalNormal`, with the same variances, which are all that counts in wide layers.
+    Like `CriticalNormal`, with the same variances; in wide layers only these matter.
 
     Args:
         activation: As in `CriticalNormal`.

@@ -28,10 +28,10 @@ from gradstab.keras_hooks.substitute import replaced_method
 
 @final
 class LsuvReport(Sequence[LayerScale]):
-    """What `lsuv` did, an entry for each layer in the order of the forward pass; prints as a table.
+    """Result of `lsuv`, one entry per layer in the order of the forward pass; prints as a table.
 
     Attributes:
-        left_out: Paths of the layers with weights that it left as they were, with the reason.
+        left_out: Paths of the layers with weights that were not changed, with the reason.
     """
 
     def __init__(self, layers: Sequence[LayerScale], left_out: dict[str, str]) -> None:
@@ -73,30 +73,30 @@ def lsuv(
     $$W \leftarrow W / \sqrt{\mathrm{Var}(y)} \quad\text{until}\quad
     |\mathrm{Var}(y) - 1| < \mathrm{tolerance}$$
 
-    with y the layer's pre-activations on the batch. With `center`, the mean of every unit is taken
-    from its bias first, and the variance is that which is left: without it deep nets of sigmoids do
-    not train, since their inputs all lie on one side. Use it before training, where no formula for
-    the initial scale fits: unusual activations, residual graphs, pretrained parts beside new ones.
+    with y the layer's pre-activations on the batch. With `center`, the mean of every unit is first
+    subtracted through its bias; deep nets of sigmoids need this, since their inputs are all
+    positive. Call it before training if no formula for the initial scale fits: for unusual
+    activations, residual graphs, or pretrained parts next to new ones.
 
     It scales Dense, EinsumDense, all convolutions (the pointwise kernel of separable ones), the
     projections of MultiHeadAttention, and of recurrent layers the input kernel, so that what the
     input adds to the state has unit variance; recurrent kernels become orthogonal, gate by gate.
-    The forward pass is that of inference, run once before and once during the change: nothing is
-    dropped, and whatever else a pass may write, such as statistics of BatchNormalization or states
-    of recurrent layers, is put back. Layers that are frozen (the kernels under LoRA are), that are
-    not reached, or whose kind is another keep their weights; the report says so. A layer that is
-    used several times is scaled at its first use.
+    The forward pass is that of inference, run once before and once during the change. Other state
+    that it writes, such as statistics of BatchNormalization or states of recurrent layers, is
+    restored. Layers that are frozen (kernels under LoRA are), not reached, or of another kind keep
+    their weights, and the report lists them. A layer that is used several times is scaled at its
+    first use.
 
     Args:
         model: A Keras model, functional, sequential or subclassed; it need not be compiled.
-        x: One batch of inputs, as the model takes them; a few hundred samples. All of it goes
-            through at once.
-        center: Whether to bring the mean of each unit's pre-activations to 0 by its bias. Layers
-            without a bias are scaled only.
-        tolerance: How far from 1 the variance may stay, a positive float.
-        max_rounds: Rescalings of one layer at most. One is enough unless precision is low.
-        orthonormal: Whether kernels are replaced by orthonormal ones before; else those that are
-            there are rescaled.
+        x: One batch of inputs, as the model takes them; a few hundred samples, passed through at
+            once.
+        center: Whether to set the mean of each unit's pre-activations to 0 through its bias. Layers
+            without a bias are only scaled.
+        tolerance: Largest deviation of the variance from 1, a positive float.
+        max_rounds: Largest number of rescalings of a layer. One is enough unless precision is low.
+        orthonormal: Whether to replace kernels by orthonormal ones first; otherwise the present
+            ones are rescaled.
         seed: An integer for the orthonormal kernels, or `None`.
 
     Returns:
@@ -105,7 +105,7 @@ def lsuv(
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If a number is out of range, if no layer can be scaled, or if pre-activations of
-            a layer are all equal or not finite. The model then has the weights that it had.
+            a layer are all equal or not finite. The model then keeps its weights.
 
     Example:
         >>> import keras, numpy as np

@@ -1,4 +1,4 @@
-"""What an activation does to the size of a signal: integrals over normally distributed inputs."""
+"""The effect of an activation on a signal's size: integrals over normally distributed inputs."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 
 def gain(activation: Any) -> float:
-    r"""Return the factor by which weights make up for an activation at inputs of variance 1.
+    r"""Return the factor of the weights that compensates an activation at inputs of variance 1.
 
     $$\mathrm{gain}(\varphi) = 1 / \sqrt{\mathrm{E}[\varphi(z)^2]}, \qquad z \sim N(0, 1)$$
 
-    With weights of variance gain² / fan_in the second moment of a layer's pre-activations is 1 if
-    that of the layer before was. For relu it is √2, which makes `HeNormal`; for a linear layer 1,
-    `LecunNormal`. Give it to `Orthogonal(gain=...)`, or to `VarianceScaling(scale=gain(φ)²)`.
+    With weights of variance gain² / fan_in, the second moment of a layer's pre-activations is 1 if
+    that of the layer before is 1. The gain is √2 for relu (`HeNormal`) and 1 for a linear layer
+    (`LecunNormal`). Pass it to `Orthogonal(gain=...)`, or to `VarianceScaling(scale=gain(φ)²)`.
 
-    The integral is adaptive, so that kinks and jumps do no harm; the result is right to about
-    1e-9 for an activation that computes in float64, and to 1e-6 for one in float32.
+    The integration is adaptive and copes with kinks and jumps. The result is accurate to about 1e-9
+    for an activation that computes in float64, and to 1e-6 in float32.
 
     Args:
         activation: Name of a Keras activation, a function of one tensor (NumPy's are fine), an
             activation layer such as `keras.layers.LeakyReLU(0.2)`, or `None` for linear.
 
     Raises:
-        TypeError: If it is none of these.
-        ValueError: If the name is unknown, if it is no function of each entry by itself (softmax),
-            if it is not finite somewhere, or zero everywhere.
+        TypeError: If the activation is none of these.
+        ValueError: If the name is unknown, or if the activation is not elementwise (softmax), not
+            finite somewhere, or zero everywhere.
 
     Example:
         >>> from gradstab.initializers import gain

@@ -1,4 +1,4 @@
-"""Kernels that begin as the identity, or as near to it as their shape allows."""
+"""Kernels that begin as the identity, as far as their shape allows."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gradstab.initializers.orthogonal import at_centre, check_convolution
 @final
 @register
 class ConvolutionIdentity(keras.initializers.Initializer):
-    r"""Convolution kernels that hand each channel on as it is (Dirac kernels).
+    r"""Convolution kernels that pass each channel on unchanged (Dirac kernels).
 
     $$K_{c,i,j} = \mathrm{gain}\cdot\delta_{ij}, \qquad K_{p,:,:} = 0 \ \ (p \neq c)$$
 
-    with c the tap that "same" padding lays on the position itself. With more outputs than inputs
-    the rest of the outputs is 0; with fewer, the rest of the inputs is not seen. Use it where a
-    layer is to do nothing at first: in plain deep nets, or where one is added to a trained model.
+    with c the centre tap under "same" padding. With more outputs than inputs, the other outputs are
+    0; with fewer, the other inputs are ignored. Use it for layers that should do nothing at first:
+    in plain deep nets, or for a layer added to a trained model.
 
     Args:
         gain: Factor of the signal, a positive float.
-        groups: Groups of the convolution; each hands its own inputs on.
+        groups: Groups of the convolution; each passes its own inputs on.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -76,17 +76,17 @@ class ConvolutionIdentity(keras.initializers.Initializer):
 @final
 @register
 class ZerO(keras.initializers.Initializer):
-    r"""Kernels of zeros and ones, with a Hadamard matrix where a layer widens; nothing is random.
+    r"""Kernels of zeros and ones, or Hadamard matrices where a layer widens; nothing is random.
 
     - as many outputs as inputs: the identity;
-    - fewer outputs: its first columns, which hand on the first inputs;
+    - fewer outputs: the first columns of the identity, which pass on the first inputs;
     - more outputs: $c\,I^* H_m I^*$, with $H_m$ the Hadamard matrix of size $2^m$,
       $m = \lceil\log_2 \mathrm{outputs}\rceil$, $c = 2^{-(m-1)/2}$ and $I^*$ the identity cut to
-      the shape. Plain zeros and ones would leave the new units alike for ever.
+      the shape. With plain zeros and ones the new units would stay equal for ever.
 
-    Convolutions have this at their centre and zeros elsewhere. The last layer of each residual
-    branch is to be zero in the paper: give that one `Zeros`. It suits residual nets; runs with
-    different seeds then differ by their data's order alone.
+    Convolutions have this at their centre and zeros elsewhere. In the paper the last layer of each
+    residual branch is zero: use `Zeros` there. It suits residual nets; runs with different seeds
+    then differ only by the order of their data.
 
     Raises:
         ValueError: When called, if the kernel is neither a dense one nor one of a convolution over

@@ -1,4 +1,4 @@
-"""How one layer is brought to unit variance: which of its weights, and by what."""
+"""Scales one layer to unit variance."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _CELLS: Final = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers
 @final
 @dataclasses.dataclass(frozen=True)
 class LayerScale:
-    """What `lsuv` found at a layer, and what it made of it.
+    """The effect of `lsuv` on one layer.
 
     Attributes:
         layer: Path of the layer.
         mean_before: Mean of its pre-activations on the batch, with the weights that the model had.
         variance_before: Their variance, over the batch and all units.
-        mean_after: Mean in the end; with `center` that of every unit is 0.
-        variance_after: Variance in the end, of what is left when units are centred if they are.
-        rounds: How often the kernel was rescaled.
+        mean_after: Final mean; with `center` that of every unit is 0.
+        variance_after: Final variance; with `center`, around each unit's mean.
+        rounds: Number of rescalings of the kernel.
     """
 
     layer: str

@@ -16,22 +16,22 @@ from gradstab._validation import check_choice, check_float
 @final
 @register
 class DeltaOrthogonal(keras.initializers.Initializer):
-    r"""Convolution kernels that keep the norm of what they see: orthogonal at their centre, else 0.
+    r"""Convolution kernels that keep the norm of their input: orthogonal at their centre, else 0.
 
     $$K_{c,:,:} = \mathrm{gain}\cdot H, \quad H H^\top = I, \qquad K_{p,:,:} = 0 \ \ (p \neq c)$$
 
-    with c the tap that "same" padding lays on the position itself, and H of shape (inputs, outputs)
-    drawn uniformly. So each position is rotated by itself, and the norm of the whole is kept
-    exactly, forward and backward: thousands of plain convolutions train. Use it in deep plain tanh
-    nets, with `gain` the square root of σ_w² of the activation's `critical_point`.
+    with c the centre tap under "same" padding, and H of shape (inputs, outputs) drawn uniformly.
+    Each position is rotated separately, so the norm is kept exactly, forward and backward: nets of
+    thousands of plain convolutions train. Use it in deep plain tanh nets, with `gain` the square
+    root of σ_w² of the activation's `critical_point`.
 
     Args:
         gain: Factor of the norm, a positive float.
-        seed: An integer, a `keras.random.SeedGenerator`, or `None`. As with Keras' initializers,
-            one instance gives the same values each time unless its seed is a `SeedGenerator`: make
-            one for each layer.
+        seed: An integer, a `keras.random.SeedGenerator`, or `None`. As with Keras' initializers, an
+            instance returns the same values each time, unless its seed is a `SeedGenerator`: create
+            one instance per layer.
         transposed: Whether kernels are those of a transposed convolution, (..., outputs, inputs).
-            The shape does not tell.
+            The shape does not show this.
 
     Raises:
         TypeError: If `gain` is not a number.

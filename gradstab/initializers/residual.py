@@ -17,30 +17,29 @@ def fixup_initializers(
 ) -> list[Any]:
     r"""Return kernel initializers for the layers of one residual branch, by Fixup.
 
-    Use them for deep residual nets without normalization, relu or its kin inside the branches. He's
-    initializer, made smaller with the depth of the net, for all layers of the branch but its last,
-    which begins at zero:
+    Use them for deep residual nets without normalization, with relu or similar activations in the
+    branches. All layers of a branch get He's initializer, scaled down with the depth of the net,
+    except the last layer, which begins at zero:
 
     $$\mathrm{Var}(W) = \frac{2}{\mathrm{fan\_in}} L^{-1 / (m - 1)}, \qquad W_m = 0$$
 
-    Fixup is more than these: the layer that makes the logits begins at zero too, each branch has a
-    scalar factor that begins at 1, and there is a scalar bias, 0 at first, before each layer and
-    each activation. `gradstab.layers.ScaledResidual(..., method="fixup")` has all that is inside a
-    block.
+    Fixup also starts the logits layer at zero, gives each branch a scalar factor that begins at 1,
+    and puts a scalar bias, 0 at first, before each layer and each activation.
+    `gradstab.layers.ScaledResidual(..., method="fixup")` includes everything inside a block.
 
     The initializers are Keras' own, so a model made with them loads where gradstab is not.
 
     Args:
         num_branches: L, the number of residual branches in the whole net.
         layers_per_branch: m, the number of layers with a kernel in each branch.
-        seed: Decides the values, another for each layer. Take another seed for each branch. None
-            leaves them to `keras.utils.set_random_seed`.
+        seed: Seed of the values, different for each layer. Use another seed for each branch. None
+            leaves the values to `keras.utils.set_random_seed`.
 
     Returns:
         `layers_per_branch` initializers, in the order of the layers.
 
     Raises:
-        TypeError: If a number is no integer.
+        TypeError: If a number is not an integer.
         ValueError: If a number is below 1, or `seed` is negative.
 
     Example:
@@ -75,18 +74,18 @@ def fixup_initializers(
 
 
 def apply_fixup(branches: Sequence[Any], output_layer: Any = None, seed: int | None = None) -> None:
-    """Give the residual branches of a built model new weights, by Fixup.
+    """Reset the weights of a built model's residual branches, by Fixup.
 
-    For a plain Keras model that is there already. All kernels of a branch but the last are drawn
-    anew, the last becomes zero, and so do biases; see `fixup_initializers` for the formula. It
-    resets what was trained, and adds none of Fixup's scalars: without them nets of up to some
-    hundred layers train, at lower rates.
+    For an existing plain Keras model. All kernels of a branch but the last are drawn anew; the last
+    becomes zero, and so do biases. See `fixup_initializers` for the formula. Trained weights are
+    lost, and Fixup's scalars are not added: without them, nets of up to about a hundred layers
+    train, at lower rates.
 
     Args:
         branches: All residual branches of the net, each a layer, a model or a list of layers in
             their order.
-        output_layer: The layer that makes the logits, which is set to zero, or None.
-        seed: Decides the values. None leaves them to `keras.utils.set_random_seed`.
+        output_layer: The layer that computes the logits, which is set to zero, or None.
+        seed: Seed of the values. None leaves them to `keras.utils.set_random_seed`.
 
     Raises:
         TypeError: If `branches` is no list of layers or lists of layers.
@@ -122,12 +121,12 @@ def apply_fixup(branches: Sequence[Any], output_layer: Any = None, seed: int | N
 
 
 def apply_skipinit(branches: Sequence[Any]) -> None:
-    r"""Have the residual branches of a built model begin at zero: each block is an identity.
+    r"""Set a built model's residual branches to zero, so that each block begins as the identity.
 
-    SkipInit and ReZero multiply the branch by a scalar $\alpha$ that begins at 0; where there is
-    none, as in a plain Keras model, the same function comes of the branch's last layer at zero: its
+    SkipInit and ReZero multiply the branch by a scalar $\alpha$ that begins at 0. A plain Keras
+    model has no such scalar. The same function results if the branch's last layer is zero: its
     scale, if it is a normalization, else its kernel and bias. The rest of the branch keeps its
-    weights. For blocks with the scalar itself take `gradstab.layers.ScaledResidual`.
+    weights. For blocks with the scalar itself, use `gradstab.layers.ScaledResidual`.
 
     $$y = x + \alpha F(x) \;\text{ or }\; x + W_m f(x), \qquad \alpha = 0,\; W_m = 0$$
 

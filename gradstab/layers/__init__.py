@@ -1,4 +1,4 @@
-"""Layers that share weights, and residual branches that begin small."""
+"""Layers that share weights, and residual blocks whose branches begin small."""
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 

@@ -1,4 +1,4 @@
-"""A residual block whose branch begins at nothing, or nearly so."""
+"""A residual block whose branch begins at or near zero."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class ScaledResidual(keras.layers.Layer):
     For residual nets of many blocks without normalization: $y = x + \alpha F(x)$, with one scalar
     for each block that keeps the sum of L branches small at first.
 
-    - `"rezero"` and `"skipinit"`, one rule: $\alpha$ begins at 0, and the net as the identity.
-    - `"fixup"`: $\alpha$ begins at 1; instead, the branch's $m$ kernels are made small. All but the
-      last are drawn from $N(0, 2 / \mathrm{fan\_in} \cdot L^{-1/(m-1)})$ and the last is 0;
-      scalar biases are added. docs/layers.md tells where, and what else Fixup asks for.
+    - `"rezero"` and `"skipinit"` are the same rule: $\alpha$ begins at 0, the net as the identity.
+    - `"fixup"`: $\alpha$ begins at 1, and the branch's $m$ kernels begin small. All but the last
+      are drawn from $N(0, 2 / \mathrm{fan\_in} \cdot L^{-1/(m-1)})$, and the last is 0; scalar
+      biases are added. docs/layers.md has their places and the other parts of Fixup.
 
     Args:
         branch: F: a layer, a model, or a list of layers; None to call the block on
             `[shortcut, branch]`.
         method: `"rezero"`, `"skipinit"` or `"fixup"`.
-        num_branches: L, the number of residual branches in the whole net; for Fixup with a branch
-            only, where it is needed.
-        projection: What brings x to the shape of F(x): a layer; `"auto"` for a strided 1×1
-            convolution where the shapes differ; or None, where they must not.
-        alpha_initializer: For the scalar; None for 0 or, with Fixup, 1.
+        num_branches: L, the number of residual branches in the whole net; required for Fixup with a
+            `branch`.
+        projection: Maps x to the shape of F(x): a layer; `"auto"` for a strided 1×1 convolution if
+            the shapes differ; or None if they are equal.
+        alpha_initializer: Initializer of the scalar; None for 0 or, with Fixup, 1.
         **kwargs: `name`, `dtype`, `trainable`, as for any layer.
 
     Raises:
-        TypeError: If `branch` or `projection` is no layer, or `num_branches` no integer.
-        ValueError: If `method` is unknown, shapes do not fit, or Fixup lacks what it needs.
+        TypeError: If `branch` or `projection` is not a layer, or `num_branches` not an integer.
+        ValueError: If `method` is unknown, shapes do not match, or `num_branches` is missing.
 
     Example:
         >>> import keras

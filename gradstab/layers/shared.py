@@ -1,4 +1,4 @@
-"""One block used at every depth, and what each use says about its weights."""
+"""One block used several times in a row, with the gradient norm of each use."""
 
 from __future__ import annotations
 
@@ -48,30 +48,30 @@ class UseGradients:
 @final
 @register
 class SharedBlock(keras.layers.Layer):
-    r"""Calls one block several times in a row, and notes each use's gradient.
+    r"""Calls one block several times in a row, and stores the gradient norm of each use.
 
     Weight sharing over depth (universal transformers, recurrent residual nets): a net `num_uses`
     blocks deep with the weights of one, $h_t = F(h_{t-1}; W)$. The gradient of a shared weight is
-    the sum $\sum_t g_t$ over its uses, and hides which of them explode or vanish. So the block
-    writes down $\|g_t\|$ of each use and variable, and the norm of the sum, in the backward pass of
-    every training step, in float32. `use_gradients()` reads them;
-    `gradstab.callbacks.SharedBlockMonitor` does that in `fit`.
+    the sum $\sum_t g_t$ over its uses, which hides exploding or vanishing ones. So the block stores
+    $\|g_t\|$ of each use and variable, and the norm of the sum, in the backward pass of every
+    training step, in float32. `use_gradients()` reads them; `gradstab.callbacks.SharedBlockMonitor`
+    does so during `fit`.
 
-    What is read is of the last backward pass: under gradient accumulation that of the last
-    micro-batch. Under a strategy each addend is summed over the replicas first, one more reduction
-    for each use. Under a loss scale the norms are of the scaled loss, unless the block is told
-    whose scale it is with `follow(optimizer)` before the step is traced; the monitor does that.
-    The gradient of an `Embedding` inside the block becomes dense.
+    The norms are those of the last backward pass; under gradient accumulation, of the last
+    micro-batch. Under a strategy each term is first summed over the replicas, one more reduction
+    per use. Under a loss scale the norms are those of the scaled loss, unless `follow(optimizer)`
+    was called before the step is traced; the monitor calls it. The gradient of an `Embedding`
+    inside the block becomes dense.
 
     Args:
         block: The layer or model to call, or a list of layers to call in turn (which becomes a
             `keras.Sequential`); its output has the shape of its input.
-        num_uses: T, how often it is called.
-        watch: Whether to note the gradients; without, it is the plain loop.
+        num_uses: T, the number of calls.
+        watch: Whether to store gradient norms; if false, it is the plain loop.
         **kwargs: `name`, `dtype`, `trainable`, as for any layer.
 
     Raises:
-        TypeError: If `block` is no layer or list of layers, or `num_uses` not an integer.
+        TypeError: If `block` is not a layer or list of layers, or `num_uses` not an integer.
         ValueError: If `num_uses` is below 1, or if the block changes the shape of its input.
 
     Example:

@@ -23,23 +23,23 @@ class TiedDense(keras.layers.Layer):
     r"""Multiplies by the transposed kernel of another layer, and has a bias of its own.
 
     Use it for the decoder of an autoencoder (`Dense`, then `TiedDense` back to the inputs) and for
-    the logits of a language model (`Embedding` below, `TiedDense` on top). It halves the weights,
-    and each of the two uses regularizes the other.
+    the logits of a language model (`Embedding` below, `TiedDense` on top). It halves the number of
+    weights, and each use regularizes the other.
 
     $$y = \phi(x K^\top + b), \qquad K \in \mathbb{R}^{n \times d},\quad x: (\ldots, d),\quad
     y: (\ldots, n)$$
 
     $K$ is the kernel of a `Dense` layer from $n$ inputs to $d$ units, or the matrix of an
     `Embedding` of $n$ tokens in $d$ dimensions. It stays a weight of `tied_to` alone, which trains,
-    regularizes and saves it; `trainable` here is about the bias.
+    regularizes and saves it; `trainable` of this layer concerns the bias.
 
-    Models are saved and loaded as shared (`.keras`, weights files), nested ones included.
-    `clone_model` and `from_config` find the new source among the layers that this one's input comes
-    from; where it is not among them, as between two nested models, call `tie_weights(model)` after.
+    Saved models (`.keras`, weights files) load with the kernel shared, nested ones included.
+    `clone_model` and `from_config` look for the new source among the layers before this one. If it
+    is not there, as between two nested models, call `tie_weights(model)` afterwards.
 
     Args:
         tied_to: The `Dense` or `Embedding` layer whose kernel is shared. It has to be built before
-            this layer is, which it is where its output leads here.
+            this layer, which is the case if its output leads here.
         activation: Name or function, or None for a linear layer.
         use_bias: Whether to add a bias of `n` entries.
         bias_initializer, bias_regularizer, bias_constraint: For the bias.
@@ -187,11 +187,11 @@ class TiedDense(keras.layers.Layer):
 
 
 def tie_weights(*models: Any) -> int:
-    """Connect the `TiedDense` layers of models with the layers that they share kernels with.
+    """Connect the `TiedDense` layers of models with the layers whose kernels they share.
 
-    Needed only after `keras.models.clone_model` or `from_config`, and only where the shared layer
-    is not among those that the `TiedDense` layer's input comes from: in another nested model, say.
-    The layer meant is found by its name and its kernel's shape.
+    Needed only after `keras.models.clone_model` or `from_config`, and only if the shared layer is
+    not before the `TiedDense` layer, for example in another nested model. The source is found by
+    its name and its kernel's shape.
 
     Args:
         *models: Models or layers that together hold both ends of each tie.

@@ -1,4 +1,4 @@
-"""Models whose first steps are sound.
+"""Models that train from the first step.
 
 Example:
     >>> from gradstab.models import cnn_classifier

@@ -47,10 +47,9 @@ def cnn_classifier(
     (\text{conv} \to \text{relu} \to \text{pool})^{n} \to \text{flatten or average} \to
     \text{dense} \to \text{relu} \to [\text{dropout}] \to \text{logits}$$
 
-    The outputs are logits, float32 also under mixed precision: train with
-    `SparseCategoricalCrossentropy(from_logits=True)`, and take `keras.ops.softmax` for
-    probabilities. A softmax inside the model followed by a logarithm in the loss is one of the ways
-    to NaN.
+    The outputs are logits, in float32 also under mixed precision: train with
+    `SparseCategoricalCrossentropy(from_logits=True)`, and use `keras.ops.softmax` for
+    probabilities. A softmax in the model followed by a logarithm in the loss can give NaN.
 
     It is a plain functional `keras.Model` of Keras' own layers, so a saved model loads anywhere,
     with `safe_mode` on. Zooming and shearing have no XLA kernel on TensorFlow: Keras compiles a
@@ -62,23 +61,23 @@ def cnn_classifier(
         num_classes: Number of classes, at least 2.
         filters: Output channels of each convolution.
         dense_units: Units of the dense layer before the logits.
-        kernel_initializer: For every kernel, that of the logits included: a name, an initializer
-            or its config. Each layer gets a copy of its own with another seed, since one Keras
-            initializer gives the same values each time. A plain function is used as it is. Beside
-            gradstab's `DeltaOrthogonal` and `ConvolutionIdentity`, which make convolutions alone,
-            dense kernels get Keras' `Orthogonal` and `Identity` with the same gain; models with
-            initializers of gradstab's load where it is imported.
-        kernel_regularizer: For every kernel: a name, a regularizer or its config.
-        rescale: What pixels are multiplied by, such as 1 / 255, or that and what is added then:
-            `(1 / 127.5, -1.0)`. None leaves them raw.
+        kernel_initializer: Initializer of every kernel, that of the logits included: a name, an
+            initializer or its config. Each layer gets a copy with another seed, since a Keras
+            initializer returns the same values each time. A plain function is used as it is. With
+            gradstab's `DeltaOrthogonal` and `ConvolutionIdentity`, which make only convolution
+            kernels, dense kernels get Keras' `Orthogonal` and `Identity` with the same gain. Models
+            with gradstab's initializers load where gradstab is imported.
+        kernel_regularizer: Regularizer of every kernel: a name, a regularizer or its config.
+        rescale: Factor on the pixels, such as 1 / 255, or factor and offset, such as `(1 / 127.5,
+            -1.0)`. None leaves them raw.
         augment: True flips images left to right and zooms and shears them by up to a tenth, at
-            random, in training. A mapping chooses:
-            `{"flip": "horizontal", "zoom": 0.1, "shear": 0.1}` with what is wanted, `"flip"` also
-            `"vertical"` or `"horizontal_and_vertical"`. Do not flip digits or letters.
-        pooling: `"flatten"` keeps where features are; `"average"` (the mean over all places)
-            forgets it, and needs fewer weights for large images.
-        dropout: The part of the dense layer's units that is dropped in training.
-        seed: Decides kernels, augmentation and dropout. None leaves that to the initializer's own
+            random, in training. A mapping chooses some of `{"flip": "horizontal", "zoom": 0.1,
+            "shear": 0.1}`; `"flip"` can also be `"vertical"` or `"horizontal_and_vertical"`. Do not
+            flip digits or letters.
+        pooling: `"flatten"` keeps the positions of features; `"average"` (the mean over all
+            positions) drops them, and needs fewer weights for large images.
+        dropout: Share of the dense layer's units that is dropped in training.
+        seed: Seed of kernels, augmentation and dropout. None leaves them to the initializer's own
             seed and to `keras.utils.set_random_seed`.
         name: The model's name.
 

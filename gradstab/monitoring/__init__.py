@@ -1,4 +1,4 @@
-"""The run record: what a run leaves on disk, written as it goes, and read without Keras."""
+"""The run record, a file of JSON lines: written during the run, and read without Keras."""
 
 from gradstab.monitoring.entries import Epoch, Event, PerVariable, Totals
 from gradstab.monitoring.record import Record, read_record

@@ -1,4 +1,4 @@
-"""What a run record is made of: events, epochs, totals over every step, samples per variable."""
+"""Parts of a run record: events, epochs, totals over every step, samples per variable."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ENDS: Final = ("stop", "end")
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Something that happened in a run, or a finding.
+    """An event of a run, or a finding.
 
     Attributes:
-        name: What: `skip`, `clip`, `stop`, ...
-        step: Number of the step, or `None` where it belongs to none.
-        details: What else the record tells, such as `cause` and `variable`. A number that is not
-            finite stands there as the string that the file holds.
+        name: Kind of the event: `skip`, `clip`, `stop`, ...
+        step: Number of the step, or `None` if it belongs to no step.
+        details: Further fields, such as `cause` and `variable`. A number that is not finite is kept
+            as the string in the file.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Epoch:
     Attributes:
         number: Its number, from 1.
         step: Number of its last step.
-        logs: Losses and metrics of the epoch, those of the validation too.
+        logs: Losses and metrics of the epoch, those of validation included.
     """
 
     number: int
@@ -50,7 +50,7 @@ class Totals:
 
     Attributes:
         steps: Number of steps, skipped ones counted.
-        clipped: Steps that were shortened to a bound that a person chose.
+        clipped: Steps that were clipped to a bound that you chose.
         limited: Steps that a rule of `clip="auto"` limited.
         skipped: Steps that were skipped.
         limited_by: Limited steps by rule; a step may be limited by several.
@@ -60,10 +60,10 @@ class Totals:
         best_loss: Smallest finite loss of a batch.
         best_loss_step: Its step.
         last_loss: Loss of the last step that was applied, NaN or infinite too.
-        learning_rate: Learning rate at the end, the mean over the run of one that is scheduled;
-            `None` where there is no single one.
-        effective_rate: The rate that the steps had on average after clipping and limiting. Only
-            SGD has one below `learning_rate`: Adam undoes a constant factor on the gradient.
+        learning_rate: Learning rate at the end, or for a schedule the mean over the run; `None` if
+            there is no single one.
+        effective_rate: Mean rate of the steps after clipping and limiting. It is below
+            `learning_rate` for SGD only: Adam cancels a constant factor on the gradient.
     """
 
     steps: int = 0

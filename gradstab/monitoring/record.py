@@ -1,4 +1,4 @@
-"""The run record: what runs leave on disk, as JSON lines, one schema with a version.
+"""The run record, a file of JSON lines with a versioned schema.
 
 A record is the file `record.jsonl` of a run directory. Every line is one JSON object with a `kind`:
 
@@ -54,9 +54,9 @@ class Record:
         path: The file.
         runs: The headers of this run, oldest first; a resumed run has more than one.
         steps: Numbers of the steps, rising, shape (steps,).
-        columns: The scalars by name, each of shape (steps,), NaN where a step has no such scalar.
-        events: What happened, in the order in which it was written.
-        findings: What a diagnosis found.
+        columns: Scalars by name, each of shape (steps,), NaN where a step has no such scalar.
+        events: Events in the order in which they were written.
+        findings: Findings of a diagnosis.
         problems: Lines that could not be read, as `"line 17: not JSON"`.
         epochs: Completed epochs with their losses and metrics.
         totals: Counts and extremes over every step; `None` in a record without them.
@@ -117,8 +117,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 
     The runs before it in the same file are in `earlier`.
 
-    A line torn by a kill is passed over. Other lines that can't be read are passed over with a
-    warning and listed in `problems`. The file is data and nothing else: nothing in it is executed.
+    A line torn by a kill is ignored. Other lines that can't be read are skipped with a warning and
+    listed in `problems`. The file is only data: nothing in it is executed.
 
     Args:
         path: A run directory or the file in it.

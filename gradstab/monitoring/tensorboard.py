@@ -1,4 +1,4 @@
-"""Writes what a run measured as TensorBoard event files.
+"""Writes measurements of a run as TensorBoard event files.
 
 It needs the extra `tensorboard`: `pip install "gradstab[tensorboard]"`. TensorFlow writes the
 file, so this module works with TensorFlow only; both are imported when a writer is made.
@@ -26,18 +26,18 @@ _Array = np.ndarray[Any, Any]
 class TensorBoardWriter:
     """Appends scalars, histograms and images to a TensorBoard event file of its own.
 
-    Use it beside Keras' `TensorBoard` callback or alone: every writer opens another file, so a
-    folder may hold those of others, and a condition that others set with `tf.summary.record_if`
-    does not reach it. What is written is in the file when the call returns, so a run that is killed
-    leaves all of it. TensorBoard groups its cards by what stands before the first `/` of a tag.
+    Use it together with Keras' `TensorBoard` callback, or alone. Every writer opens a file of its
+    own, so the folder may hold others, and `tf.summary.record_if` elsewhere does not affect it.
+    Data are in the file when a call returns, so a killed run loses nothing. TensorBoard groups its
+    cards by the part of a tag before the first `/`.
 
     Args:
-        log_dir: Folder for the event file, local or remote as TensorFlow knows it. It is made where
-            it is missing.
+        log_dir: Folder for the event file, local or remote as TensorFlow knows it. It is created if
+            missing.
 
     Raises:
         ImportError: If tensorboard is missing: `pip install "gradstab[tensorboard]"`.
-        OSError: If the file can't be made.
+        OSError: If the file can't be created.
 
     Example:
     ```python
@@ -83,22 +83,21 @@ class TensorBoardWriter:
         high: Sequence[float] | _Array,
         names: Sequence[str],
     ) -> None:
-        """Write histograms that are counted already, one for each variable.
+        """Write histograms, given their counts, one for each variable.
 
         Bin j of variable i reaches from `low[i] + j w` to `low[i] + (j + 1) w`, where
-        `w = (high[i] - low[i]) / bins`. Where all entries of a variable are the same, it gets one
-        bin without width. A variable whose range is not finite can't be drawn and is left out of
-        this step.
+        `w = (high[i] - low[i]) / bins`. A variable with equal entries gets one bin of width 0. A
+        variable whose range is not finite can't be drawn and is left out of this step.
 
         Args:
             step: Number of the step.
-            counts: How many entries lie in each bin, shape (variables, bins).
+            counts: Number of entries in each bin, shape (variables, bins).
             low: Left end of the first bin, shape (variables,).
             high: Right end of the last bin, shape (variables,).
             names: Paths of the variables. The tag is `gradient_histograms/` and the path.
 
         Raises:
-            ValueError: If the shapes do not fit together, or if a finite `low` is above `high`.
+            ValueError: If the shapes do not match, or if a finite `low` is above `high`.
         """
         counts, low, high = (np.asarray(part, "float64") for part in (counts, low, high))
         _check_histograms(counts, low, high, names)
@@ -115,7 +114,7 @@ class TensorBoardWriter:
         self._write(step, summary)
 
     def image(self, step: int, tag: str, png: bytes) -> None:
-        """Write an image that is encoded already, such as a figure.
+        """Write an encoded image, such as a figure.
 
         Args:
             step: Number of the step.
@@ -123,7 +122,7 @@ class TensorBoardWriter:
             png: Content of a PNG file.
 
         Raises:
-            ValueError: If `png` is not that.
+            ValueError: If `png` is not a PNG file.
         """
         if not png.startswith(_PNG_BEGINS) or len(png) < 24:
             raise ValueError(
@@ -137,7 +136,7 @@ class TensorBoardWriter:
         self._write(step, summary)
 
     def flush(self) -> None:
-        """Hand over to the file system what is not yet there; every write does so by itself."""
+        """Flush the file; every write does so by itself."""
         self._writer.flush()
 
     def close(self) -> None:

@@ -28,24 +28,24 @@ _LIBRARIES: Final = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 class RecordWriter:
     """Appends to a run record, one whole line per write.
 
-    Every line goes to the operating system before the call returns, so a run that is killed leaves
-    a readable record. Opening one that exists goes on with it, also after a line torn by a kill.
+    Every line reaches the operating system before the call returns, so a killed run leaves a
+    readable record. Opening an existing record appends to it, also after a line torn by a kill.
 
     Args:
-        path: A run directory, or a file whose name ends in `.jsonl`. Folders are made.
+        path: A run directory, or a file whose name ends in `.jsonl`. Folders are created.
         variables: Names (paths) of the trainable variables, in the order of per-variable lists.
         layers: Names of the layers, in the order of per-layer lists.
         trained_layers: Names of the layers with trainable variables, in the order of
             per-trained-layer lists.
-        config: What else describes the run; anything that JSON can hold.
+        config: Further description of the run; any JSON value.
         after_step: Steps that were counted before this run began.
-        resumes: Whether this is the run before it in the file, resumed. Left out where that shows:
-            a run without an end whose steps are counted on was resumed.
+        resumes: Whether this run resumes the latest one in the file. Not needed if that one has no
+            end and its steps are counted on.
 
     Raises:
-        OSError: If the file can't be made or written.
-        ValueError: If a folder has its name.
-        TypeError: If `config` holds what JSON can't.
+        OSError: If the file can't be created or written.
+        ValueError: If the path is a folder.
+        TypeError: If JSON can't represent `config`.
 
     Example:
         >>> import tempfile
@@ -117,7 +117,7 @@ class RecordWriter:
             per_trained_layer: The same with one number per trained layer.
 
         Raises:
-            ValueError: If a list has not one number for each name that it is about.
+            ValueError: If a list does not have one number per name.
         """
         fields: dict[str, Any] = {
             "step": check_int("step", step, minimum=0),
@@ -138,22 +138,22 @@ class RecordWriter:
         self._write(line + b"}\n")
 
     def event(self, event: str, *, step: int | None = None, **details: Any) -> None:
-        """Write something that happened.
+        """Write an event.
 
         Args:
-            event: What: `"skip"`, `"clip"` (a bound changed), `"stop"`, ...
-            step: Number of the step at which it happened.
-            details: What else there is to tell, such as `cause`, `variable`, `message`.
+            event: Kind of the event: `"skip"`, `"clip"` (a bound changed), `"stop"`, ...
+            step: Number of the step of the event.
+            details: Further fields, such as `cause`, `variable`, `message`.
         """
         self._write(_encode_line("event", {"step": step, "event": event, "details": details}))
 
     def finding(self, finding: str, *, step: int | None = None, **details: Any) -> None:
-        """Write what a diagnosis found.
+        """Write a finding of a diagnosis.
 
         Args:
             finding: Code of the rule.
-            step: Number of the step, or `None` where it belongs to none.
-            details: What else there is to tell, such as `severity`, `layer`, `message`.
+            step: Number of the step, or `None` if it belongs to no step.
+            details: Further fields, such as `severity`, `layer`, `message`.
         """
         self._write(_encode_line("finding", {"step": step, "finding": finding, "details": details}))
 
@@ -163,7 +163,7 @@ class RecordWriter:
         Args:
             epoch: Its number, from 1.
             step: Number of its last step.
-            logs: Losses and metrics; what is no number is left out.
+            logs: Losses and metrics; values that are not numbers are left out.
         """
         numbers_of = {
             name: _round(value, 7)

@@ -1,6 +1,6 @@
-"""The optimizer that wraps another, functions that do the wrapping, and stable optimizers.
+"""`StabilizedOptimizer`, the functions that wrap an optimizer in it, and stable optimizers.
 
-What users import stands here. The rest is in rooms of which nobody has to know all: `step/`,
+Names for users are here. The rest is in sub-packages that can be read one at a time: `step/`,
 `telemetry/`, `model/`, `watching/`, `stable/` and, below them, `compiled/`.
 """
 

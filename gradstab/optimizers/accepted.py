@@ -1,4 +1,4 @@
-"""What can be wrapped and listed, and what is refused, with the reason and the fix."""
+"""Checks of optimizers and transforms; each refusal gives the reason and the fix."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def check_transforms(transforms: Any) -> tuple[Transform, ...]:
 
 
 def no_clipping(name: str) -> property:
-    """A clipping argument of Keras', of which there is a transform of the same meaning."""
+    """A clipping argument of Keras', for which there is a transform of the same meaning."""
 
     def read(self: Any) -> None:
         return None

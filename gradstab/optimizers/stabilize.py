@@ -1,4 +1,4 @@
-"""Functions that wrap optimizers as they come."""
+"""Functions that wrap any Keras optimizer, wrapped or clipping ones included."""
 
 from __future__ import annotations
 
@@ -33,28 +33,27 @@ def stabilize(
     limit_overshoot: bool = True,
     **arguments: Any,
 ) -> Any:
-    """Wrap an optimizer so that bad steps are skipped whole, and steps out of line limited.
+    """Wrap an optimizer so that it skips steps with NaN or infinity and limits far too long ones.
 
-    The one line to begin with. The chain is `SkipNonFinite(max_consecutive)` and three rules, each
-    of which acts on evidence in the run itself, leaves a healthy run alone, and can be left out:
-    `LimitRateJumps()`, `LimitOutliers()` and `LimitOvershoot()`. A number for `clip` puts
-    `ClipByGlobalNorm(clip)` in their place, a bound that you can see and choose: 1.0 saves most
-    runs that explode and slows some healthy ones, in which most steps are longer. `clip=None` only
-    skips.
+    The first thing to try. The chain is `SkipNonFinite(max_consecutive)` and three rules:
+    `LimitRateJumps()`, `LimitOutliers()` and `LimitOvershoot()`. Each acts only on evidence of harm
+    in this run, leaves healthy runs alone, and can be left out. A number for `clip` replaces the
+    three by `ClipByGlobalNorm(clip)`, a fixed bound of your choice: 1.0 saves most runs that
+    explode, and slows healthy ones whose gradients are mostly longer. `clip=None` only skips.
 
-    Optimizers are taken as they come. One that is wrapped already gets its transforms joined into
-    one list. `clipnorm`, `clipvalue` or `global_clipnorm` of its own becomes the transform of the
-    same meaning, at the head of the list, and is switched off in the optimizer that was passed; the
-    tighter bound then acts. Inside a `LossScaleOptimizer`, the optimizer in it is wrapped.
+    Any optimizer is accepted. If it is wrapped already, the transforms are joined into one list.
+    Its own `clipnorm`, `clipvalue` or `global_clipnorm` becomes the transform of the same meaning,
+    first in the list, and is switched off in the optimizer that was passed; the tighter bound then
+    acts. Of a `LossScaleOptimizer`, the optimizer inside is wrapped.
 
     Args:
         inner_optimizer: A Keras optimizer, the name of one, or its config.
         clip: `"auto"`; a bound on the global gradient norm, a positive float (may be infinite); or
             `None`.
         max_consecutive: Steps in a row that may be skipped before training counts as diverged.
-        limit_rate_jumps: Whether a rate that jumps is held back for some steps; with "auto" only.
-        limit_outliers: Whether a step is shortened that is far longer than all before; the same.
-        limit_overshoot: Whether steps of SGD are shortened that keep overshooting; the same.
+        limit_rate_jumps: Whether to hold back a rate that jumps, for some steps; with "auto" only.
+        limit_outliers: Whether to shorten a step far longer than all before; with "auto" only.
+        limit_overshoot: Whether to shorten steps of SGD that keep overshooting; with "auto" only.
         **arguments: Arguments of the optimizer, where a name is given.
 
     Returns:
@@ -160,7 +159,7 @@ def clip_by_global_norm(inner_optimizer: Any, max_norm: float, **arguments: Any)
 
 
 def _optimizer(function: str, bound: str, given: Any, arguments: dict[str, Any]) -> Any:
-    """Return an optimizer instance from what a person passed."""
+    """Return an optimizer instance, given an instance, a name or a config."""
     for name in KERAS_CLIPPING:
         if name in arguments:
             raise TypeError(
@@ -196,7 +195,7 @@ def _optimizer(function: str, bound: str, given: Any, arguments: dict[str, Any])
 
 
 def _nearest(name: str) -> str:
-    """Return those names of Keras' optimizers that a name may have been meant for."""
+    """Return the names of Keras' optimizers that resemble a misspelt name."""
     known = [
         each.lower()
         for each, value in vars(keras.optimizers).items()
@@ -208,7 +207,7 @@ def _nearest(name: str) -> str:
 
 
 def _wrap(optimizer: Any, transforms: Sequence[Transform]) -> Any:
-    """Put transforms round an optimizer, at the right place whatever it is wrapped in."""
+    """Wrap an optimizer in transforms, inside a loss scale or other wrapper if there is one."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         scale = float(optimizer.dynamic_scale) if optimizer.built else optimizer.initial_scale
         return keras.optimizers.LossScaleOptimizer(

@@ -1,4 +1,4 @@
-"""The optimizer that wraps another, and applies each of its steps whole or not at all."""
+"""The optimizer that wraps another, and applies each step whole or not at all."""
 
 from __future__ import annotations
 
@@ -41,24 +41,23 @@ from gradstab.transforms.skipping import SkipNonFinite
 @final
 @register
 class StabilizedOptimizer(Wrapper):
-    """Runs transforms round any Keras optimizer, and applies each step whole or not at all.
+    """Wraps any Keras optimizer, runs transforms, and applies each step whole or not at all.
 
     One step: unscale, sum over the replicas, accumulate, sum duplicate sparse rows, measure in
-    float32, run the transforms on the gradients, judge; then apply the inner optimizer once, run
-    the transforms on the updates, average and constrain, or leave everything as it was; record.
+    float32, run the transforms on the gradients, decide. If accepted: apply the inner optimizer
+    once, run the transforms on the updates, average and constrain. Otherwise: leave everything as
+    it was. Then record.
 
-    - A skipped step moves no weight, slot, iteration, average or state of a transform; nor
-      BatchNorm's moving statistics, once `bind` has shown it the model. Telemetry, a loss scale and
-      random seeds go on.
+    - A skipped step changes no weight, slot, iteration, average or transform state, nor, in a bound
+      model (`bind`), BatchNorm's moving statistics. Telemetry, loss scale and seeds do.
     - Under a `tf.distribute` strategy each replica passes its share of the gradient, and the sum is
       measured and clipped.
-    - Under `gradient_accumulation_steps` of the inner optimizer the window is the step: its mean is
-      measured and clipped, and one bad micro-batch has the whole window skipped.
-    - A `LossScaleOptimizer` round it (`mixed_float16`) leaves the step to it: an overflow on any
-      replica is skipped on all and counted, and the scale stays within [1, 2^24].
+    - With `gradient_accumulation_steps` of the inner optimizer, a window counts as one step: its
+      mean is measured and clipped, and one bad micro-batch makes the whole window skip.
+    - A `LossScaleOptimizer` that wraps it (`mixed_float16`) delegates the step to it: an overflow
+      on any replica is skipped on all and counted, and the scale stays within [1, 2^24].
 
-    This constructor is strict; `gradstab.stabilize` and the `clip_by_*` functions take optimizers
-    as they come.
+    The constructor is strict: `gradstab.stabilize` takes optimizers that clip or are wrapped.
 
     Args:
         inner_optimizer: A `keras.optimizers.Optimizer` without clipping of its own.
@@ -68,7 +67,7 @@ class StabilizedOptimizer(Wrapper):
             `transforms`; `unwrap` gives them back.
 
     Raises:
-        TypeError: If the inner optimizer or a transform is of another kind.
+        TypeError: If the inner optimizer or a transform has another type.
         ValueError: If they can't work together; the message says why and what to do.
 
     >>> import keras
@@ -130,7 +129,7 @@ class StabilizedOptimizer(Wrapper):
         return self.inner_optimizer.scale_loss(loss)
 
     def note_loss(self, loss: Any) -> None:
-        """Note the loss of the step for the transforms; a loss scale round this one calls it."""
+        """Note the loss of the step for the transforms; an outer loss scale calls it."""
         self._plan.note_loss(loss)
 
     # Building -------------------------------------------------------------------------------------
@@ -152,18 +151,18 @@ class StabilizedOptimizer(Wrapper):
         self.built = True
 
     def bind(self, model: Any) -> bool:
-        """Show the optimizer its model. Acts from the next trace on.
+        """Tell the optimizer its model. Takes effect from the next trace on.
 
-        The transforms learn which layer each variable belongs to, and a skipped step puts back what
-        its forward pass changed: BatchNorm's moving statistics. `training.train` and gradstab's
-        callbacks call it; in a loop of your own, call it before the first step, and again after
-        weights were loaded.
+        The transforms then know which layer each variable belongs to, and a skipped step restores
+        what its forward pass changed: BatchNorm's moving statistics. `training.train` and
+        gradstab's callbacks call it; in a loop of your own, call it before the first step, and
+        again after weights were loaded.
 
         Args:
             model: The built `keras.Model` that this optimizer trains.
 
         Returns:
-            Whether a step that was traced before has to be traced anew to know all this.
+            Whether steps traced before have to be traced again to use it.
 
         Raises:
             TypeError: If it is no Keras model.
@@ -172,12 +171,12 @@ class StabilizedOptimizer(Wrapper):
         return self._plan.bind(model)
 
     def share(self, other: StabilizedOptimizer) -> bool:
-        """Take in what `bind` told another optimizer of the same model; return as `bind` does."""
+        """Copy the binding of another optimizer of the same model; return as `bind` does."""
         return self._plan.share(other._plan)
 
     @property
     def applied_nothing(self) -> bool:
-        """Whether, of a bound model, no step was applied since its metrics were reset."""
+        """Whether no step of the bound model was applied since its metrics were reset."""
         return self._plan.forward_state.applied_nothing
 
     # The step -------------------------------------------------------------------------------------
@@ -190,12 +189,12 @@ class StabilizedOptimizer(Wrapper):
 
     @as_written
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """Take one step: transform the gradients, judge, apply or skip, record.
+        """Take one step: transform the gradients, decide, apply or skip, record.
 
         Args:
             grads: Gradients, one per variable: tensors, `tf.IndexedSlices` or `None`.
-            trainable_variables: Variables they belong to. The first call builds the optimizer on
-                them; later it may be left out, or be a part of them.
+            trainable_variables: The variables of the gradients. The first call builds the optimizer
+                on them; later calls may omit it, or pass a part of them.
 
         Raises:
             ValueError: If the optimizer is not built and no variables are given, if the numbers do
@@ -208,8 +207,8 @@ class StabilizedOptimizer(Wrapper):
     ) -> None:
         """Take one step with gradients that carry a dynamic loss scale, and update the scale.
 
-        Keras' `LossScaleOptimizer` calls it when it stands round this optimizer. A step that
-        overflows on any replica is skipped on all and counted.
+        Keras' `LossScaleOptimizer` calls it when it wraps this optimizer. A step that overflows on
+        any replica is skipped on all and counted.
         """
         self._apply(grads, trainable_variables, loss_scale_optimizer)
 
@@ -242,17 +241,17 @@ class StabilizedOptimizer(Wrapper):
 
     @property
     def telemetry(self) -> Telemetry:
-        """What the steps measured: `telemetry.read(since=cursor)`."""
+        """Measurements of the steps: `telemetry.read(since=cursor)`."""
         return self._telemetry
 
     def raise_if_diverged(self) -> None:
         """Raise if more steps in a row were skipped than allowed, or a bad one was applied.
 
-        For loops of your own: call it once in a while, such as at the end of an epoch, for it waits
-        for the device. `telemetry.acknowledge()` lets training go on after the cause is mended.
+        For loops of your own: call it now and then, such as at the end of an epoch, since it waits
+        for the device. `telemetry.acknowledge()` lets training go on after the cause is fixed.
 
         Raises:
-            DivergenceError: Names the step, and what is damaged, weights before gradients.
+            DivergenceError: Names the step and the damage, weights before gradients.
         """
         divergence = self.telemetry.peek().divergence
         if divergence is not None:
@@ -289,7 +288,7 @@ class StabilizedOptimizer(Wrapper):
     def from_config(
         cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
     ) -> StabilizedOptimizer:
-        """Make an optimizer from what `get_config` returned."""
+        """Make an optimizer from the dictionary that `get_config` returned."""
 
         def load(value: Any) -> Any:
             return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)

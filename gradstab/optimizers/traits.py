@@ -1,4 +1,4 @@
-"""Traits of optimizers: what gradstab may rely on in the steps of a class, in one table.
+"""Traits of optimizer classes that gradstab's rules rely on, in one table.
 
 Each rule that depends on the kind of an optimizer asks for a trait here and never for a class.
 """
@@ -30,17 +30,19 @@ class Traits:
     """Traits of the optimizers of one class.
 
     Attributes:
-        is_scale_invariant: Whether steps stay the same if all gradients are multiplied by a number.
-        moves_by_rate: Whether an entry moves by about the learning rate in a step, however large
-            its gradient is.
+        is_scale_invariant: Whether multiplying all gradients by a number leaves the steps
+            unchanged.
+        moves_by_rate: Whether a step moves each entry by about the learning rate, however large its
+            gradient is.
         writes_by_assign: Whether the optimizer makes each of its assignments through its methods
             `assign`, `assign_add` and `assign_sub`.
-        momentum: Gives the momentum that SGD has; `None` for all other updates.
-        second_moment: Gives, for an optimizer and a variable, the tensor that it divides by the
-            root of, and one that is 0 for an entry that never had a gradient; an empty tuple if the
-            optimizer keeps nothing of this variable. `None` if it divides by no such root.
-        corrects_bias: Whether it divides that tensor by 1 − beta_2ᵗ, as Adam does, and adds its
-            `epsilon` outside of the root.
+        momentum: Function that returns SGD's momentum; `None` for other optimizers.
+        second_moment: Function of an optimizer and a variable. Returns the tensor whose root
+            divides the step, and one that is 0 for entries that never had a gradient; an empty
+            tuple if the optimizer keeps nothing for this variable. `None` for optimizers without
+            one.
+        corrects_bias: Whether that tensor is divided by 1 − beta_2ᵗ, as in Adam, and `epsilon` is
+            added outside the root.
     """
 
     is_scale_invariant: bool = False
@@ -52,9 +54,9 @@ class Traits:
 
 
 def traits_of(optimizer: Any) -> Traits:
-    """Return the traits of an optimizer: its class's, or those of the nearest base class.
+    """Return the traits of an optimizer's class, or of its nearest registered base class.
 
-    A subclass may write in other ways than its base, so that `writes_by_assign` is not inherited.
+    `writes_by_assign` is not inherited, since a subclass may write in other ways than its base.
     """
     for kind in type(optimizer).__mro__:
         if kind in TRAITS:
@@ -74,23 +76,25 @@ def register_traits(
     second_moment: Moments | None = None,
     corrects_bias: bool = False,
 ) -> None:
-    """Tell gradstab what it may rely on in the steps of a custom optimizer.
+    """Register the traits of a custom optimizer, on which gradstab's rules rely.
 
-    Without this a subclass counts as its nearest registered base class, and any other optimizer as
-    one of which nothing is known: everything works, but rules that need a trait leave it alone.
-    Registering a class again replaces what was said of it.
+    Without it a subclass has the traits of its nearest registered base class, and any other
+    optimizer has none: everything works, but rules that need a trait leave it alone. Registering a
+    class again replaces its traits.
 
     Args:
         optimizer_class: A subclass of `keras.optimizers.Optimizer`.
-        is_scale_invariant: See `Traits`, as for all that follow.
-        moves_by_rate: Such as Adam and Lion.
-        writes_by_assign: True saves a condition round the update; false is always right.
-        momentum: For SGD and its subclasses.
-        second_moment: For what `effective_learning_rates` tells.
-        corrects_bias: For the same.
+        is_scale_invariant: Whether multiplying all gradients by a number leaves the steps
+            unchanged.
+        moves_by_rate: Whether a step moves each entry by about the rate, as in Adam and Lion.
+        writes_by_assign: Whether the optimizer changes variables only through its methods `assign`,
+            `assign_add` and `assign_sub`. True saves time; false is always right.
+        momentum: Function that returns the momentum, for SGD and its subclasses.
+        second_moment: Function as in `Traits`, for `effective_learning_rates`.
+        corrects_bias: Whether the second moment is bias-corrected, for the same.
 
     Raises:
-        TypeError: If it is no class of optimizers.
+        TypeError: If it is not a subclass of `keras.optimizers.Optimizer`.
 
     Example:
         >>> import keras

@@ -1,4 +1,4 @@
-"""The three recipes: published settings, with a warm-up where theory asks for one."""
+"""The three recipes: published settings, with a warm-up."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def adagrad(
     """Adagrad with an initial accumulator of 0.1, as in the original implementations.
 
     w ← w − η·g/√(a + ε), a the sum of squared gradients, from 0.1, ε 1e-7 inside the root: the rate
-    of each weight falls with what it has already received. For sparse features; its rate only
-    falls, so the decay comes on top.
+    of each weight falls with the gradients that it has received. Made for sparse features. The
+    schedule's decay comes on top of that.
 
     Args:
         peak_learning_rate: Rate at the end of the warm-up, a positive float.
@@ -96,11 +96,11 @@ def rmsprop(
     clip: float | str | None = _OF_THE_SETTING,
     gradient_accumulation_steps: int | None = None,
 ) -> Any:
-    """RMSprop with decay 0.9 and the momentum and ε of a published setting.
+    """RMSprop with decay 0.9, and with momentum and ε of a published setting.
 
-    v ← ρ·v + (1 − ρ)·g², from 0, w ← w − η·g/√(v + ε), with momentum where there is one, ε inside
-    the root. v starts at 0 in Keras and is not corrected for it, so that the first steps are up to
-    1/√(1 − ρ) = 3.2 times too long: the warm-up is for them.
+    v ← ρ·v + (1 − ρ)·g², from 0, w ← w − η·g/√(v + ε), with momentum in some settings, ε inside the
+    root. In Keras v starts at 0 without bias correction, so the first steps are up to 1/√(1 − ρ) =
+    3.2 times too long; the warm-up compensates that.
 
     | `setting` | ρ | momentum | ε | published rate, and its decay | clip |
     |---|---|---|---|---|---|
@@ -109,11 +109,10 @@ def rmsprop(
     | `"mobilenet_v2"` | 0.9 | 0.9 | 1e-7 | 0.045, ×0.98 every epoch | 1.0 |
     | `"inception_v3"` | 0.9 | 0 | 1.0 | 0.045, ×0.94 every 2 epochs | 2.0 |
 
-    The first is RMSprop as it was proposed, with the rate that Ruder reports for it. The others
-    belong to image networks with batch normalization, and their rates to batches of one to four
-    thousand images: with an ε that large, weights whose gradients stay below its root, 0.03 or 1,
-    all have one rate, as with SGD. Where no ε was published, it is Keras' own. Only Inception-v3's
-    clip was published.
+    The first is RMSprop as proposed, with the rate that Ruder reports for it. The others were used
+    for image networks with batch normalization, at batches of one to four thousand images. With an
+    ε that large, all weights whose gradients stay below its root (0.03 or 1) have one rate, as with
+    SGD. Where no ε was published, it is Keras' own. Only Inception-v3's clip was published.
 
     Args:
         peak_learning_rate: Rate at the end of the warm-up, a positive float.
@@ -175,12 +174,11 @@ def adam(
     clip: float | str | None = 1.0,
     gradient_accumulation_steps: int | None = None,
 ) -> Any:
-    """Adam with the warm-up that its second moment asks for.
+    """Adam with a warm-up of the length that its second moment needs.
 
-    m and v are means of gradients and of their squares, from 0, corrected for that, and
-    w ← w − η·m̂·√(1 − β₂ᵗ)/(√v + ε), ε 1e-7 outside of the root. Until v has seen about 2/(1 − β₂)
-    steps, its estimate is too noisy to divide by: 2000 steps of linear warm-up at β₂ = 0.999, but
-    at most a tenth of the run.
+    m and v are bias-corrected means of gradients and of their squares, and w ← w − η·m̂·√(1 −
+    β₂ᵗ)/(√v + ε), ε 1e-7 outside the root. For about 2/(1 − β₂) steps, v is too noisy to divide by.
+    So there are 2000 steps of linear warm-up at β₂ = 0.999, but at most a tenth of the run.
 
     Args:
         peak_learning_rate: Rate at the end of the warm-up, a positive float.

@@ -1,4 +1,4 @@
-"""The length of a run from what a person knows of it, and a rate that fits into it."""
+"""The length of a run from the arguments of a recipe, and a schedule of that length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LENGTHS: Final = (
 
 @dataclasses.dataclass(frozen=True)
 class RunLength:
-    """How long a run is.
+    """The length of a run.
 
     Attributes:
         total_steps: Updates in all.

@@ -1,4 +1,4 @@
-"""What a run that goes wrong is judged by, and the state that it goes back to."""
+"""Detection of faults in a run, and the snapshots that it is rolled back to."""
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 

@@ -29,14 +29,14 @@ Find: TypeAlias = Callable[[int, int], tuple[Any, Sequence[int] | None] | None]
 
 @dataclasses.dataclass(frozen=True)
 class BadBatch:
-    """A batch on which a step failed, since examples of it are not finite.
+    """A batch whose step failed because some of its examples are not finite.
 
     Attributes:
         epoch: Number of the epoch, from 0.
         batch: Number of the batch in it, from 0.
-        examples: Of each bad example its place in the batch, from 0, and the array of it:
-            `"inputs"`, `"targets"` or `"weights"`, with a number where there are several.
-        rows: The same places as rows of the arrays that `training.train` got; else empty.
+        examples: For each bad example, its place in the batch, from 0, and its array: `"inputs"`,
+            `"targets"` or `"weights"`, with a number if there are several.
+        rows: The same examples as rows of the arrays passed to `training.train`; else empty.
     """
 
     epoch: int

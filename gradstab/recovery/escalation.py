@@ -1,4 +1,4 @@
-"""How far to go back, and whether to cut the rate: more each time that trouble comes again."""
+"""Chooses the snapshot and the cut of the rate: further back and lower with each relapse."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CALM_STEPS: Final = 500
 
 @dataclasses.dataclass(frozen=True)
 class Rollback:
-    """What is to be done.
+    """A rollback to carry out.
 
     Attributes:
-        back: How many believed snapshots to pass over.
-        factor: What to multiply the rate by from now on.
+        back: Number of snapshots to go back beyond the latest good one.
+        factor: Factor on the learning rate from now on.
     """
 
     back: int

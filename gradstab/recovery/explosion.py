@@ -1,4 +1,4 @@
-"""Tells a finite explosion: a loss or a gradient norm many decades beyond all that is healthy.
+"""Detects a finite explosion: a loss or gradient norm many decades beyond healthy values.
 
 A loss that begins huge, one that is negative by nature and one that rises a thousandfold for some
 steps and comes back are healthy. So a median over many steps is compared with two numbers at once:

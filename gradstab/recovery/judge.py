@@ -1,4 +1,4 @@
-"""Says whether a run has gone wrong, and how: all that a `DivergenceGuard` acts on."""
+"""Detects faults of a run and describes them, for a `DivergenceGuard`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells of units that died, outputs that became constant, and of all that was learned being gone.
+"""Detects dead units, constant outputs, and models that have forgotten what they learned.
 
 Judged on some examples of the training data in inference, as the model will be used: overfitting
 makes no difference there, and statistics that BatchNorm was given by one huge batch do. A unit that
@@ -33,7 +33,7 @@ _DIED: Final = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a model makes of the examples.
+    """A model's outputs on the examples, summed up.
 
     Attributes:
         loss: Its loss; NaN where the model has none of its own.

@@ -1,4 +1,4 @@
-"""Tells by the losses of a run that its last steps are to be taken back.
+"""Decides from the losses of a run whether its last steps have to be rolled back.
 
 One bad batch, a warm restart or noise lifts the loss for some steps, and then it comes down by
 itself. So it has to stay up.

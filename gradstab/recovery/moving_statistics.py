@@ -1,4 +1,4 @@
-"""Tells moving variances that one huge batch has spoiled: finite, and useless in inference.
+"""Detects moving variances spoiled by one huge batch: finite, but useless in inference.
 
 Training goes on well on the statistics of its batches, and forgets the batch after some hundred
 steps. Until then the model is at chance wherever it is used.

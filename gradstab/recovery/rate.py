@@ -1,4 +1,4 @@
-"""Cuts the learning rates of a run by a factor, numbers and schedules, and takes that back."""
+"""Multiplies the learning rates of a run, numbers and schedules, by a factor, and undoes it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Penalties that keep kernels near to orthogonal, or their largest singular value small.
+"""Penalties that keep kernels nearly orthogonal, or their largest singular value small.
 
-A layer whose kernel has orthonormal columns (or rows) changes the length of no gradient that goes
-back through it, or of no signal that goes forward; one whose largest singular value is small can't
-blow either up. Both are computed in float32 at least, and come back in `keras.config.floatx()`.
-Coefficients change in a running, compiled `fit` like those of `L1` and `L2`.
+A kernel with orthonormal columns (or rows) keeps the length of every gradient passed backward (or
+of every signal passed forward). A kernel with a small largest singular value can't amplify either.
+Both are computed in float32 at least, and come back in `keras.config.floatx()`. Coefficients change
+in a running, compiled `fit` like those of `L1` and `L2`.
 
 The last axis of a kernel counts as its outputs, all others together as its inputs, as in Dense,
 Conv1D to Conv3D and recurrent kernels. A transposed convolution's (..., out, in) is read the other
@@ -35,12 +35,12 @@ _MODES = ("soft", "double", "mutual_coherence", "srip")
 @final
 @register
 class Orthogonal(HasCoefficients, keras.regularizers.Regularizer):
-    r"""Penalizes how far a kernel is from orthogonal.
+    r"""Penalizes the deviation of a kernel from orthogonality.
 
-    Use it in deep nets, so that the kernels stay what an orthogonal initializer made them. With the
+    Use it in deep nets, so that kernels stay orthogonal after an orthogonal initializer. With the
     kernel as a matrix $W$ of shape (inputs, outputs), $\text{inputs}$ being all axes but the last,
-    and $G = W^\top W - I$, or $W W^\top - I$ if there are fewer inputs than outputs (only so many
-    columns can be orthonormal as they have entries), the penalty is `coefficient` times
+    and $G = W^\top W - I$, or $W W^\top - I$ if there are fewer inputs than outputs (there are at
+    most as many orthonormal columns as entries in one), the penalty is `coefficient` times
 
     | mode | measure | what counts |
     |---|---|---|
@@ -49,18 +49,18 @@ class Orthogonal(HasCoefficients, keras.regularizers.Regularizer):
     | `"mutual_coherence"` | $\max_{ij} \lvert G_{ij} \rvert$ | the worst pair of columns |
     | `"srip"` | $\max_i \lvert \lambda_i(G) \rvert$ | the worst direction |
 
-    `"srip"` (spectral restricted isometry) bounds by how much any input may grow or shrink. Power
-    iteration estimates it from below, from a seeded start at every step. docs/penalties.md says how
-    the modes relate.
+    `"srip"` (spectral restricted isometry) bounds the growth and shrinkage of any input. Power
+    iteration estimates it from below, from a seeded start at every step. docs/penalties.md compares
+    the modes.
 
-    Sums over all entries grow with the kernel, so that `"soft"` and `"double"` ask for smaller
-    coefficients (1e-4 to 1e-2 of usual losses) than the other two (1e-2 to 1).
+    Sums over all entries grow with the kernel, so `"soft"` and `"double"` need smaller coefficients
+    (1e-4 to 1e-2 of usual losses) than the other two (1e-2 to 1).
 
     Args:
         mode: One of the above.
-        coefficient: Non-negative and finite, in units of loss. Changes during a run act at once.
+        coefficient: Non-negative and finite, in units of loss. Can be assigned during a run.
         num_iterations: Products with $G$ in the power iteration of `"srip"`.
-        seed: Of its start.
+        seed: Seed of its start.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -111,20 +111,20 @@ class SpectralNorm(HasCoefficients, keras.regularizers.Regularizer):
     $$\text{penalty} = c\, \sigma_{\max}(W)^2
     = c \max_z \lVert W z \rVert^2 / \lVert z \rVert^2$$
 
-    with $W$ the kernel as a matrix (inputs, outputs). Use it where a small change of the input must
-    not change the output much, as against exploding activations and gradients, without making all
-    other directions small as `L2` does. The gradient is $2 c\,\sigma u v^\top$, of rank one.
+    with $W$ the kernel as a matrix (inputs, outputs). Use it if a small change of the input must
+    not change the output much, such as against exploding activations and gradients. Unlike `L2`, it
+    does not shrink all other directions. The gradient is $2 c\,\sigma u v^\top$, of rank one.
 
-    Power iteration finds $\sigma_{\max}$ from a seeded start, anew each time; nothing is kept
-    between steps, so that weights files, copies and replicas have nothing to agree on. It is an
-    estimate from below, the better the more iterations; where the two largest singular values are
-    near to each other, so are their squares, and the estimate lies between.
+    Power iteration estimates $\sigma_{\max}$ from a seeded start at every step. No state is kept
+    between steps, so weights files, copies and replicas stay consistent. It is an estimate from
+    below, better with more iterations. If the two largest singular values are close to each other,
+    the estimate lies between them.
 
     Args:
         coefficient: $c$, non-negative and finite, in units of loss; half of the reference's λ.
-            Changes during a run act at once.
+            Can be assigned during a run.
         num_iterations: Products with $W$ and $W^\top$ each.
-        seed: Of the start.
+        seed: Seed of the start.
 
     Raises:
         TypeError: If an argument has the wrong type.

@@ -1,18 +1,17 @@
 """L1 and L2 penalties, computed in float32.
 
 Keras sums a penalty in the weight's dtype, and float16 ends at 65504: 4096 weights of 4 are enough
-to make the sum of squares, and with it the loss, infinite. Here weights are widened before anything
-is multiplied or summed: to float32, or float64 where they are float64. The penalty comes back in
+to make the sum of squares, and with it the loss, infinite. Here weights are cast before anything is
+multiplied or summed: to float32, or kept in float64. The penalty comes back in
 `keras.config.floatx()`, float32 unless set otherwise: the dtype in which Keras adds up the losses
 of a model, and the only one that `fit` accepts there.
 
-Coefficients may change during a run: `layer.kernel_regularizer.l2 = 1e-3`, in a callback say, acts
-in the compiled step from the next step on, with nothing traced again. One regularizer that several
-layers share has one coefficient for all of them. A `.keras` file and `get_config` hold the value of
-the moment; files of weights alone, `tf.train.Checkpoint` and `BackupAndRestore` hold no
-regularizer, so that after them a coefficient is what the script made it; `training.train` with
-`resume=True` puts it where it was. (On TensorFlow; elsewhere a step that is compiled already keeps
-the old value.)
+Coefficients may change during a run: `layer.kernel_regularizer.l2 = 1e-3`, for example in a
+callback, takes effect at the next step, without a new trace. A regularizer shared by several layers
+has one coefficient for all of them. A `.keras` file and `get_config` hold the current value.
+Weights files, `tf.train.Checkpoint` and `BackupAndRestore` hold no regularizers, so after loading
+them a coefficient has the value from the script; `training.train` with `resume=True` restores it.
+(On TensorFlow; elsewhere a compiled step keeps the old value.)
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ class L1(HasCoefficients, keras.regularizers.Regularizer):
 
     $$\text{penalty} = l_1 \sum_i |w_i|$$
 
-    Pulls each weight towards zero at a constant rate and so sets many to (almost) zero. Use it
-    where you want sparse weights; to keep weights small, `L2` is the usual choice.
+    It pulls each weight towards zero at a constant rate, so that many become (almost) zero. Use it
+    for sparse weights; to keep weights small, `L2` is the usual choice.
 
     Args:
         l1: Coefficient, non-negative and finite, in units of loss per unit of weight.
 
     Raises:
         TypeError: If `l1` is not a number.
-        ValueError: If `l1` is negative, NaN or infinite, then or when it is changed.
+        ValueError: If `l1` is negative, NaN or infinite, at creation or on assignment.
 
     Example:
         >>> import numpy as np
@@ -69,9 +68,9 @@ class L2(HasCoefficients, keras.regularizers.Regularizer):
 
     $$\text{penalty} = l_2 \sum_i w_i^2, \qquad \frac{\partial}{\partial w_i} = 2 l_2 w_i$$
 
-    Keeps weights small, and with them the gradients that are multiplied by them on the way back.
-    With Adam and its kin the penalty's gradient is rescaled like any other; for decay at a rate
-    that you choose, use the optimizer's own `weight_decay`.
+    It keeps weights small, and so the gradients, which are multiplied by them in the backward pass.
+    Adam and similar optimizers rescale the penalty's gradient like any other; for decay at a chosen
+    rate, use the optimizer's `weight_decay`.
 
     Args:
         l2: Coefficient, non-negative and finite, in units of loss per squared unit of weight.
@@ -106,8 +105,8 @@ class L1L2(HasCoefficients, keras.regularizers.Regularizer):
 
     $$\text{penalty} = l_1 \sum_i |w_i| + l_2 \sum_i w_i^2$$
 
-    Use it for sparse weights where several inputs say the same: L1 alone keeps one of them at
-    random, the L2 term keeps them together. A coefficient of 0 leaves its term out.
+    Use it for sparse weights with correlated inputs: L1 alone keeps one of them at random, the L2
+    term keeps them together. A coefficient of 0 leaves its term out.
 
     Args:
         l1: Coefficient of the sum of absolutes, non-negative and finite.

@@ -1,4 +1,4 @@
-"""Repairs: from a diagnosis to the smallest change that heals, tried and shown as a diff."""
+"""Repairs: finds the smallest change that makes a model learn, and shows it as a diff."""
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 

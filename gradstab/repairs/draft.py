@@ -1,4 +1,4 @@
-"""A recipe in the making: the model, and all that prescriptions change of it."""
+"""A draft of a repair: the model, its training, and the changes made by prescriptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Make = Callable[[], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Training as the person plans it.
+    """The planned training.
 
     Attributes:
         epochs: Passes over the data.

@@ -1,4 +1,4 @@
-"""A learning rate for a net, found by trying some from the same start."""
+"""Searches for a learning rate by trying several from the same weights."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _CALMER: Final = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class LearningRateSearch:
-    """Losses after some steps at each of a range of rates.
+    """Losses after some steps at each of several rates.
 
     Attributes:
         rates: Learning rates.
-        losses: Loss after the steps, NaN where it was not finite.
-        start: Loss before them.
-        suggestion: The rate to use, or `None` where no rate lowers the loss.
-        reason: Why this one.
+        losses: Loss after the steps at each rate, NaN where it was not finite.
+        start: Loss before the steps.
+        suggestion: The rate to use, or `None` if no rate lowers the loss.
+        reason: The reason for the suggestion.
     """
 
     rates: tuple[float, ...]
@@ -76,13 +76,13 @@ def find_learning_rate(
     max_rate: float = _RATES[-1],
     seed: int = 0,
 ) -> LearningRateSearch:
-    """Find a learning rate: train for some steps at each of a range of rates.
+    """Find a learning rate: train for some steps at each of several rates.
 
-    Each rate begins at the same weights and sees the same batches, and its loss is taken over the
-    same rows, so that the noise of single batches does not decide. The suggestion is the
-    smallest rate that lowers the loss 95 % as far as the best one does; if the next rate
-    above it fails, half a decade less, where that still comes three quarters of the way. The model
-    and the random generators are afterwards what they were.
+    Each rate starts from the same weights, sees the same batches, and is scored on the same rows,
+    so that the noise of single batches does not decide. The suggestion is the smallest rate that
+    lowers the loss by at least 95 % of the best reduction. If the next higher rate fails, it is
+    half a decade less, provided that still gives three quarters of the reduction. Afterwards the
+    model and the random generators are as before.
 
     Args:
         model: A compiled model.
@@ -91,8 +91,8 @@ def find_learning_rate(
         batch_size: Examples of a step.
         num_steps: Steps at each rate.
         min_rate: Lowest rate to try.
-        max_rate: Highest rate to try. Between them lie half decades.
-        seed: Draws the examples.
+        max_rate: Highest rate to try. Rates in between are half a decade apart.
+        seed: Seed of the choice of examples.
 
     Returns:
         The rates, the losses, the suggestion with its reason, and a plot.

@@ -1,4 +1,4 @@
-"""The smallest change that heals a model: found from its diagnosis, tried, and shown as a diff."""
+"""Finds the smallest change that makes a model learn, tries it, and shows it as a diff."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def repair(
     seed: int = 0,
     allow: Sequence[str] | None = None,
 ) -> Repair:
-    """Find the smallest change that heals a model, and show it as a diff.
+    """Find the smallest change that makes a model learn, and show it as a diff.
 
-    The model is diagnosed and trained once as planned. Where it is sick, changes that answer the
-    diagnosis are tried on copies, alone and up to three together; the better ones are trained
-    longer. What does not help is taken out again. The model that was given is never changed.
+    The model is diagnosed and trained once as planned. If it does not learn well, changes for its
+    findings are tried on copies, alone and up to three together, and the better ones are trained
+    longer. Changes that do not help are removed again. The model that you pass is never changed.
 
     Args:
-        model: A compiled model. Sequential and functional models can get other layers. Of
-            subclassed ones only the training is changed, and they need a `get_config`.
+        model: A compiled model. Layers are changed in sequential and functional models only. For
+            subclassed models, which need a `get_config`, only the training is changed.
         x: Inputs: an array, or a list or dict of arrays, with the examples along the first axis.
         y: Targets, likewise.
         validation_data: Inputs and targets to score on; by default a fifth of the data is held out.
         epochs: Epochs as planned.
         batch_size: Batch size as planned.
-        budget: Time to spend, in multiples of one training as planned. Diagnosis and first traces
-            come on top for nets that train within seconds.
-        seed: Draws first weights, the examples held out, and the order of examples.
+        budget: Time to spend, in multiples of one training as planned. For nets that train within
+            seconds, diagnosis and first traces come on top.
+        seed: Seed of initial weights, held-out examples, and the order of examples.
         allow: Class names of prescriptions to try; all by default.
 
     Raises:
-        TypeError: If data is not given as arrays.
+        TypeError: If the data are not arrays.
         ValueError: If the model is not compiled or can't be copied, or arguments are out of range.
 
     Example:

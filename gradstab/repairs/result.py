@@ -1,4 +1,4 @@
-"""What a repair came to: verdict, changes with their evidence, the diff, the healed model."""
+"""The result of a repair: verdict, changes with their evidence, the diff, the repaired model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gradstab.repairs.search import Evidence
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """A prescription that was taken.
+    """A prescription that was applied.
 
     Attributes:
-        name: What it does.
+        name: The change in a few words.
         changes: Lines of code, before and after.
-        evidence: Scores before, after, and with this change undone; `None` where time ran out.
+        evidence: Scores before, after, and with this change undone; `None` if time ran out.
     """
 
     name: str
@@ -28,22 +28,22 @@ class Action:
 
 
 class Repair:
-    """What `repair` found.
+    """The result of `repair`.
 
-    Scores: 1 is perfect, 0 is what a constant answer gets.
+    Scores: 1 is perfect, 0 is that of a constant output.
 
     Attributes:
         model: The repaired model, compiled, with fresh weights; ready for
-            `model.fit(*repair.prepare(x, y), **repair.fit_arguments)`. The given model itself
-            where nothing was changed.
+            `model.fit(*repair.prepare(x, y), **repair.fit_arguments)`. The given model itself if
+            nothing was changed.
         verdict: `"not needed"`, `"repaired"`, `"improved"` or `"not repairable"`.
-        reason: Why that, in a sentence.
+        reason: The reason for the verdict, in a sentence.
         actions: Changes in the order in which they were made.
         fit_arguments: Arguments of `fit` beside the data.
-        score_before: Score of the model as it was given, trained as planned.
+        score_before: Score of the given model, trained as planned.
         score: Score of the repaired one.
         cost: Time of the search, in multiples of one training as planned.
-        diagnosis: The diagnosis that it began with.
+        diagnosis: The diagnosis of the given model.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Repair:
         self._draft = draft
 
     def prepare(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """Return data as the repaired model takes it: labels from 0 on, what is not finite out."""
+        """Return data prepared for the repaired model: labels from 0 on, rows with NaN removed."""
         return self._draft.prepared(x, y)
 
     def diff(self) -> str:
-        """Return the change to make in the script: `-` lines to take out, `+` lines to put in."""
+        """Return the change to make in the script: `-` lines to remove, `+` lines to add."""
         lines = []
         for action in self.actions:
             lines.append(f"# {action.name}")

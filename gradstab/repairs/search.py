@@ -1,4 +1,4 @@
-"""A search for the recipe that heals: better ones are tried longer, each change is undone once."""
+"""Searches for the recipe that helps: better ones train longer, each change is undone once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the targets ask of a model, and how well predictions answer it."""
+"""The form of the targets, and the score of predictions."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def task_of(y: Any, units: int, asks_for_classes: bool) -> Task:
 
 
 def score(task: Task, y: Any, prediction: Any) -> float:
-    """Return how well predictions answer targets: 1 is perfect, 0 is what a constant answer gets.
+    """Return the score of predictions: 1 is perfect, 0 is that of a constant output.
 
-    Values: the share of the variance that is explained. Labels: the mean of accuracy above that of
-    the most frequent label and of the share of the label's entropy that is explained, so that both
-    a wrong answer and a wrong certainty count. Never below -1; predictions that are not finite get
-    that.
+    For values, it is the share of the variance explained. For labels, it is the mean of two shares:
+    accuracy above that of the most frequent label, and the label's entropy explained, so that both
+    wrong classes and wrong confidence count. The score is never below -1, the score of predictions
+    that are not finite.
 
     Args:
         task: Form of the targets.

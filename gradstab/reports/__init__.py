@@ -1,4 +1,4 @@
-"""What a run left behind, as figures, page, text and JSON: functions of a record, without Keras."""
+"""Reports of a run as figures, page, text and JSON: functions of a record, without Keras."""
 
 from gradstab.reports.comparison import plot_comparison
 from gradstab.reports.epochs import plot_epochs

@@ -1,4 +1,4 @@
-"""The figure that sets runs of several ways side by side."""
+"""A figure that compares runs of several methods side by side."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def plot_comparison(
     rows: Sequence[tuple[str, str, str]] = _ROWS,
     title: str | None = None,
 ) -> Figure:
-    """Draw runs of several ways in several settings: a column per setting, a line per way.
+    """Draw runs of several methods in several settings: a column per setting, a line per method.
 
     All scales are logarithmic; long series are drawn faint, with their running median on top. At
-    the top of a panel, `×` marks from where on a run's values are NaN or infinite to its end, and
-    `|` single ones that it got over. A ring at the end of a loss curve marks a run that ended no
-    better than guessing.
+    the top of a panel, `×` marks where a run's values become NaN or infinite for good, and `|`
+    marks single such values. A ring at the end of a loss curve marks a run that ended no better
+    than guessing.
 
     Args:
-        results: Setting to way to series: `results[setting][way]["loss"]` is a sequence of numbers.
-            The order of the settings and of the ways is that of the figure.
-        chance_loss: Loss of guessing, log(classes) for a balanced classification; drawn, and the
-            mark of a dead run. `None` leaves both out.
+        results: Nested mapping: `results[setting][method]["loss"]` is a sequence of numbers.
+            Settings and methods are drawn in this order.
+        chance_loss: Loss of guessing, log(classes) for a balanced classification. It is drawn, and
+            runs that end no better get a ring. `None` leaves both out.
         rows: Key, axis label and unit of x of each row of panels. A series given as a pair of
             sequences `(x, values)` is drawn over that x, else over 1, 2, ...
         title: Title of the figure.

@@ -1,4 +1,4 @@
-"""How a run ended, in words."""
+"""The end of a run, in words."""
 
 from __future__ import annotations
 

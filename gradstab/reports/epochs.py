@@ -23,11 +23,11 @@ _MOST_LINES: Final = 6
 
 
 def plot_epochs(record: Record, ax: Axes | None = None) -> Axes:
-    """Draw losses and metrics over the epochs, losses above and metrics below.
+    """Draw losses (upper panel) and metrics (lower panel) over the epochs.
 
     Args:
         record: A run record with completed epochs.
-        ax: Where to draw, in two panels on its place if there are metrics; a new figure if `None`.
+        ax: Where to draw, in two panels if there are metrics; a new figure if `None`.
     """
     ax = axes_or_new(ax)
     ax.set_title("Losses and metrics by epoch")

@@ -1,7 +1,7 @@
 """Figures of runs: each a function of data and an `ax`, without pyplot and its global state.
 
-Each draws on the `ax` that it is given, or makes a figure of its own (`ax.figure`). One whose data
-is missing says so in its place. They need matplotlib: `pip install "gradstab[report]"`.
+Each draws on the given `ax`, or makes a new figure (`ax.figure`). If its data are missing, the
+panel says so. They need matplotlib: `pip install "gradstab[report]"`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 def plot_gradient_norm(record: Record, ax: Axes | None = None) -> Axes:
     """Draw the global gradient norm over the steps, before and after the transforms.
 
-    Use it to see whether gradients explode, vanish or spike, and what the clip does about it. The
-    scale is logarithmic; the bound is the column `max_norm`, or that of the run's configuration;
-    skipped steps (events named `skip`) are marked along the top.
+    Use it to see whether gradients explode, vanish or spike, and how the clip acts on them. The
+    scale is logarithmic. The bound is the column `max_norm`, or that of the run's configuration.
+    Skipped steps (events named `skip`) are marked along the top.
 
     Args:
         record: A run record with the column `grad_norm`, and `grad_norm_after` if there is one.
@@ -90,7 +90,7 @@ def plot_gradient_norm(record: Record, ax: Axes | None = None) -> Axes:
 
 
 def plot_loss(record_or_histories: Any, ax: Axes | None = None) -> Axes:
-    """Draw loss curves; a step or epoch whose loss is not finite is marked along the top.
+    """Draw loss curves; steps or epochs with a loss that is not finite are marked along the top.
 
     Args:
         record_or_histories: A run record (its column `loss`, over steps), a Keras `History` or the
@@ -142,16 +142,16 @@ def plot_heatmap(
     """Draw a table of numbers as coloured cells with the number in each.
 
     Args:
-        values: Shape (rows, columns). What is not finite is a hatched cell that says so.
-        row_labels: One for each row.
-        column_labels: One for each column.
+        values: Shape (rows, columns). Cells that are not finite are hatched and labelled.
+        row_labels: One label for each row.
+        column_labels: One label for each column.
         ax: Where to draw; a new figure of fitting size if `None`.
         title: Title above.
-        label: What the colour means, beside its scale.
+        label: Label of the colour scale.
         decimals: Digits after the point in the cells.
 
     Raises:
-        ValueError: If the labels do not fit the shape of `values`.
+        ValueError: If the labels do not match the shape of `values`.
 
     Example:
         >>> from gradstab.reports import plot_heatmap
@@ -193,7 +193,7 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str], *, dpi: int = 130)
 
     Args:
         figure: A figure, or an `ax` of one.
-        path: The file; folders are made.
+        path: The file; folders are created.
         dpi: Dots per inch.
 
     Example: `save(plot_loss(history), "loss.png")`.

@@ -1,4 +1,4 @@
-"""One page about a run: offline, in a single file, without scripts."""
+"""The HTML page about a run: a single file without scripts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _BAD: Final = ("Diverged", "Lost", "Nothing")
 def write_html(run_dir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
     """Write a page about a run, whole or not at all, and return its path.
 
-    It is one file that needs no network and runs no script: a verdict, a summary, figures, and
-    tables of epochs, incidents, variables, configuration and versions. Where the record holds
-    several runs, the latest comes first and the earlier ones follow, each by itself. It can be
-    written while the run goes on.
+    It is a single file that needs no network and runs no script: a verdict, a summary, figures, and
+    tables of epochs, incidents, variables, configuration and versions. If the record holds several
+    runs, the latest comes first and the earlier ones follow separately. It can be written during
+    the run.
 
     Args:
         run_dir: A run directory, or the record in it.
-        path: The file; `report.html` beside the record if `None`. Folders are made.
+        path: The file; `None` for `report.html` in the folder of the record. Folders are created.
 
     Raises:
         FileNotFoundError: If there is no record.

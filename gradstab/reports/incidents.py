@@ -1,4 +1,4 @@
-"""What happened in a run, in words: events that repeat at steps in a row are told once."""
+"""Incidents of a run, in words: events repeated at steps in a row are merged."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gradstab.monitoring.record import Record
 
 @dataclasses.dataclass(frozen=True)
 class Incident:
-    """Something that happened, once or at several steps in a row.
+    """An incident, at one step or at several steps in a row.
 
     Attributes:
         first: Step, or `None` where it belongs to none.
         last: Last step of the row.
         count: How often.
         name: Name of the event.
-        what: What, in words.
+        what: Its kind, in words.
         details: Its details, in words.
     """
 

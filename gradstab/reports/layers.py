@@ -40,8 +40,8 @@ def plot_layer_norms(record: Record, ax: Axes | None = None) -> Axes:
 
     Use it to see where gradients vanish or explode: the first layer is on top, colours are on a
     logarithmic scale. Gradients that are exactly zero, and those with NaN or infinite entries, have
-    colours of their own. The norm of a layer is that of all its variables together; of many samples
-    in one column the largest is shown.
+    colours of their own. The norm of a layer is that of all its variables together. Where several
+    samples share a column, the largest is shown.
 
     Args:
         record: A run record with the per-variable quantity `grad_norm`.
@@ -85,10 +85,10 @@ def plot_layer_norms(record: Record, ax: Axes | None = None) -> Axes:
 
 
 def plot_update_ratio(record: Record, ax: Axes | None = None) -> Axes:
-    """Draw how large the updates are beside the weights, with the band that is usually healthy.
+    """Draw the size of the updates relative to the weights, with the usually healthy band.
 
-    Below 1e-4 weights hardly move, above 0.1 they are overwritten; a ratio outside is a hint and no
-    proof. Up to seven variables have a line each, more are drawn as their median, the middle 80 %
+    Below 1e-4 weights hardly move, above 0.1 they are overwritten; a ratio outside is a hint, not a
+    proof. Up to seven variables get a line each. More are drawn as their median, the middle 80 %
     and the extremes. Without ratios per variable, the run's column `update_ratio` is drawn.
 
     Args:
@@ -117,13 +117,13 @@ def plot_update_ratio(record: Record, ax: Axes | None = None) -> Axes:
 def plot_activations(record: Record, ax: Axes | None = None) -> Axes:
     """Draw the activations over depth at the last sampled step, and faintly at the first.
 
-    Above: the mean of each layer's output, in the band of its deviation. Below: the shares of it
-    that are saturated and that are dead.
+    Upper panel: the mean of each layer's output, with a band of one standard deviation. Lower
+    panel: the shares that are saturated and dead.
 
     Args:
         record: A run record with `activation_mean`, `activation_deviation`, `activation_saturated`
             and `activation_dead`, or some of them.
-        ax: Where to draw, in two panels on its place; a new figure if `None`.
+        ax: Where to draw two panels; a new figure if `None`.
     """
     ax = axes_or_new(ax)
     ax.set_title("Activations over depth")

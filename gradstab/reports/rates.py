@@ -1,4 +1,4 @@
-"""Figures of learning rates: that of a schedule, and what an optimizer made of it in a run."""
+"""Figures of learning rates: that of a schedule, and the effective rates of a run."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def plot_schedule(
 ) -> Axes:
     """Draw the learning rate of a schedule over its first steps.
 
-    Use it to look at a rate before a run is spent on it. Called again with the same `ax`, it draws
-    one schedule over another. At most 1000 steps are evaluated, evenly spaced.
+    Use it to check a schedule before a run. Pass the same `ax` again to draw one schedule over
+    another. At most 1000 steps are evaluated, evenly spaced.
 
     Args:
         schedule: Any schedule of Keras' or gradstab's, or a function of the step.
-        num_steps: How many steps, from 0 on, a positive integer.
+        num_steps: Number of steps, from 0 on, a positive integer.
         ax: Where to draw; a new figure if `None`.
-        label: Its name in the legend; none without one.
+        label: Its name in the legend; `None` for none.
 
     Raises:
         ImportError: If matplotlib is missing: `pip install "gradstab[report]"`.
-        TypeError: If `schedule` can't be called, or `num_steps` is no integer.
+        TypeError: If `schedule` can't be called, or `num_steps` is not an integer.
         ValueError: If `num_steps` is not positive.
 
     Example:
@@ -81,12 +81,12 @@ def plot_schedule(
 
 
 def plot_effective_rate(record: Record, ax: Axes | None = None) -> Axes:
-    """Draw the learning rate that the weights of each layer really had over a run.
+    """Draw the effective learning rate of each layer's weights over a run.
 
     Adagrad, RMSprop and Adam divide the rate by the size of each weight's gradients. A line is the
-    median over the weights of a layer, its band the middle half, dotted black the rate that was
-    set. Up to six layers have a line each, of more the median layer, the middle 80 % of layers and
-    the extremes are drawn.
+    median over the weights of a layer, its band the middle half; the dotted black line is the
+    learning rate that was set. Up to six layers get a line each. Of more, the median layer, the
+    middle 80 % of layers and the extremes are drawn.
 
     Args:
         record: A run record with `effective_rate_median` per layer, as

@@ -1,4 +1,4 @@
-"""Figures over the steps of a run: the loss with what happened, clip rate, linearity."""
+"""Figures over the steps of a run: the loss with incidents, clip rate, linearity."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MANY: Final = 100
 
 
 def plot_incidents(record: Record, ax: Axes | None = None) -> Axes:
-    """Draw the loss with what happened to the run along the top.
+    """Draw the loss, with incidents of the run along the top.
 
     A row of marks for each kind of incident: steps skipped by cause, clips and bounds changed,
     stops, steps that the record missed, findings, and recorded steps whose loss is not finite.
@@ -72,10 +72,10 @@ def plot_incidents(record: Record, ax: Axes | None = None) -> Axes:
 
 
 def plot_clip_rate(record: Record, ax: Axes | None = None) -> Axes:
-    """Draw which share of the recorded steps was clipped, over a sliding part of the run.
+    """Draw the share of the recorded steps that was clipped, in a sliding window.
 
-    A clip that bounds nearly every step is no guard but a smaller learning rate; one that never
-    does is not needed, or too loose.
+    A clip that acts on nearly every step is a smaller learning rate; one that never acts is not
+    needed, or too loose.
 
     Args:
         record: A run record with the column `clipped`, and `skipped` if there is one.
@@ -103,15 +103,15 @@ def plot_clip_rate(record: Record, ax: Axes | None = None) -> Axes:
 
 
 def plot_linearity(record: Record, ax: Axes | None = None) -> Axes:
-    """Draw the loss change that the gradient predicts for a step beside the one that came.
+    """Draw the loss change that the gradient predicts for a step, and the actual one.
 
-    Where what is predicted and what came agree on the probe batch, the step is in the linear
-    regime; far apart, the rate is too high. On the batch of the step itself there is a prediction
-    only.
+    If prediction and actual change agree on the probe batch, the step is in the linear regime; if
+    they are far apart, the rate is too high. On the batch of the step itself there is only a
+    prediction.
 
     Args:
-        record: A run record with the column `linearity_predicted`, and where there was a probe
-            batch, `linearity_probe_predicted` and `linearity_actual`.
+        record: A run record with the column `linearity_predicted`, and with a probe batch also
+            `linearity_probe_predicted` and `linearity_actual`.
         ax: Where to draw; a new figure if `None`.
     """
     ax = axes_or_new(ax)

@@ -1,4 +1,4 @@
-"""What a run record comes to, in numbers and words; the page, the text and the JSON show it."""
+"""The summary of a run record, in numbers and words, for page, text and JSON."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from gradstab.reports.verdict import verdict
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A run in numbers and words; `None` is what the record does not tell.
+    """A run in numbers and words; `None` for values that the record does not have.
 
     Attributes:
-        verdict: What became of the run, in a sentence.
+        verdict: The outcome of the run, in a sentence.
         started: When the run began.
-        runs: How many parts the run has; one that was resumed has more than one.
+        runs: Number of parts of the run; a resumed run has more than one.
         last_step: Number of the last recorded step or event.
         recorded_steps: Steps that the record holds.
         sampled_steps: Those of them with numbers per variable.
-        totals: Counts and extremes over every step, or over the recorded ones in a record that has
-            none over all.
+        totals: Counts and extremes over every step, or, if the record lacks these, over the
+            recorded steps.
         counts_every_step: Whether `totals` are over every step.
         skipped: Steps that were skipped, by cause.
-        missed: Steps that were not recorded, since nobody looked in time.
+        missed: Steps that were not recorded, since telemetry was not read in time.
         clipped_share: Share of the steps that were clipped.
         last_loss: Loss of the last step that was applied, NaN or infinite too.
         best_loss: Smallest finite loss of a step.
         best_loss_step: Its step.
         largest_norm: Largest finite global gradient norm before the transforms.
         largest_norm_step: Its step.
-        first_bad_variable: The variable that the first skip with one names, and its step.
-        ending: How the run ended, in words.
+        first_bad_variable: The first variable named by a skip, and the step.
+        ending: The end of the run, in words.
         epochs: Completed epochs.
         variables: All of them, in the order of the header.
-        incidents: What happened, in the order of the record, equal neighbours together.
+        incidents: Incidents in the order of the record, with equal neighbours merged.
         config: Configuration of the run.
         versions: Versions of the run.
         problems: Lines of the record that could not be read.
@@ -83,7 +83,7 @@ class Summary:
 
 
 def summarize(record: Record) -> Summary:
-    """Return what a record comes to.
+    """Return the summary of a record.
 
     Args:
         record: As `read_record` returns it.

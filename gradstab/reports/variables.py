@@ -1,4 +1,4 @@
-"""What a record tells of each variable."""
+"""Summary of each variable in a record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradstab.monitoring.record import Record
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-    """What the record tells of one variable; `None` is what it does not.
+    """Summary of one variable; `None` for values that the record does not have.
 
     Attributes:
         name: Its name.

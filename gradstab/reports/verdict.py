@@ -1,4 +1,4 @@
-"""What became of a run, in a sentence: the page opens with it, and `fit` ends with it."""
+"""The verdict on a run, in a sentence: the page begins with it, and `fit` ends with it."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""Learning rate schedules: warm-ups that go round any schedule of Keras, or a plain rate, and decays.
+"""Learning rate schedules: warm-ups for any Keras schedule or constant rate, and decays.
 
 | what | classes |
 |---|---|
 | a warm-up before anything | `LinearWarmup`, `ExponentialWarmup`, `UntunedWarmup` (for Adam) |
 | a run of known length | `LinearDecay`, `OneCycle`, `WarmupStableDecay` |
 | a run without an end | `InverseSquareRoot`, `Noam` |
-| schedules of schedules | `Join`, one after the other; `Scale`, by a factor or in updates instead of micro-batches; `Adjustable`, outermost, for callbacks that cut a scheduled rate |
+| schedules of schedules | `Join`: one after the other; `Scale`: times a factor, or counted in updates instead of micro-batches; `Adjustable`: outermost, so that callbacks can cut a scheduled rate |
 
-All of them count steps from 0, as Keras does, are continuous where their phases meet, and keep their
-last rate beyond their end. Steps are counted in whole numbers, so that a phase that begins at step
-1,000,000,001 begins there.
+All count steps from 0, as Keras does, are continuous where their phases meet, and keep their last
+rate after their end. Steps are integers, so a phase that begins at step 1,000,000,001 begins
+exactly there.
 
 Example:
     >>> import keras

@@ -28,10 +28,10 @@ from gradstab.schedules.rates import (
 @final
 @register
 class Join(Schedule):
-    r"""Lets schedules follow each other, each from its own step 0.
+    r"""Runs schedules one after the other, each from its own step 0.
 
     Use it for a run in phases: a plateau and then a decay, a decay that restarts, a fine-tuning
-    phase at another rate. For a warm-up, `LinearWarmup` finds the peak by itself.
+    phase at another rate. For a warm-up use `LinearWarmup`, which finds the peak by itself.
 
     With schedules $\eta_0, \dots, \eta_n$ and boundaries $b_1 < \dots < b_n$, and $b_0 = 0$,
 
@@ -111,23 +111,23 @@ class Adjustable(Schedule):
     Keras refuses to set the learning rate of an optimizer that has a schedule, so that
     `ReduceLROnPlateau` and `LearningRateScheduler` raise a `TypeError` there. `Adjustable`
     multiplies the schedule by a factor in a variable, which a compiled step reads each time.
-    Setting the rate of a `StabilizedOptimizer` sets the factor so that the rate of this very step
-    becomes what was asked for; from there on the schedule goes its way, scaled. A plain Keras
-    optimizer still refuses; there, set `schedule.factor = 0.1`.
+    Setting the rate of a `StabilizedOptimizer` chooses the factor so that the current step has the
+    requested rate; from there on the schedule continues, scaled. A plain Keras optimizer still
+    refuses; there, set `schedule.factor = 0.1`.
 
-    Put it outermost, round the whole schedule: an `Adjustable` within another schedule works by
-    its own `factor`, but an optimizer's `learning_rate` can't be set through it.
+    Make it the outermost schedule: an `Adjustable` inside another schedule works through its own
+    `factor`, but an optimizer's `learning_rate` can't be set through it.
 
     The factor is part of the config, so a saved `.keras` model has it. Weights files and
-    checkpoints hold it where the optimizer is a `StabilizedOptimizer`, which saves
-    `factor_variable` with its state.
+    checkpoints hold it if the optimizer is a `StabilizedOptimizer`, which saves `factor_variable`
+    with its state.
 
     Args:
         schedule: A constant rate or any Keras schedule, but not another `Adjustable`.
         factor: The factor to start with, non-negative and finite. 0 stops all movement.
 
     Attributes:
-        factor: The factor as a float; assigning to it acts from the next step on.
+        factor: The factor as a float; an assignment takes effect at the next step.
         factor_variable: The scalar float32 `keras.Variable` that holds it.
 
     Raises:
@@ -164,7 +164,7 @@ class Adjustable(Schedule):
 
     @property
     def factor(self) -> float:
-        """What the schedule's rate is multiplied by."""
+        """The factor on the schedule's rate."""
         return held_number(self.factor_variable, self._factor)
 
     @factor.setter

@@ -1,4 +1,4 @@
-"""Schedules that fall: along a line to an end, or with the root of the step for ever."""
+"""Decays: linear to an end, or with the inverse square root of the step without an end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gradstab.schedules.shapes import along, progress
 @final
 @register
 class LinearDecay(Schedule):
-    r"""Takes the rate down a straight line to an end, and leaves it there.
+    r"""Lowers the rate along a straight line to a final value.
 
-    Use it where the length of the run is known: down to zero it does as well as a cosine or better,
-    and has nothing to choose. Lead up to it by a warm-up, `LinearWarmup(LinearDecay(...), 500)`.
+    Use it if the length of the run is known: down to zero it is as good as a cosine or better, and
+    has no shape to tune. Put a warm-up before it: `LinearWarmup(LinearDecay(...), 500)`.
 
     With $s$ the step, counted from 0, $T$ = `decay_steps`, $\eta_0$ = `initial_learning_rate` and
     $\eta_1$ = `end_learning_rate`,
@@ -31,8 +31,7 @@ class LinearDecay(Schedule):
     Args:
         initial_learning_rate: Rate at step 0, a positive float.
         decay_steps: Steps until the end, a positive integer.
-        end_learning_rate: Rate at step `decay_steps` and ever after: from 0 to
-            `initial_learning_rate`.
+        end_learning_rate: Rate from step `decay_steps` on, between 0 and `initial_learning_rate`.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -84,10 +83,10 @@ class LinearDecay(Schedule):
 @final
 @register
 class InverseSquareRoot(Schedule):
-    r"""Warms up along a line, then lets the rate fall with the root of the step, without an end.
+    r"""Warms up linearly, then lowers the rate with the inverse square root of the step.
 
-    Use it where the length of the run is not known, as for a transformer that is trained until it
-    is good enough: every further doubling of the run takes the rate down by √2.
+    Use it if the length of the run is not known, as for a transformer that is trained until it is
+    good enough: each doubling of the run divides the rate by √2.
 
     With $t = s + 1$ for the step $s$, counted from 0, $W$ = `warmup_steps` and $\eta$ =
     `peak_learning_rate`,
@@ -98,8 +97,8 @@ class InverseSquareRoot(Schedule):
 
     Args:
         peak_learning_rate: The highest rate, a positive float.
-        warmup_steps: Steps up to the peak, that at the peak included; a positive integer. It sets
-            the scale of the fall as well.
+        warmup_steps: Steps up to and including the peak, a positive integer. It sets the scale of
+            the decay as well.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -135,10 +134,10 @@ class InverseSquareRoot(Schedule):
 @final
 @register
 class Noam(Schedule):
-    r"""The transformer's schedule: `InverseSquareRoot`, its peak set by the width of the model.
+    r"""The transformer's schedule: `InverseSquareRoot` with a peak set by the model's width.
 
-    Use it to train a transformer as it was published, with Adam at $\beta_2 = 0.98$ and
-    $\epsilon = 10^{-9}$. `Scale(Noam(...), 2.0)` is the variant with a constant before it.
+    Use it to train a transformer as published, with Adam at $\beta_2 = 0.98$ and $\epsilon =
+    10^{-9}$. `Scale(Noam(...), 2.0)` is the variant with a constant factor.
 
     With $t = s + 1$ for the step $s$, counted from 0, $d$ = `d_model` and $W$ = `warmup_steps`,
 
@@ -148,7 +147,7 @@ class Noam(Schedule):
 
     Args:
         d_model: Width of the model, a positive integer.
-        warmup_steps: Steps up to the peak, that at the peak included; a positive integer.
+        warmup_steps: Steps up to and including the peak, a positive integer.
 
     Raises:
         TypeError: If an argument is of the wrong type.

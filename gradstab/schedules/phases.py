@@ -1,4 +1,4 @@
-"""Schedules of a whole run in phases, from its few numbers: up, level, down."""
+"""Schedules of a whole run in phases: warm-up, plateau, decay."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _CYCLE_SHAPES: Final = ("cosine", "linear")
 @final
 @register
 class WarmupStableDecay(Schedule):
-    r"""Warms up, stays level, and decays at the end: a run that can be prolonged.
+    r"""Warms up, stays constant, and decays at the end, so that a run can be prolonged.
 
-    Use it where the length of the run may change: the weights of the level phase are good to go on
-    from, and a decay over the last tenth or fifth brings what a cosine over the whole run brings.
+    Use it if the length of the run may change. Training can continue from weights of the constant
+    phase, and a decay over the last tenth or fifth is as good as a cosine over the whole run.
 
     With $s$ the step from 0, $W$, $S$, $D$ the steps of the phases, $\eta_0$, $\eta$, $\eta_1$ the
-    first, peak and last rate, and $x = \max(0, 1 - (s - W - S)/D)$ what is left of the decay,
+    first, peak and last rate, and $x = \max(0, 1 - (s - W - S)/D)$ the share of decay left,
 
     $$\text{rate}(s) = \begin{cases}
     \eta_0 + (\eta - \eta_0) \, \dfrac{s + 1}{W + 1} & s < W \\
@@ -40,7 +40,7 @@ class WarmupStableDecay(Schedule):
         stable_steps: Steps at the peak, 0 for none.
         decay_steps: Steps from the peak to the end, a positive integer.
         initial_learning_rate: Rate one step before the first, from 0 to the peak.
-        end_learning_rate: Rate after the decay and ever after, from 0 to the peak.
+        end_learning_rate: Rate after the decay, from 0 to the peak.
         decay_shape: `"linear"`, `"cosine"` or `"1-sqrt"`.
 
     Raises:
@@ -112,10 +112,10 @@ class WarmupStableDecay(Schedule):
 @final
 @register
 class OneCycle(Schedule):
-    r"""One cycle up and down, then far below where it began: short runs at high rates.
+    r"""One cycle up and down, ending far below its start, for short runs at high rates.
 
-    Use it for a run of a fixed, short length, with a peak near the highest rate that trains. Let
-    momentum alone, or lower it while the rate rises; this schedule sets the rate only.
+    Use it for short runs of fixed length, with a peak near the highest rate that trains. Keep
+    momentum constant, or lower it while the rate rises; this schedule sets only the rate.
 
     With $\eta$ = `peak_learning_rate`, $\eta_0 = \eta / d_0$ for the `initial_divisor` $d_0$,
     $\eta_1 = \eta_0 / d_1$ for the `final_divisor` $d_1$, $T$ = `total_steps` and
@@ -123,7 +123,7 @@ class OneCycle(Schedule):
 
     $$\eta_0 \to \eta \text{ over } 0 \dots U, \qquad \eta \to \eta_1 \text{ over } U \dots T,$$
 
-    and with three, as it was published, down as long as up and then out,
+    and with three, as published, down as long as up and then to the end,
 
     $$\eta_0 \to \eta \text{ over } 0 \dots U, \qquad \eta \to \eta_0 \text{ over } U \dots 2U,
     \qquad \eta_0 \to \eta_1 \text{ over } 2U \dots T.$$
@@ -136,10 +136,10 @@ class OneCycle(Schedule):
         total_steps: Steps of the whole run, an integer of at least 2.
         warmup_fraction: Share of the run that rises, above 0 and below 1, or below 1/2 with three
             phases.
-        initial_divisor: How much lower than the peak the first rate is, at least 1.
-        final_divisor: How much lower than the first rate the last is, at least 1.
+        initial_divisor: Peak rate over first rate, at least 1.
+        final_divisor: First rate over last rate, at least 1.
         shape: `"cosine"` or `"linear"`.
-        three_phase: Whether the rate falls to the first one again before it fades out.
+        three_phase: Whether the rate returns to the first one before it falls to the last.
 
     Raises:
         TypeError: If an argument is of the wrong type.

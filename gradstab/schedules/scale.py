@@ -1,4 +1,4 @@
-"""A schedule times a factor, or one that counts updates instead of micro-batches."""
+"""A schedule times a factor, or counted in updates instead of micro-batches."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from gradstab.schedules.rates import (
 @final
 @register
 class Scale(Schedule):
-    r"""Multiplies a schedule by a fixed factor, and has it count updates under accumulation.
+    r"""Multiplies a schedule by a fixed factor, and counts updates under accumulation.
 
-    Use the factor to give the parts of a `MultiOptimizer` one course at different heights, or to
-    follow a change of the batch size. Use `gradient_accumulation_steps` with an optimizer that has
-    the same argument: Keras asks a schedule for its rate with the number of *micro-batches*, so a
-    warm-up of 500 steps would be over after 500 micro-batches, which are 125 updates at four a
-    window. Inside `Scale` all steps are updates.
+    Use the factor to give the parts of a `MultiOptimizer` the same schedule at different heights,
+    or to follow a change of the batch size. Use `gradient_accumulation_steps` with an optimizer
+    that has the same argument. Keras evaluates schedules at the number of *micro-batches*, so a
+    warm-up of 500 steps would end after 500 micro-batches: 125 updates with windows of four. Inside
+    `Scale` all steps are updates.
 
     With $s$ the step as the optimizer counts it, from 0, $f$ = `factor`, $k$ =
     `gradient_accumulation_steps` and $\eta$ = `schedule`,
@@ -40,9 +40,9 @@ class Scale(Schedule):
 
     Args:
         schedule: A constant rate or any Keras schedule.
-        factor: What its rate is multiplied by, a positive float.
-        gradient_accumulation_steps: Micro-batches for each update, as the optimizer has them; 1
-            where it does not accumulate.
+        factor: Factor on the rate, a positive float.
+        gradient_accumulation_steps: Micro-batches per update, as in the optimizer; 1 without
+            accumulation.
 
     Raises:
         TypeError: If an argument is of the wrong type, such as a function for `schedule`.

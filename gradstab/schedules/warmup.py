@@ -27,11 +27,11 @@ _FORMS: Final = ("linear", "exponential")
 @final
 @register
 class LinearWarmup(Schedule):
-    r"""Raises the rate along a straight line to where `schedule` begins, then follows it.
+    r"""Raises the rate along a straight line to the start of `schedule`, then follows it.
 
-    The first steps are the ones that break a run: gradients are large, Adam's moments rest on a
-    handful of batches, and normalization has not settled. Use a warm-up with Adam and its kin, with
-    large batches, with deep nets, and whenever the loss explodes within the first hundred steps.
+    Runs often fail in their first steps: gradients are large, Adam's moments are estimated from a
+    few batches, and normalization has not settled. Use a warm-up with Adam and similar optimizers,
+    with large batches, with deep nets, and if the loss explodes within the first hundred steps.
 
     With $s$ the step, counted from 0, $W$ = `warmup_steps`, $\eta_0$ = `initial_learning_rate`
     and $\eta$ = `schedule`,
@@ -41,15 +41,15 @@ class LinearWarmup(Schedule):
     \eta(s - W) & s \ge W
     \end{cases}$$
 
-    The clock of `schedule` starts at 0 when the warm-up is over, so nothing of it is cut off:
-    the rate reaches the peak $\eta(0)$ at step $W$ exactly, on the same straight line. $\eta_0$
-    is the rate one step before the first, so that with $\eta_0 = 0$ no step is taken in vain:
-    the first, at step 0, has the rate $\eta(0) / (W + 1)$. $W = 0$ leaves `schedule` as it is.
+    `schedule` starts at its step 0 when the warm-up is over, so no part of it is skipped: the rate
+    reaches the peak $\eta(0)$ at step $W$ exactly. $\eta_0$ is the rate one step before the first.
+    So with $\eta_0 = 0$ the first step, step 0, has the rate $\eta(0) / (W + 1)$ and is not wasted.
+    $W = 0$ leaves `schedule` as it is.
 
     Args:
-        schedule: What follows: a constant rate or any Keras schedule.
-        warmup_steps: Number of steps below the peak. With Adam, 2 / (1 − beta_2) is a value that
-            needs no tuning (Ma and Yarats), 2000 for Keras' default.
+        schedule: The schedule that follows: a constant rate or any Keras schedule.
+        warmup_steps: Number of steps below the peak. With Adam, 2 / (1 − beta_2) needs no tuning
+            (Ma and Yarats): 2000 for Keras' default.
         initial_learning_rate: The rate from which the line starts. It may lie above the peak.
 
     Raises:
@@ -107,11 +107,10 @@ class LinearWarmup(Schedule):
 @final
 @register
 class ExponentialWarmup(Schedule):
-    r"""Multiplies `schedule` by a factor that approaches 1, fast at first and then ever slower.
+    r"""Multiplies `schedule` by a factor that approaches 1 exponentially.
 
-    Use it where the end of a linear warm-up would be one more number to choose, or shows as a kink
-    in the loss. The clock of `schedule` runs from the first step, since there is no step at which
-    the warm-up ends.
+    Use it if you do not want to choose the end of a linear warm-up, or if that end shows as a kink
+    in the loss. `schedule` runs from the first step, since the warm-up has no last step.
 
     With $s$ the step, counted from 0, $\tau$ = `warmup_steps` and $\eta$ = `schedule`,
 
@@ -164,11 +163,11 @@ class ExponentialWarmup(Schedule):
 @final
 @register
 class UntunedWarmup(Schedule):
-    r"""The warm-up for Adam that has nothing to choose: its length follows from `beta_2`.
+    r"""A warm-up for Adam without parameters to tune: its length follows from `beta_2`.
 
-    Use it with Adam, AdamW and their kin, and give it the same `beta_2`. Adam divides by the root
-    of a mean over about 1/(1 − β₂) squared gradients, and in the first steps, while that mean rests
-    on few of them, its steps are too long.
+    Use it with Adam, AdamW and similar optimizers, with the same `beta_2`. Adam divides by the root
+    of a mean over about 1/(1 − β₂) squared gradients. In the first steps the mean is taken over few
+    of them, and the steps are too long.
 
     With $s$ the step, counted from 0, and $\eta$ = `schedule`, the `"linear"` form is
 
@@ -178,15 +177,15 @@ class UntunedWarmup(Schedule):
     \end{cases}
     \qquad W = \left\lceil \frac{2}{1 - \beta_2} \right\rceil - 1,$$
 
-    so that the peak is the 2000th step for 0.999. The clock of `schedule` starts there, as with
-    `LinearWarmup`. The `"exponential"` form is `ExponentialWarmup` with 1/(1 − β₂) steps:
+    so that the peak is the 2000th step for 0.999. `schedule` starts there, as with `LinearWarmup`.
+    The `"exponential"` form is `ExponentialWarmup` with 1/(1 − β₂) steps:
 
     $$\text{rate}(s) = \eta(s) \, \left(1 - e^{-(1 - \beta_2)(s + 1)}\right).$$
 
     Args:
         schedule: What is led up to: a constant rate or any Keras schedule.
         beta_2: Adam's decay of the second moment, above 0 and below 1.
-        form: `"linear"` or `"exponential"`, which do equally well.
+        form: `"linear"` or `"exponential"`, which are equally good.
 
     Raises:
         TypeError: If an argument is of the wrong type, such as a function for `schedule`.

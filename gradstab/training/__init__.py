@@ -1,4 +1,4 @@
-"""Training with the whole loop on the device, run directories, and penalties on whole models."""
+"""Training loops that run on the device, run directories, and penalties on whole models."""
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 

@@ -1,4 +1,4 @@
-"""Metrics of training over the steps that were applied, as if the skipped ones had never been.
+"""Training metrics over the applied steps only.
 
 Keras adds a batch's loss to the mean of the epoch before the optimizer sees its gradient: one batch
 that holds NaN, which gradstab skips, makes the loss of the whole epoch NaN, which then ends the run

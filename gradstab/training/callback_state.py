@@ -1,4 +1,4 @@
-"""What callbacks know of a run, kept with its weights, so that a resumed run decides alike."""
+"""State of callbacks, saved with the weights, so that a resumed run decides the same way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiled loop asks of data: epochs to run steps of, and one batch's structure.
+"""The interface of data for the compiled loop: epochs to run, and the structure of a batch.
 
 The order of the data is a function of seed and epoch, so that a resumed run sees what the
 uninterrupted one does.

@@ -1,4 +1,4 @@
-"""From what people pass as data to what the compiled loop runs on."""
+"""Turns data in any form into a feed for the compiled loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people pass as data, in the forms that `fit` takes, sorted into training and validation."""
+"""Sorts data, in all forms that `fit` takes, into training and validation data."""
 
 from __future__ import annotations
 

@@ -19,10 +19,10 @@ _32_BITS = 0xFFFFFFFF
 class GradientPenalty(Penalty):
     r"""Penalizes the norm of the loss's gradient with respect to the inputs or the weights.
 
-    With `"inputs"` (double backpropagation) a small change of an example changes its loss little:
-    against noise and adversarial inputs. With `"weights"` a small step changes the loss little: it
-    prefers flat minima, and keeps off cliffs, where gradients explode. With $\ell_i$ the loss of
-    example $i$ of $n$ and $L = \frac1n \sum_i \ell_i$, the penalty is `coefficient` times
+    With `"inputs"` (double backpropagation), small changes of an example change its loss little,
+    which helps against noise and adversarial inputs. With `"weights"`, small steps change the loss
+    little, which prefers flat minima and avoids cliffs, where gradients explode. With $\ell_i$ the
+    loss of example $i$ of $n$ and $L = \frac1n \sum_i \ell_i$, the penalty is `coefficient` times
 
     $$\frac1n \sum_{i=1}^n \lVert \partial \ell_i / \partial x_i \rVert^2 \quad (\text{inputs})
     \qquad \text{or} \qquad \lVert \partial L / \partial w \rVert^2 \quad (\text{weights}),$$
@@ -30,16 +30,16 @@ class GradientPenalty(Penalty):
     or, with `squared=False`, the same without the squares. Norms go over all inputs, or all
     trainable weights, together.
 
-    The loss is the model's `compute_loss`, with what `sample_weight`, regularizers and `add_loss`
-    add to it, and is taken for a mean over examples: Keras' default reduction. Where examples of a
-    batch act on each other, as in BatchNorm, $\partial \ell_i / \partial x_i$ holds what $x_i$ does
-    to the others too. A step costs one more pass forward and two backward. An RNN inside can be
-    differentiated twice without XLA, and with XLA if it has `unroll=True`.
+    The loss is the model's `compute_loss`, including `sample_weight`, regularizers and `add_loss`.
+    It is assumed to be a mean over examples, Keras' default reduction. If examples of a batch
+    affect each other, as in BatchNorm, $\partial \ell_i / \partial x_i$ includes the effect of
+    $x_i$ on the others. A step costs one more forward pass and two backward passes. An RNN in the
+    model can be differentiated twice without XLA, and with XLA if it has `unroll=True`.
 
     Args:
         coefficient: Non-negative and finite, in units of loss per squared norm.
         with_respect_to: `"inputs"`, which must be of a float dtype, or `"weights"`.
-        squared: Whether the norm is squared. The norm itself pulls as hard at small gradients.
+        squared: Whether the norm is squared; if not, small gradients have the same slope.
 
     Raises:
         TypeError: If an argument has the wrong type; in the first step, if inputs are integers.
@@ -89,27 +89,27 @@ class GradientPenalty(Penalty):
 class JacobianPenalty(Penalty):
     r"""Penalizes the Frobenius norm of the Jacobian of the outputs with respect to the inputs.
 
-    Use it where outputs must change little with the inputs, whatever the loss: it widens the
-    margins of a classifier (give it logits rather than probabilities), and keeps what passes
-    through deep nets from being amplified. With $J_i$ of shape (outputs, inputs) the Jacobian at
-    example $i$ of $n$, the penalty is `coefficient` times
+    Use it if outputs should change little with the inputs, independently of the loss. It widens the
+    margins of a classifier (let the model return logits, not probabilities), and keeps deep nets
+    from amplifying signals. With $J_i$ of shape (outputs, inputs) the Jacobian at example $i$ of
+    $n$, the penalty is `coefficient` times
 
     $$\frac1n \sum_i \lVert J_i \rVert_F^2 \approx
     \frac1n \sum_i \frac{C}{P} \sum_{p=1}^P \lVert v_{ip}^\top J_i \rVert^2$$
 
     with $C$ outputs and $P$ random unit vectors $v_{ip}$ per example, drawn anew each step. The
-    estimate has no bias, and one projection is enough for training: its error shrinks with the
-    batch as well. The directions are a function of `seed`, the optimizer's count of steps, and the
+    estimate is unbiased, and one projection is enough for training, since its error shrinks with
+    the batch too. The directions are a function of `seed`, the optimizer's count of steps, and the
     example's place in the batch, so that a resumed run and one on several replicas use the same.
 
-    A step costs one more pass forward, and one backward per projection, all of which are
-    differentiated again. All outputs of a model with several count, and all its inputs.
+    A step costs one more forward pass, and one backward pass per projection, all of which are
+    differentiated again. All inputs and all outputs of the model count.
 
     Args:
         coefficient: Non-negative and finite; half of the reference's λ.
-        num_projections: P; `None`, or as many as there are outputs or more, gives the exact norm
-            with C passes backward.
-        seed: Of the directions.
+        num_projections: P; `None`, or a number not below that of the outputs, gives the exact norm
+            with C backward passes.
+        seed: Seed of the directions.
 
     Raises:
         TypeError: If an argument has the wrong type; in the first step, if inputs are integers.

@@ -1,4 +1,4 @@
-"""What a run is, as its `config.json` tells, and what a resumed run must share with that."""
+"""The description of a run in `config.json`, and the checks against it when a run is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that leaves in the middle of an epoch, asked to by SIGTERM, and comes back to that step."""
+"""Leaves a run in the middle of an epoch after SIGTERM, and resumes it at that step."""
 
 from __future__ import annotations
 

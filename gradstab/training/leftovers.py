@@ -1,4 +1,4 @@
-"""What a run left in its directory, read and checked before anything goes on from it.
+"""Files of an earlier run, read and checked before a run resumes from them.
 
 The files are data from outside: they may be torn, empty, of another run, or written by hand. What
 contradicts itself is refused by the name of the file, since going on from it would lose the run.

@@ -58,96 +58,94 @@ def train(
 ) -> keras.callbacks.History:
     """Train a compiled Keras model with the whole loop on the device.
 
-    Use it in place of `fit` where steps are short, where a run must survive being killed, or where
-    a diverging run has to end with the cause named. Callbacks, metrics, the progress bar and the
-    history are Keras' own and are called in `fit`'s order; `train_step`, `test_step` and
-    `compute_loss` overrides are honoured.
+    Use it instead of `fit` if steps are short, if a run must survive a kill, or if a diverging run
+    should end with its cause named. Callbacks, metrics, progress bar and history are Keras' own and
+    are called in `fit`'s order. Overrides of `train_step`, `test_step` and `compute_loss` are
+    respected.
 
-    Many steps run in one call, about a second's worth, and the host wakes in between for the
-    progress bar and for an interrupt. A callback that overrides a batch hook wakes it after every
-    step, unless it has an attribute `needs_every_batch = False` (and then after every
-    `every_n_steps` of its own, if it has that), or unless `steps_per_call` is given.
+    One call runs steps for about a second. Between calls the host updates the progress bar and
+    handles interrupts. A callback that overrides a batch hook is called after every step. Two
+    things change that: its attribute `needs_every_batch = False` (it is then called every
+    `every_n_steps` steps, if it has that attribute), or the argument `steps_per_call`.
 
-    With `run_dir`, a run that was killed at any moment and is started again with the same
-    arguments and `resume=True` goes on after its last completed epoch; one that got SIGTERM, which
-    schedulers send before they kill, ends its step, saves and exits with 143, and goes on after
-    that step. On the CPU both end, bit for bit, where they would have ended undisturbed. What this
-    asks for: data in an order that is a function of the epoch (arrays are, by `seed`, and the
-    batches of a `PyDataset` that does not change them itself; so is a pipeline with a `for_epoch`
-    attribute, as `gradstab.data.load` makes them; of any other pipeline or generator the caller
-    must know); random layers that draw from seed generators of their own, as Keras' do; and
-    callbacks that keep nothing of their own but what is saved with the run: of `EarlyStopping`,
-    `ReduceLROnPlateau` and `ModelCheckpoint` all that they decide by, of others the attributes
-    that they name in `kept_attributes`. A learning rate that was cut stays cut, and coefficients of
-    penalties and of gradstab's regularizers that were changed stay changed.
+    With `run_dir`, a killed run can be started again with the same arguments and `resume=True`. It
+    continues after its last completed epoch. After SIGTERM, which schedulers send before they kill,
+    the run ends its step, saves, exits with 143, and continues after that step. On the CPU both
+    end, bit for bit, where they would have ended without the kill. This requires: - The order of
+    the data is a function of the epoch. That holds for arrays (by `seed`), for a `PyDataset` that
+    does not reorder its batches itself, and for a pipeline with a `for_epoch` attribute, such as
+    those of `gradstab.data.load`. For others it is up to the caller. - Random layers draw from seed
+    generators of their own, as Keras' do. - Callbacks have no state but the saved one: the whole
+    state of `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`, and attributes named in
+    `kept_attributes`. A learning rate that was cut stays cut, and changed coefficients of penalties
+    and of gradstab's regularizers stay changed.
 
     Under a `tf.distribute` strategy each step splits its batch of `batch_size` over the replicas
-    and weighs their losses by the examples they got, so that the update is that of one replica
-    however uneven the split. (With the reduction `"mean_with_sample_weight"` too, where the weights
-    should count; batches smaller than the number of replicas go whole to each.) BatchNorm's
-    statistics are averaged over the replicas after every epoch. With `MultiWorkerMirroredStrategy`
-    all workers run this function with the same arguments and the same data; the first one writes
-    `run_dir`, which all must be able to read. If a worker is lost, the others stop with
-    `WorkerLostError`; start all again with `resume=True`.
+    and weights their losses by their numbers of examples, so that the update is that of one
+    replica, however uneven the split. (The reduction `"mean_with_sample_weight"` is treated the
+    same way, although weights should count there. A batch with fewer examples than replicas goes
+    whole to each.) BatchNorm's statistics are averaged over the replicas after every epoch. With
+    `MultiWorkerMirroredStrategy` all workers call this function with the same arguments and data.
+    The first one writes `run_dir`, which all must be able to read. If a worker is lost, the others
+    stop with `WorkerLostError`; start all again with `resume=True`.
 
-    A directory holds `config.json` (arguments, versions, the form of the loop), `history.json`
-    (after every epoch), `record.jsonl` (what `gradstab report` makes a page of, written by a
-    `GradientMonitor` that leaves the logs alone, unless one among the callbacks writes there),
-    `model.keras` (the model at its best `monitor`; until the first epoch ends, as it began) and
-    `checkpoints/` (weights, optimizer, random states and callbacks, after the last epoch and the
-    one before: that serves where a file of the last is lost or broken).
+    The directory holds `config.json` (arguments, versions, form of the loop), `history.json`
+    (written after every epoch), `record.jsonl` (for `gradstab report`), `model.keras` (the model at
+    its best `monitor`; before the first epoch ends, the initial model) and `checkpoints/` (weights,
+    optimizer, random states and callbacks, after the last epoch and the one before, in case a file
+    of the last is lost or broken). The record is written by a `GradientMonitor` that does not
+    change the logs, unless one of the callbacks writes there.
 
     Args:
-        model: A compiled `keras.Model`, built or not, made in the scope of a strategy or without
-            one: then one device trains it, the GPU if TensorFlow sees one.
+        model: A compiled `keras.Model`, built or not. Without a strategy one device trains it, the
+            GPU if TensorFlow sees one.
         train_data: The inputs `x`, an array or a list or dictionary of arrays; or a tuple
             `(x, y)` or `(x, y, sample_weight)`; or a `tf.data.Dataset`, a `keras.utils.PyDataset`
             or a generator of batches. Arrays are kept on the device and shuffled by seed and epoch.
-        y: The targets; None where the model needs none, or where `train_data` holds them. Then
-            the validation data may stand here.
+        y: The targets; None if the model needs none, or if `train_data` holds them. In that case
+            the validation data may be passed here.
         validation_data: The same as `train_data`, for an evaluation after each epoch.
         epochs: The epoch to train up to, as in `fit`; resumed runs included.
-        initial_epoch: The epoch to begin at, as in `fit`; a resumed run knows its own.
+        initial_epoch: The epoch to begin at, as in `fit`; ignored by a resumed run.
         batch_size: Examples per step, for arrays.
         steps_per_epoch: Batches per epoch of a pipeline or a generator; a pipeline is repeated as
             needed.
         validation_split: The share of the arrays, from their end, to validate on.
-        class_weight: Weights of the examples by class, a class without one having weight 1.
+        class_weight: Weights of the examples by class; 1 for classes that are not listed.
         callbacks: Keras callbacks.
         verbose: 0 is silent, 1 a progress bar, 2 a line per epoch, `"auto"` is 1.
-        penalties: Terms on the whole model that this run adds to the training loss and shows in its
-            logs: `GradientPenalty`, `JacobianPenalty`, `RecurrentGradientNorm`, or of classes of
-            your own derived from `Penalty`. Those that `set_penalties` gave to the model act
-            anyway.
+        penalties: Penalties that this run adds to the training loss and shows in its logs:
+            `GradientPenalty`, `JacobianPenalty`, `RecurrentGradientNorm`, or your own subclasses of
+            `Penalty`. Penalties set by `set_penalties` act anyway.
         run_dir: A directory for the run; None writes nothing.
-        resume: Go on with the run in `run_dir`; where there is none, begin.
-        seed: Fixes the order of arrays, and is given to `keras.utils.set_random_seed` at the start.
-            None takes an order at random (kept in `run_dir`) and sets nothing.
+        resume: Continue the run in `run_dir`; if there is none, begin one.
+        seed: Fixes the order of arrays, and is passed to `keras.utils.set_random_seed` at the
+            start. None draws a random order (kept in `run_dir`) and sets no seed.
         monitor: The log by which the best model is kept. Default: `"val_loss"` with validation
             data, else `"loss"`.
         monitor_mode: `"min"`, `"max"`, or `"auto"` by the name of the log.
-        early_stopping_patience: Stop after so many epochs without a better `monitor`.
+        early_stopping_patience: Stop after this many epochs without a better `monitor`.
         jit_compile: False is a plain graph; True or `"step"` compiles the step with XLA; `"loop"`
-            the whole loop, for arrays only; `"auto"` times them on real batches, puts everything
-            back that this changed, and takes the fastest. XLA is not tried for a run that is too
-            short to gain from it. Forms differ in the last digits, and dropout may draw other
-            numbers under XLA; a resumed run keeps its form.
-        steps_per_call: How many steps run between two looks of the host, or `"auto"`.
-        worker_timeout: Seconds after which workers that do not answer count as lost. Longer than
-            compiling the step, and than saving the model.
+            the whole loop, for arrays only; `"auto"` times them on real batches, undoes the
+            changes, and takes the fastest. XLA is not tried if the run is too short to gain from
+            it. Forms differ in the last digits, and dropout may draw other numbers under XLA; a
+            resumed run keeps its form.
+        steps_per_call: Number of steps in one call, or `"auto"`.
+        worker_timeout: Seconds after which a worker that does not answer counts as lost. Must
+            exceed the time of compiling the step, and of saving the model.
 
     Returns:
         The `History`, as from `fit`; a resumed run's holds all its epochs. Its `params["loop"]`
-        tells the form of the loop, why, and what was timed.
+        holds the form of the loop, the reason for it, and the timings.
 
     Raises:
-        ValueError: If an argument can't be right, `run_dir` can't be written, is in use by another
-            run, holds a run already (without `resume`), or another than this or a broken one (with
-            it), or there is no data.
-        TypeError: If an argument is of the wrong kind.
-        gradstab.DivergenceError: If the optimizer is gradstab's and had to skip too many steps in a
-            row; with a `DivergenceGuard` among the callbacks, what that does instead.
-        gradstab.WorkerLostError: If another worker crashed, which TensorFlow notices within about
+        ValueError: If an argument is invalid, or there are no data; if `run_dir` can't be written,
+            is in use by another run, holds a run already (without `resume`), or holds another or a
+            broken run (with it).
+        TypeError: If an argument has the wrong type. gradstab.DivergenceError: If a gradstab
+        optimizer skipped too many steps in a row, unless a `DivergenceGuard` among the callbacks
+        acts instead. gradstab.WorkerLostError: If another worker crashed, which TensorFlow notices
+        within about
             ten seconds, or did not answer for `worker_timeout` seconds.
 
     Example:

@@ -1,4 +1,4 @@
-"""Has a model's training loss include penalties, in `fit` and in every loop that calls its step.
+"""Adds penalties to a model's training loss, in `fit` and in every loop that calls its step.
 
 Keras' public `compute_loss` is where a training step gets its loss, in models of every kind. It is
 replaced on the one model by a function that adds the penalties; `get_metrics_result` and
@@ -23,31 +23,30 @@ _ATTRIBUTE = "_gradstab_penalties"
 
 
 def set_penalties(model: Any, penalties: Iterable[Penalty]) -> Any:
-    """Add penalties to the training loss of a model, in place of those that it had.
+    """Add penalties to the training loss of a model, replacing those that it had.
 
-    Call it before `fit`, before or after `compile`; an empty list takes all away. From then on a
-    training step of the model (`fit`, `train_on_batch`, a `train_step` of your own that calls
-    `compute_loss`) minimizes its loss plus the penalties. Evaluation leaves them out, so that
-    `val_loss` stays what it was, while `loss` includes them; each is a log of its own beside it,
-    `jacobian_penalty` say, times its coefficient.
+    Call it before `fit`, before or after `compile`; an empty list removes all. From then on a
+    training step of the model (`fit`, `train_on_batch`, your own `train_step` that calls
+    `compute_loss`) minimizes its loss plus the penalties. `loss` in the logs includes them, and
+    each has an entry of its own, such as `jacobian_penalty`, times its coefficient. Evaluation, and
+    so `val_loss`, leaves them out.
 
-    A saved model is as without them: set them again on a model that was loaded, cloned or copied.
-    Under a strategy each counts once: terms of the data are means over the batch of all replicas,
-    terms of the weights are not multiplied. Coefficients may be changed while `fit` runs.
-
-    `training.train(..., penalties=[...])` does the same for one run, and goes on with changed
-    coefficients where a resumed run left them.
+    Penalties are not saved: set them again on a model that was loaded, cloned or copied. Under a
+    strategy each counts once: terms of the data are means over the batch of all replicas, terms of
+    the weights are not multiplied. Coefficients may be changed while `fit` runs.
+    `training.train(..., penalties=[...])` sets them for one run; a resumed run continues with
+    changed coefficients.
 
     Args:
         model: A `keras.Model`, functional, sequential or subclassed.
-        penalties: A list of `GradientPenalty`, `JacobianPenalty`, `RecurrentGradientNorm`, or of
-            classes of your own derived from `Penalty`; each once.
+        penalties: A list of `GradientPenalty`, `JacobianPenalty`, `RecurrentGradientNorm`, or your
+            own subclasses of `Penalty`; each once.
 
     Returns:
         The model.
 
     Raises:
-        TypeError: If `model` is no Keras model, or `penalties` no list of penalties.
+        TypeError: If `model` is not a Keras model, or `penalties` not a list of penalties.
         ValueError: If a penalty is listed twice, can't serve the model, or the model's
             `compute_loss` has no argument `training`; in the first step, if the model's own
             `train_step` does not call `compute_loss`.

@@ -1,4 +1,4 @@
-"""What a penalty on the whole model is, and what it may read of a step."""
+"""The base class of penalties on the whole model, and the forward pass that they read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gradstab._replicas import num_replicas, sum_over_replicas
 
 
 class ForwardPass:
-    """One batch, which a penalty may send through the model once more.
+    """One batch, which a penalty may pass through the model again.
 
-    What such a pass changes (BatchNorm's statistics, random seeds, metrics) is forgotten: the step
-    itself has changed it already. It acts as in training, with a dropout mask of its own.
+    Changes made by such a pass (BatchNorm's statistics, random seeds, metrics) are dropped, since
+    the step itself has made them already. The pass runs as in training, with its own dropout mask.
 
     Under a strategy there is one for each replica, with its share of the batch.
 
@@ -114,18 +114,18 @@ def root(squares: Any) -> Any:
 
 
 class Penalty(HasCoefficients, abc.ABC):
-    """A term on the whole model: `coefficient` times a measure of what one step sees.
+    """A penalty on the whole model: `coefficient` times a measure computed in each step.
 
     Pass a list of them as `gradstab.training.train(..., penalties=[...])`, or call
     `gradstab.training.set_penalties(model, [...])` before `fit`. Each is added to the training loss
     and shown in the logs, times its coefficient, under its class's name (`gradient_penalty`).
 
-    For one of your own, subclass it, and write `measure`. Every argument of `__init__` is an
-    attribute of the same name.
+    For your own penalty, write a subclass with a method `measure`. Every argument of `__init__` is
+    an attribute of the same name.
 
     Args:
         coefficient: Non-negative and finite, in units of loss. Setting the attribute during a run
-            acts in the compiled step.
+            takes effect in the compiled step.
     """
 
     coefficient = Coefficient()
@@ -135,15 +135,15 @@ class Penalty(HasCoefficients, abc.ABC):
 
     @abc.abstractmethod
     def measure(self, forward: ForwardPass) -> Any:
-        """Return what is penalized, a float32 scalar that can be differentiated in the weights.
+        """Return the measure, a float32 scalar that can be differentiated in the weights.
 
-        Under a strategy every replica returns one for its share of the batch, and their mean,
-        weighted by the sizes of the shares, counts: return a mean over examples, or what is the
-        same on all.
+        Under a strategy every replica returns the measure for its share of the batch. Their mean,
+        weighted by the sizes of the shares, counts. So return a mean over examples, or a value that
+        is the same on all replicas.
         """
 
     def check(self, model: Any) -> None:
-        """Raise `ValueError` if the penalty can't serve a model. Every model will do, here."""
+        """Raise `ValueError` if a model does not suit the penalty. By default every model does."""
 
     @property
     def log_name(self) -> str:

@@ -1,4 +1,4 @@
-"""What has to be there before a step of a model is traced."""
+"""Checks and builds a model before its step is traced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pascanu's Ω: a recurrent net that hands errors back in time without losing or inflating them."""
+"""Pascanu's Ω: keeps errors in a recurrent net from vanishing or exploding back in time."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _SMALLEST_LOG_SCALE = -60.0
 class RecurrentGradientNorm(Penalty):
     r"""Keeps the norm of the error from step to step in a simple recurrent net (Pascanu's Ω).
 
-    Use it, with clipping, where a `SimpleRNN` has to remember over many steps and its loss does not
-    move: without it the error that reaches the early steps vanishes. With the pre-activations
-    $a_k = \phi(a_{k-1}) W + x_k U + b$ of shape (units,) and the errors
-    $\delta_k = \partial E / \partial a_k$ of an example, the penalty is `coefficient` times
+    Use it, with clipping, if a `SimpleRNN` has to remember over many steps and its loss does not
+    fall: without it the error vanishes on its way to the early steps. With the pre-activations $a_k
+    = \phi(a_{k-1}) W + x_k U + b$ of shape (units,) and the errors $\delta_k = \partial E /
+    \partial a_k$ of an example, the penalty is `coefficient` times
 
     $$\Omega = \sum_{k=1}^{T-1} \left( \frac{\lVert \delta_{k+1} \,
     \partial a_{k+1} / \partial a_k \rVert}{\lVert \delta_{k+1} \rVert} - 1 \right)^2,
     \qquad \delta_{k+1} \frac{\partial a_{k+1}}{\partial a_k} =
     (\delta_{k+1} W^\top) \odot \phi'(a_k),$$
 
-    summed over the steps and layers, and its mean over examples. It has a gradient with respect to
-    the recurrent kernel $W$ alone, and of that the immediate part: $a_k$ and $\delta_{k+1}$ count
-    as constants, as in the reference. So nothing is differentiated twice, and XLA compiles it; a
-    step costs one more pass forward and backward, and one backwards in time.
+    summed over the steps and layers, and its mean over examples. Only the recurrent kernel $W$ gets
+    a gradient from it, and only the immediate part: $a_k$ and $\delta_{k+1}$ count as constants, as
+    in the reference. So nothing is differentiated twice, and XLA compiles it. A step costs one more
+    forward and backward pass, and one pass backwards in time.
 
-    Steps where no error arrives, and those that a mask leaves out with the step after them, count
-    nothing. LSTM and GRU, for whose gates Ω is not made, are refused unless `layers` names others.
+    Steps without an error, masked steps and the steps after them do not count. LSTM and GRU have
+    gates, which Ω does not cover; they are refused unless `layers` names others.
 
     Args:
-        coefficient: Non-negative and finite. The reference takes 2 to 4; .5 trained faster in
-            benchmarks/signal/temporal_order.py.
+        coefficient: Non-negative and finite. The reference uses 2 to 4; 0.5 trained faster in
+            benchmarks/signal_parts/temporal_order.py.
         layers: Names of the `SimpleRNN` layers it acts on (also inside a `Bidirectional`), or
             `None` for all.
 

@@ -1,4 +1,4 @@
-"""One run of `train`: its epochs, and what each of them leaves."""
+"""One run of `train`: its epochs, and the files written after each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STEPS_OF_UNKNOWN_EPOCH = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run needs, all checked and built.
+    """A run with all its parts, checked and built.
 
     Attributes:
         model: The compiled model.

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who writes, how they agree, and what if one is lost."""
+"""Several processes that train one model: writing, agreement, and loss of a worker."""
 
 from __future__ import annotations
 

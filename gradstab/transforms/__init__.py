@@ -1,4 +1,4 @@
-"""Rules on gradients and on updates, to be listed in a `StabilizedOptimizer`."""
+"""Rules on gradients and on updates, for the list of a `StabilizedOptimizer`."""
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 

@@ -1,4 +1,4 @@
-"""Clips whose bound follows from the variable itself: its size, or its weights."""
+"""Clips whose bound depends on the variable: on its size, or on its weights."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ClipByBlockRMS(Transform):
     """Scales each variable's gradient so that the root mean square of its entries is bounded.
 
     g ← g / max(1, RMS(g)/t) with RMS(g) = √(Σᵢ gᵢ²/n), for the gradient g of each variable with n
-    entries. As `ClipByNorm`, with a bound that does not depend on how large a variable is. The
-    absent rows of a sparse gradient count as zeros, as in the dense one that it stands for. A
-    gradient that holds NaN or infinity is passed on as it came.
+    entries. Like `ClipByNorm`, with a bound that does not depend on the number of entries. Absent
+    rows of a sparse gradient count as zeros. A gradient with NaN or infinity is passed on
+    unchanged.
 
     Args:
         max_rms: t, in units of a gradient's entry; a positive float, may be infinite. Can be
@@ -44,7 +44,7 @@ class ClipByBlockRMS(Transform):
         ValueError: If it is zero, negative or NaN.
 
     Reference: Shazeer and Stern, 2018, Adafactor: Adaptive learning rates with sublinear memory
-    cost, which bounds the update so; optax has it for gradients as `clip_by_block_rms`.
+    cost, which clips the update this way. For gradients, optax has it as `clip_by_block_rms`.
 
     >>> ClipByBlockRMS(1.0)
     ClipByBlockRMS(max_rms=1.0)
@@ -67,35 +67,34 @@ class AdaptiveGradientClipping(Transform):
     """Keeps each output unit's gradient small against the weights of that unit (AGC).
 
     g ← g·min(1, λ·max(‖W‖, ε)/‖g‖) for the weights W and the gradient g of each unit. Made for nets
-    without normalization, where it lets larger batches and rates be used; it bounds the relative
-    change of each unit whatever the scale of the loss.
+    without normalization, where it allows larger batches and rates. It bounds the relative change
+    of each unit, independently of the scale of the loss.
 
-    A unit is what makes one output of a layer, and its norm is taken over the kernel's other axes:
-    all but the last for Dense, convolution, LSTM and GRU kernels, all but the last but one for
-    transposed convolutions, the spatial axes for depthwise ones, the axes that are summed over for
-    EinsumDense and attention, one row for Embedding; biases and gains are one unit each. The model
-    that is bound (by `training.train` and gradstab's callbacks, or `optimizer.bind(model)`) tells
-    which layer a variable belongs to. Without it a rule by name and rank stands in, which takes all
-    axes but the last for transposed convolutions, depthwise convolutions that are not separable,
-    and EinsumDense.
+    A unit computes one output of a layer; its norm runs over the kernel's other axes: all but the
+    last for Dense, convolution, LSTM and GRU kernels, all but the second to last for transposed
+    convolutions, the spatial axes for depthwise ones, the summed axes for EinsumDense and
+    attention, one row for Embedding. Each bias or gain vector is one unit. A bound model (by
+    `training.train`, gradstab's callbacks, or `optimizer.bind(model)`) says which layer a variable
+    belongs to. Without one, a rule by name and rank takes all axes but the last for transposed
+    convolutions, depthwise convolutions that are not separable, and EinsumDense.
 
-    The output layer is exempt by default, as the paper says. Which one it is only a bound model can
-    tell: without one nothing is exempt unless it is named in `exclude`.
+    The output layer is exempt by default, as in the paper. Only a bound model tells which layer
+    that is. Without one, only variables named in `exclude` are exempt.
 
-    Deviation: the paper's code has max(‖g‖, 1e-6) in the denominator, which shrinks gradients below
-    1e-6 further than to the bound. Here the bound is the bound.
+    Deviation: the paper's code divides by max(‖g‖, 1e-6), which shrinks gradients below 1e-6
+    further than to the bound. Here they are scaled to the bound.
 
     Args:
         clip_factor: λ, the largest ratio of a unit's gradient norm to its weight norm; a positive
-            float, may be infinite. The smaller the larger the batch; 0.01 to 0.16 in the paper.
+            float, may be infinite. Larger batches need smaller values; 0.01 to 0.16 in the paper.
             Can be assigned during a run.
-        epsilon: ε, the norm below which weights count as that large, so that weights which begin at
-            zero can move; a positive float. Can be assigned during a run.
-        exclude: What is not clipped: `"output"` for the layers that make the model's output, a
-            pattern on paths (see `Only`), or a list of these; `None` for nothing.
+        epsilon: ε, the smallest weight norm used in the ratio, so that weights that begin at zero
+            can move; a positive float. Can be assigned during a run.
+        exclude: Variables that are not clipped: `"output"` for the layers that compute the model's
+            output, a pattern on paths (see `Only`), or a list of these; `None` for no exception.
 
     Raises:
-        TypeError: If an argument is of another kind.
+        TypeError: If an argument has another type.
         ValueError: If a number is zero, negative or NaN, or a pattern empty.
 
     Reference: Brock, De, Smith and Simonyan, 2021, High-performance large-scale image recognition
@@ -116,7 +115,7 @@ class AdaptiveGradientClipping(Transform):
         self.exclude = check_patterns("exclude", exclude or None)
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Keep nothing; warn of patterns that fit no variable."""
+        """Keep no state; warn about patterns that match no variable."""
         patterns = [pattern for pattern in self._patterns if pattern != OUTPUT]
         warn_of_idle_patterns(
             "exclude", patterns, [variable_path(variable) for variable in variables]

@@ -1,4 +1,4 @@
-"""What a transform is, and what it may read in a step."""
+"""The base class of transforms, and the context that they read in a step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ State = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class VariableRole:
-    """What a transform may know of a variable beyond its value.
+    """Facts about a variable that a transform may use besides its value.
 
     Attributes:
         path: The variable's path in the model, or its name.
@@ -61,20 +61,21 @@ class SeedSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a transform may read in a step. Lists have one entry per variable, in one order.
+    """The values that a transform may read in a step. Lists have one entry per variable, in order.
 
     Attributes:
         variables: The trainable variables, as they are before the step.
-        roles: What binding told of them, or the rule by rank that stands in.
-        rows: Row indices where a gradient is sparse (its tensor holds just these rows, each once),
-            else `None`.
+        roles: Facts about each variable, from the bound model, or else from a rule by name and
+            rank.
+        rows: Row indices of a sparse gradient, whose tensor holds just these rows, each once;
+            `None` for a dense one.
         step: Number of updates applied so far, an integer scalar tensor.
-        learning_rate: Rate of this step, a float scalar tensor, as the rate stage left it; `None`
-            where the parts of a `MultiOptimizer` have rates of their own.
-        loss: Loss of this step, where the trainer gave it as a scalar.
+        learning_rate: Rate of this step after the rate stage, a float scalar tensor; `None` where
+            the parts of a `MultiOptimizer` have rates of their own.
+        loss: Loss of this step, a scalar; `None` where the trainer did not pass it.
         consecutive_skips: Steps skipped in a row just before this one, an integer scalar tensor.
-        incoming: Gradients as they came in, reduced, unscaled and not yet transformed.
-        outgoing: Gradients after all transforms; the verdict's to read.
+        incoming: Gradients before all transforms, reduced over replicas and unscaled.
+        outgoing: Gradients after all transforms; there in `veto` only.
         momentum: Momentum of SGD, a float; `None` with any other optimizer.
     """
 
@@ -93,15 +94,16 @@ class Context:
 class Transform(abc.ABC):
     """A rule on rates, gradients or updates. Holds hyperparameters only.
 
-    Subclasses are final. They say where they act (`stage`), what they keep between steps
-    (`state_spec`), and are a function of values, state and context (`apply`). What `apply` returns
-    as the new state is stored if the step is applied, and dropped if it is skipped, so that no
-    rejected value enters a running statistic. One in the gradient stage may also give a verdict on
-    the step (`veto`).
+    Subclasses are final. They declare where they act (`stage`) and which tensors they keep between
+    steps (`state_spec`), and compute with `apply`, a function of values, state and context. The new
+    state that `apply` returns is stored if the step is applied and dropped if it is skipped, so
+    that no rejected value enters a running statistic. A transform of the gradient stage may also
+    veto the step (`veto`).
 
-    There are three stages, one after the other: `"rate"`, on the learning rate of the step, of
-    which every later stage sees what is left; `"gradient"`; and `"update"`, on what the inner
-    optimizer made of the gradients. Rules on the rate do not run where there is no single rate.
+    There are three stages, one after the other: `"rate"` acts on the learning rate of the step, and
+    later stages see the result; `"gradient"` acts on the gradients; `"update"` acts on the weight
+    changes that the inner optimizer computed. Rules on the rate do not run where there is no single
+    rate.
 
     Every argument of `__init__` is an attribute of the same name; `get_config` returns them all.
     A number that may change during a run is declared as a `Bound` and read through `bound`.
@@ -116,7 +118,7 @@ class Transform(abc.ABC):
 
     @property
     def bound_variables(self) -> dict[str, Any]:
-        """The variables behind the bounds, once an optimizer made them."""
+        """The variables behind the bounds, once an optimizer has created them."""
         return self.__dict__.setdefault("_bound_variables", {})
 
     @classmethod
@@ -130,18 +132,18 @@ class Transform(abc.ABC):
         ]
 
     def bound_values(self) -> dict[str, float]:
-        """Return the bounds by name, each of which an optimizer makes a variable for."""
+        """Return the bounds by name; an optimizer creates a variable for each."""
         return {name: getattr(self, name) for name in self.bounds()}
 
     def bound(self, name: str) -> Any:
-        """Return the current value of a bound as the compiled step has to read it."""
+        """Return the current value of a bound, as a tensor for the compiled step."""
         variable = self.bound_variables.get(name)
         if variable is None:
             return keras.ops.convert_to_tensor(self.__dict__[name], "float32")
         return value_of(variable)
 
     def attach(self, variables: Mapping[str, Any]) -> None:
-        """Take the variables that an optimizer made for the bounds. A second optimizer is refused.
+        """Store the variables that an optimizer made for the bounds. Refuse a second optimizer.
 
         Raises:
             ValueError: If the transform belongs to an optimizer already.
@@ -155,7 +157,7 @@ class Transform(abc.ABC):
         self.bound_variables.update(variables)
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Say what to keep between steps, given the variables. Nothing unless overridden."""
+        """Return the state to keep between steps, given the variables. Empty unless overridden."""
         return {}
 
     @abc.abstractmethod
@@ -166,13 +168,13 @@ class Transform(abc.ABC):
             values: Gradients, a `Measured`; updates in the update stage; in the rate stage the
                 learning rate, a float32 scalar tensor.
             state: One entry per `state_spec`.
-            context: What else there is to know.
+            context: Variables, step count, learning rate and loss of the step.
         """
 
     def veto(self, state: State, context: Context) -> Any | None:
-        """Return a boolean scalar tensor that is true if the step must not be applied.
+        """Return a boolean scalar tensor, true if the step must not be applied.
 
-        Asked once all gradient transforms have run. `None` means that there is nothing to judge.
+        Called once all gradient transforms have run. `None` stands for "never vetoes".
         """
         return None
 
@@ -182,7 +184,7 @@ class Transform(abc.ABC):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Transform:
-        """Make a transform from what `get_config` returned."""
+        """Make a transform from the dictionary that `get_config` returned."""
         return cls(**config)
 
     @classmethod

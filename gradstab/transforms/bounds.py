@@ -9,12 +9,12 @@ from gradstab._variables import check_float32, held_number
 
 
 class Bound:
-    """A float hyperparameter whose assignment acts in the compiled step and is saved.
+    """A float hyperparameter; assigning it takes effect in the compiled step, and is saved.
 
-    Before an optimizer is built it is an ordinary attribute. Building gives it a float32 variable;
-    from then on assigning writes the variable, and reading gives the number that was assigned, or
-    what the variable holds if it was loaded or changed elsewhere. Computations read the variable
-    through `Transform.bound`.
+    Before an optimizer is built it is an ordinary attribute. Building gives it a float32 variable.
+    From then on assigning writes the variable. Reading returns the assigned number, or the
+    variable's value if that was loaded or changed elsewhere. Computations read the variable through
+    `Transform.bound`.
 
     Args:
         check: Returns the value as a float or raises, given the attribute's name and the value.

@@ -22,9 +22,9 @@ _check_bound = partial(check_float, allow_inf=True)
 class ClipByValue(Transform):
     """Limits every entry of every gradient to [-`clip_value`, `clip_value`].
 
-    Use it where single entries spike. It changes the direction of the gradient; to keep that, clip
-    by norm. An infinite entry becomes ±`clip_value` (NaN stays NaN), so put a `SkipNonFinite`
-    beside it, which judges the gradient as it came.
+    Use it where single entries spike. It changes the direction of the gradient; to keep the
+    direction, clip by norm. An infinite entry becomes ±`clip_value` (NaN stays NaN). To skip such
+    steps, list `SkipNonFinite` too, which checks the gradient from before all transforms.
 
     Args:
         clip_value: Bound on the magnitude of an entry, a positive float; may be infinite. Can be
@@ -57,11 +57,11 @@ class ClipByValue(Transform):
 @final
 @register
 class ClipByNorm(Transform):
-    """Scales each variable's gradient on its own so that its norm is at most `max_norm`.
+    """Scales each variable's gradient separately, to a norm of at most `max_norm`.
 
     g ← g·min(1, c/‖g‖) for the gradient g of each variable, as Keras' `clipnorm`, with the norm
-    taken in float32. It keeps the direction within a variable, not of the gradient as a whole. A
-    gradient that holds NaN or infinity is passed on as it came.
+    taken in float32. It keeps the direction of each variable's gradient, but not that of the whole.
+    A gradient with NaN or infinity is passed on unchanged.
 
     Args:
         max_norm: c, a positive float; may be infinite. Can be assigned during a run.
@@ -87,11 +87,11 @@ class ClipByNorm(Transform):
 @final
 @register
 class ClipByGlobalNorm(Transform):
-    """Scales all gradients together so that their global norm is at most `max_norm`.
+    """Scales all gradients by one factor, to a global norm of at most `max_norm`.
 
     g ← g·min(1, c/‖(g₁, …, gₙ)‖). The first choice against exploding gradients: it keeps the
-    direction of the step. Where the norm is not finite, the gradients are passed on as they came,
-    so that the variable at fault can be named.
+    direction of the step. Where the norm is not finite, the gradients are passed on unchanged, so
+    that the faulty variable can be named.
 
     Args:
         max_norm: c, a positive float; may be infinite. Can be assigned during a run.

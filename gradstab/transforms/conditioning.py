@@ -1,4 +1,4 @@
-"""Transforms that change what a gradient is like rather than how long it is."""
+"""Transforms that change the distribution of a gradient's entries, not its length."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from gradstab.transforms.measured import Measured
 @final
 @register
 class CentralizeGradients(Transform):
-    """Subtracts from the gradient of each output unit its mean.
+    """Subtracts the mean from the gradient of each output unit.
 
     g ← g − mean(g) over the axes of a unit, which are those of `AdaptiveGradientClipping`: for a
-    Dense or convolution kernel all but the last. It keeps the sum of each unit's weights where it
-    is, which regularizes; it often trains somewhat faster and generalizes somewhat better, in
-    convolutional nets most of all. Put it before the clips.
+    Dense or convolution kernel all but the last. The sum of each unit's weights stays constant,
+    which regularizes. Training is often somewhat faster and generalization somewhat better, mostly
+    in convolutional nets. List it before the clips.
 
     Variables without an axis for the outputs stay as they are: scalars, vectors, and the biases and
     gains of any rank. Each row of an `Embedding` is a unit, so that a sparse gradient stays sparse.
-    The sparse gradient of a variable whose units run across its rows stays as it is, for its mean
-    would fill every row.
+    A sparse gradient stays as it is where a unit runs across rows, since its mean would fill every
+    row.
 
     Reference: Yong, Huang, Hua and Zhang, 2020, Gradient centralization: A new optimization
     technique for deep neural networks.
@@ -55,28 +55,28 @@ class CentralizeGradients(Transform):
 @final
 @register
 class AddGradientNoise(Transform):
-    """Adds to every entry of the gradient normal noise that fades as training goes on.
+    """Adds normal noise to every entry of the gradient; the noise fades as training goes on.
 
     g ← g + z with z ~ N(0, η/(1 + t)^γ) at step t, the number of updates applied so far; η is a
-    variance, so the noise has the standard deviation √η at first. It helps very deep nets out of a
-    bad start and across plateaus. Put it after the clips, as the paper does: the noise is of a
+    variance, so the noise has the standard deviation √η at first. It helps very deep nets to leave
+    a bad start and to cross plateaus. List it after the clips, as in the paper: the noise has a
     fixed size.
 
-    The noise is a function of the seed, the step, the variable and the entry. So all replicas add
-    the same, once, to the sum over them; eager mode, graphs and XLA agree; a step that is skipped
-    is followed by one with the same noise; and a run that is resumed goes on with the noise it
-    would have had. The seed is saved with the optimizer.
+    The noise is a function of the seed, the step, the variable and the entry. So the noise is added
+    once, to the sum over the replicas. Eager mode, graphs and XLA agree. The step after a skipped
+    one gets the same noise. A resumed run gets the noise that it would have had. The seed is saved
+    with the optimizer.
 
-    Deviations: where the gradient of a whole variable is zero, it takes no part in the step, and
-    gets no noise, and neither do the rows of an `Embedding` whose gradient is zero, whether that
-    came as rows or dense. So absent rows stay where they are, and a sparse gradient stays sparse.
+    Deviations: a variable whose whole gradient is zero gets no noise. Neither do rows of an
+    `Embedding` with a gradient of zero, sparse or dense. So absent rows stay where they are, and a
+    sparse gradient stays sparse.
 
     Args:
         variance: η, in squared units of a gradient's entry; a float of at least 0. 0.01, 0.3 and
             1.0 in the paper. Can be assigned during a run.
         decay: γ, a float of at least 0; 0 for noise that does not fade.
-        seed: Integer; `None` for one that is drawn when the optimizer is built
-            (`keras.utils.set_random_seed` acts on that).
+        seed: Integer; `None` draws one when the optimizer is built (reproducible after
+            `keras.utils.set_random_seed`).
 
     Raises:
         TypeError: If an argument is not a number.

@@ -28,24 +28,22 @@ class SkipOutliers(Transform):
     n > μ + k·σ with the mean μ and the standard deviation σ of the last N applied steps, for the
     global norm of the gradient as it came in, and for the loss where the trainer gives it: `fit`
     and `training.train` do, a loop of your own does by calling `optimizer.scale_loss(loss)`. It
-    keeps single bad batches away from weights and moments, which a clip only shortens; Adam, whose
-    step hardly depends on the gradient's length, gains more from it than from clipping.
+    keeps single bad batches out of weights and moments, where a clip only shortens them. Adam,
+    whose step hardly depends on the gradient's length, gains more from it than from clipping.
 
-    - The first `warmup_steps` applied steps are not judged. (So it does not help against an
-      exploding start; a clip does.)
+    - The first `warmup_steps` applied steps are not judged. Against an exploding start, use a clip.
     - σ counts as at least 10 % of |μ|, so that a history of nearly equal numbers does not make
       everything an outlier: with k = 6, what is above 1.6 μ at most.
-    - A change of level is no outlier. Once `max_consecutive` steps in a row were skipped, for
-      whatever reason, the next finite one is applied however large, the histories start anew with
-      it, and so does the warm-up. So it never skips for ever; while steps are skipped the level of
-      a run that truly diverges is not mended either.
-    - What is not finite is an outlier at any time, in the warm-up too.
+    - A lasting change of level is accepted. After `max_consecutive` skipped steps in a row, for any
+      reason, the next finite step is applied however large, and histories and warm-up start anew.
+      So it never skips for ever, and it can't stop a run that truly diverges.
+    - A norm or loss that is not finite is always an outlier, in the warm-up too.
     - Values of skipped steps never enter the histories, which are 2·N float32 numbers, saved with
       the optimizer.
 
-    Skipped steps count towards the budget of `SkipNonFinite(max_consecutive)`, where that stands
-    beside it, and are told by `telemetry` and `callbacks.DivergenceGuard` with the cause
-    `"outlier"`. Under accumulation the loss is that of the window's last micro-batch.
+    Skipped steps count towards the budget of `SkipNonFinite(max_consecutive)`, if that is listed
+    too. `telemetry` and `callbacks.DivergenceGuard` report them with the cause `"outlier"`. Under
+    accumulation the loss is that of the window's last micro-batch.
 
     Args:
         num_sigmas: k, a positive float; may be infinite. Can be assigned during a run.
@@ -55,7 +53,7 @@ class SkipOutliers(Transform):
         use_loss: Whether to judge the loss as well.
 
     Raises:
-        TypeError: If an argument is of another kind.
+        TypeError: If an argument has another type.
         ValueError: If one is out of its range.
 
     Reference: the step skipping of OLMo-core (Allen Institute for AI) and levanter (Stanford CRFM),
@@ -94,7 +92,7 @@ class SkipOutliers(Transform):
         return spec | ({"losses": history, "num_losses": count} if self.use_loss else {})
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
-        """Leave the gradients as they are, and take in the norm and the loss."""
+        """Leave the gradients as they are, and add norm and loss to the histories."""
         judged = self._judged(context)
         restarts = ops.logical_and(
             self._any([self._is_outlier(state, *each) for each in judged]),
@@ -117,7 +115,7 @@ class SkipOutliers(Transform):
         return ops.logical_or(bad, ops.logical_and(outlier, self._may_skip(context)))
 
     def _judged(self, context: Context) -> list[tuple[str, Any]]:
-        """Return what is judged in this step, by the name of its history."""
+        """Return the numbers to judge in this step, by the name of their history."""
         judged = [("norms", context.incoming.global_norm)]
         if self.use_loss and context.loss is not None:
             judged.append(("losses", ops.cast(context.loss, "float32")))

@@ -1,7 +1,7 @@
-"""Clips whose bound follows from the norms of the steps before.
+"""Clips whose bound is computed from the norms of earlier steps.
 
-Only steps that were applied feed them: what a step that is skipped would have written is dropped,
-and a norm that is not finite is never written, whoever let it pass.
+Only applied steps enter the statistics: those of a skipped step are dropped, and a norm that is not
+finite is never stored.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _LEAST_DEVIATION = 0.01
 class PercentileClipping(Transform):
     """Clips the global norm to a percentile of the norms so far (AutoClip).
 
-    g ← g·min(1, c/‖g‖) with c the p-th percentile (interpolated linearly) of the norms of the last
-    N applied steps and of this one, before clipping. It needs no bound in units of the gradient.
-    With a low p it clips most steps by design, and so makes the step nearly the same length
-    throughout: at p = 10, nine of ten.
+    g ← g·min(1, c/‖g‖). c is the p-th percentile (interpolated linearly) of the norms, before
+    clipping, of the last N applied steps and of this one. It needs no bound in units of the
+    gradient. A low p clips most steps by design (p = 10: nine of ten), so that all steps have
+    nearly the same length.
 
-    Deviations: the paper keeps all norms, here the last N count, in a ring of N float32 numbers
-    that is saved with the optimizer. Norms of 0 do not count, or a run of them would make the bound
-    0 for good. What is not finite does not count, and is passed on as it came. And c can be kept
-    from exceeding `max_norm`: the first step is the only one that its own norm is compared with,
-    and the paper never clips it.
+    Deviations: the paper keeps all norms; here the last N are kept, in a ring of N float32 numbers
+    that is saved with the optimizer. Norms of 0 are left out, since a series of them would make the
+    bound 0 for good. Norms that are not finite are left out too, and such gradients pass unchanged.
+    `max_norm` bounds c: the paper never clips the first step, which is compared with its own norm
+    alone.
 
     Args:
         percentile: p, a float between 0 and 100. Can be assigned during a run.
@@ -71,11 +71,11 @@ class PercentileClipping(Transform):
         self.max_norm = max_norm
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Keep the last norms, and how many there were."""
+        """Keep the last norms, and their number."""
         return {"history": StateSpec((self.history_length,)), "count": StateSpec(dtype="int64")}
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
-        """Scale all gradients by one factor, and take in the norm."""
+        """Scale all gradients by one factor, and store the norm."""
         norm = values.global_norm
         counts = ops.logical_and(ops.isfinite(norm), norm > 0)
         history = ops.where(counts, push(state["history"], state["count"], norm), state["history"])
@@ -89,22 +89,22 @@ class PercentileClipping(Transform):
 @final
 @register
 class ZScoreClipping(Transform):
-    """Clips the global norm where it stands out from its own recent past (ZClip).
+    """Clips the global norm where it is far above its recent mean (ZClip).
 
     z = (n − μ)/(σ + ε) for the norm n of the step and the moving mean μ and deviation σ of the
     steps before. Where z > z_t, g ← g·c/n with c = μ + z_t·σ/(z/z_t): the further out a norm is,
     the nearer to the mean it is clipped. Then μ ← α·μ + (1 − α)·n and σ² ← α·σ² + (1 − α)·(n − μ)²
     with the clipped norm in place of n. The first steps are not clipped; mean and variance of their
-    norms are what the moving ones begin with.
+    norms initialize μ and σ².
 
-    It leaves ordinary steps alone and takes spikes out. It can't tell an exploding start, which
-    falls into its warm-up: give it a generous `max_norm` for that. When norms rise to a new level
-    for good, it clips to the old one for long, since it is fed clipped norms; training goes on
-    meanwhile.
+    It leaves ordinary steps alone and removes spikes. It does not see an exploding start, which
+    falls into its warm-up: set a generous `max_norm` for that. When norms rise for good, it keeps
+    clipping to the old level for a long time, since its statistics use clipped norms; training goes
+    on meanwhile.
 
-    Deviations: a deviation below 1 % of the mean counts as that. Where norms hardly vary, the paper
-    would clip each step that is a hair above the mean, and be fed with the mean for ever. And no
-    norm exceeds `max_norm`, in the warm-up neither.
+    Deviations: σ is at least 1 % of μ. Where norms hardly vary, the paper would clip each step
+    slightly above the mean, and would never learn another level. `max_norm` holds at all times, in
+    the warm-up too.
 
     Args:
         z_threshold: z_t, in standard deviations; a positive float, may be infinite. Can be assigned
@@ -143,11 +143,11 @@ class ZScoreClipping(Transform):
         self.max_norm = max_norm
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Keep mean and variance, and how many norms went in."""
+        """Keep mean and variance, and the number of norms in them."""
         return {"mean": StateSpec(), "variance": StateSpec(), "count": StateSpec(dtype="int64")}
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
-        """Scale all gradients by one factor, and take in the clipped norm."""
+        """Scale all gradients by one factor, and add the clipped norm to the statistics."""
         norm, threshold = values.global_norm, self.bound("z_threshold")
         mean, variance, count = state["mean"], state["variance"], state["count"]
         warms_up = count < self.warmup_steps
@@ -177,16 +177,16 @@ class AdaGradientClipping(Transform):
     """Clips each variable's gradient to a multiple of its own recent norm (AdaGC).
 
     g ← g·min(1, λ·γ/‖g‖) for the gradient g of each variable and the moving average γ of its
-    clipped norms, then γ ← β·γ + (1 − β)·‖g‖ with the clipped g. During the first steps all
-    gradients are clipped together to the global norm `max_norm`, and γ is the smallest norm that a
-    variable had after that.
+    clipped norms, then γ ← β·γ + (1 − β)·‖g‖ with the clipped g. During the warm-up all gradients
+    are clipped together to the global norm `max_norm`, and γ is the smallest norm that the
+    variable's gradient then had.
 
-    Spikes in one layer are taken out without shortening the others. γ can grow by (1 − β)(λ − 1) a
-    step at most, 0.1 % by default: where gradients grow for good, it clips for long.
+    Spikes in one layer are removed without shortening the others. γ grows by at most (1 − β)(λ − 1)
+    per step, 0.1 % by default. So where gradients grow for good, it keeps clipping for a long time.
 
-    Deviations: a norm that is 0 or not finite does not count, or a variable without a gradient in
-    one step of the warm-up would never move again. A variable without any norm yet is not clipped,
-    and begins with the first that it has.
+    Deviations: a norm that is 0 or not finite is left out; otherwise a variable without a gradient
+    in one step of the warm-up would never move again. A variable without a norm so far is not
+    clipped; its first norm initializes γ.
 
     Args:
         relative_threshold: λ, a float; at least 1 is sensible. Positive, may be infinite. Can be
@@ -223,14 +223,14 @@ class AdaGradientClipping(Transform):
         self.max_norm = max_norm
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Keep one average per variable, and how many steps went in."""
+        """Keep one average per variable, and the number of steps in them."""
         return {
             "averages": StateSpec((len(variables),), initial=float("inf")),
             "count": StateSpec(dtype="int64"),
         }
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
-        """Scale each gradient to its bound, and take in the clipped norms."""
+        """Scale each gradient to its bound, and add the clipped norms to the averages."""
         norms, averages, count = values.norms, state["averages"], state["count"]
         warms_up = count < self.warmup_steps
         together = clip_factor(values.global_norm, self.bound("max_norm"))

@@ -1,4 +1,4 @@
-"""Binds a transform to some of the variables, by patterns on their paths."""
+"""Restricts a transform to some of the variables, by patterns on their paths."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ Patterns = str | Sequence[str] | None
 @final
 @register
 class Only(Transform):
-    """Has a transform see, measure and change some variables only, chosen by their paths.
+    """Restricts a transform to some variables, chosen by their paths.
 
     Use it to clip an embedding apart from the rest, to keep a rule away from biases, or to judge
     one part of a model. The transform inside works as if the other variables did not exist: a
-    global norm is that of the chosen ones. `Only` may hold another `Only`. A number of the
-    transform inside is changed through it: `only.transform.max_norm = 0.5`.
+    global norm is that of the chosen ones. `Only` may hold another `Only`. Change a hyperparameter
+    through the attribute: `only.transform.max_norm = 0.5`.
 
-    A variable is chosen if its path fits a pattern of `include` and none of `exclude`. Patterns are
-    the shell's: `*` stands for any characters, slashes among them, `?` for one, `[ab]` for one of
-    some; capitals count. A pattern has to fit the whole path, or all that comes after one of its
-    slashes: `"kernel"` fits every kernel, `"head/*"` all of a layer "head", wherever it stands.
-    Paths are those of Keras, such as `"sequential/dense_1/kernel"`, and
-    `[v.path for v in model.trainable_variables]` lists them.
+    A variable is chosen if its path matches a pattern of `include` and none of `exclude`. Patterns
+    are those of the shell: `*` stands for any characters including slashes, `?` for one, `[ab]` for
+    one of a set; case matters. A pattern has to match the whole path, or everything after one of
+    its slashes: `"kernel"` matches every kernel, `"head/*"` all variables of a layer "head" at any
+    depth. Paths are those of Keras, such as `"sequential/dense_1/kernel"`, and `[v.path for v in
+    model.trainable_variables]` lists them.
 
-    A pattern that fits no variable gets a warning, with the nearest paths, when the optimizer is
-    built. If no variable is left, nothing is done.
+    When the optimizer is built, a warning names each pattern that matches no variable, with the
+    nearest paths. If no variable is chosen, the transform does nothing.
 
     Args:
-        transform: The transform to bind, of either stage. It belongs to this `Only` alone.
+        transform: The transform to restrict, of the gradient or update stage. It belongs to this
+            `Only` alone.
         include: A pattern or a list of patterns; `None` for all variables.
         exclude: The same, for the variables to leave out; `None` for none.
 
@@ -83,12 +84,12 @@ class Only(Transform):
 
     @property
     def cause(self) -> str | None:  # type: ignore[override]
-        """The reason for which the transform inside skips steps, if it does."""
+        """The cause under which skips of the inner transform are counted, if it skips."""
         return self.transform.cause
 
     @property
     def limits(self) -> str | None:  # type: ignore[override]
-        """The name under which steps count that the transform inside limits."""
+        """The name under which steps limited by the inner transform are counted."""
         return self.transform.limits
 
     def bound_values(self) -> dict[str, float]:
@@ -100,7 +101,7 @@ class Only(Transform):
         self.transform.attach(variables)
 
     def state_spec(self, variables: Sequence[Any]) -> dict[str, StateSpec | SeedSpec]:
-        """Say what the transform inside keeps for its variables; warn of idle patterns."""
+        """Return the state of the inner transform; warn about patterns that match nothing."""
         paths = [variable_path(variable) for variable in variables]
         for name, patterns in (("include", self.include), ("exclude", self.exclude)):
             warn_of_idle_patterns(name, patterns, paths)
@@ -108,7 +109,7 @@ class Only(Transform):
         return self.transform.state_spec([variables[place] for place in places]) if places else {}
 
     def apply(self, values: Measured, state: State, context: Context) -> tuple[Measured, State]:
-        """Transform the chosen values, and pass the others on as they came."""
+        """Transform the chosen values, and pass the others on unchanged."""
         places = self._places([role.path for role in context.roles])
         if not places:
             return values, {}
@@ -118,13 +119,13 @@ class Only(Transform):
         return (values if changed is part else values.with_part(places, changed)), new_state
 
     def veto(self, state: State, context: Context) -> Any | None:
-        """Ask the transform inside, about the chosen variables."""
+        """Return the inner transform's veto, on the chosen variables."""
         places = self._places([role.path for role in context.roles])
         return self.transform.veto(state, _narrowed(context, places)) if places else None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Only:
-        """Make a transform from what `get_config` returned, or from what was saved of it."""
+        """Make a transform from the dictionary of `get_config`, or from its saved form."""
         config = dict(config)
         if not isinstance(config["transform"], Transform):
             config["transform"] = keras.saving.deserialize_keras_object(config["transform"])
@@ -164,7 +165,7 @@ def check_patterns(name: str, patterns: Any) -> Patterns:
 
 
 def fits(path: str, patterns: Patterns) -> bool:
-    """Whether a path, or its end after a slash, fits one of the patterns, if there are any."""
+    """Whether a path, or its end after a slash, matches one of the patterns, if there are any."""
     given = [patterns] if isinstance(patterns, str) else patterns or []
     parts = path.split("/")
     ends = ["/".join(parts[place:]) for place in range(len(parts))]
@@ -172,7 +173,7 @@ def fits(path: str, patterns: Patterns) -> bool:
 
 
 def warn_of_idle_patterns(name: str, patterns: Patterns, paths: Sequence[str]) -> None:
-    """Warn of each pattern that fits no path, with the nearest paths."""
+    """Warn about each pattern that matches no path, with the nearest paths."""
     for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
         if not any(fits(path, pattern) for path in paths):
             nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)

@@ -1,4 +1,4 @@
-"""Transforms that judge a step and may have it skipped."""
+"""Transforms that check a step and may veto it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from gradstab.transforms.measured import Measured
 @final
 @register
 class SkipNonFinite(Transform):
-    """Skips every step whose gradient holds NaN or infinity, whole and however many come in a row.
+    """Skips every step whose gradient holds NaN or infinity, however many come in a row.
 
-    It judges, wherever it stands in the list, the gradients as they came in, so that a clip can't
-    hide an infinite entry, and the sum of squares of what all transforms made of them, in float32,
-    so that no second moment can overflow. A skipped step leaves weights, moments, iterations,
-    weight decay and averages as they were, which a gradient of zeros would not.
+    Its place in the list does not matter. It checks the gradients from before all transforms, so
+    that a clip can't hide an infinite entry. It also checks the sum of squares after all
+    transforms, in float32, so that no second moment can overflow. A skipped step leaves weights,
+    moments, iterations, weight decay and averages as they were; a gradient of zeros would not.
 
     Args:
-        max_consecutive: Number of steps in a row that may be skipped before training counts as
-            diverged. Beyond it steps are skipped still; `callbacks.DivergenceGuard` stops training,
-            `training.train` and `StabilizedOptimizer.raise_if_diverged` raise.
+        max_consecutive: Number of steps in a row that may be skipped. With more, training counts as
+            diverged: bad steps are still skipped, `callbacks.DivergenceGuard` stops training,
+            `training.train` and `StabilizedOptimizer.raise_if_diverged` raise an error.
 
     Raises:
         TypeError: If `max_consecutive` is not an integer.

@@ -1,4 +1,4 @@
-"""Transforms of the update: they bound the weight change that the inner optimizer made."""
+"""Transforms of the update: they bound the weight change that the inner optimizer computed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gradstab.transforms.measured import Measured
 @final
 @register
 class LimitUpdateRatio(Transform):
-    """Keeps the change of each variable small against the variable, round any inner optimizer.
+    """Bounds the change of each variable relative to its norm, with any inner optimizer.
 
     Δw ← Δw·min(1, r·max(‖w‖, ε)/‖Δw‖) for each variable w and its change Δw, weight decay included,
-    so that ‖Δw‖ ≤ r·max(‖w‖, ε). The norms are taken over the whole variable in float32. It acts on
-    what the inner optimizer did, which clipping the gradient can't bound: Adam's step is nearly the
-    same for gradients of any scale.
+    so that ‖Δw‖ ≤ r·max(‖w‖, ε). The norms are taken over the whole variable in float32. It bounds
+    the step itself, which a clip of the gradient can't: Adam's step is nearly the same for
+    gradients of any scale.
 
     Args:
         max_ratio: r, a positive float; may be infinite. Healthy runs move weights by 1e-4 to 1e-2
             of their norm in a step. Can be assigned during a run.
-        epsilon: ε, the norm below which a variable counts as that large, so that variables that
-            begin at zero can move. A positive float. Can be assigned during a run.
+        epsilon: ε, the smallest norm used in the bound, so that variables that begin at zero can
+            move; a positive float. Can be assigned during a run.
 
     Raises:
         TypeError: If an argument is not a number.

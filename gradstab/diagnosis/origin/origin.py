@@ -1,4 +1,4 @@
-"""What began a step that was not finite: plain data, and its words."""
+"""The origin of a step that was not finite: plain data, and its text."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ class Origin:
     """What began a step that was not finite.
 
     Attributes:
-        kind: One of `KINDS`. `"inputs"`, `"targets"`, `"sample_weights"`: what the batch holds;
-            `"labels"`: outside the classes; `"weights"`, `"statistics"`, `"moments"`: what was not
-            finite before the step; `"layer"`, `"loss"`, `"gradient"`: arithmetic on the way
-            forward, in the loss, on the way back; `"float16"`: too large for half precision.
+        kind: One of `KINDS`. `"inputs"`, `"targets"`, `"sample_weights"`: a part of the batch holds
+            NaN or infinity; `"labels"`: a label is outside the classes; `"weights"`,
+            `"statistics"`, `"moments"`: these were not finite before the step; `"layer"`, `"loss"`,
+            `"gradient"`: arithmetic in the forward pass, the loss or the backward pass;
+            `"float16"`: a number is too large for half precision.
         step: Number of the step, from 1, as the telemetry counts.
         layer: The layer, where it is one.
-        inside: The layer inside that one, where it is one.
-        operation: What was done there, `"log"`, `"division"`, `"root"`, `"overflow"` and so on.
-        what: The same in words, or what is known otherwise.
-        part: Name of the part of the batch where there are several, or path of the variable.
+        inside: The layer nested in that one, if there is one.
+        operation: The operation, such as `"log"`, `"division"`, `"root"`, `"overflow"`.
+        what: The operation in words, or other details.
+        part: Name of the input or target if there are several, or path of the variable.
         row: Row of the batch, from 0.
-        column: Place in that row, empty where a row is one number.
-        rows: How many rows of the batch have such an entry.
-        of_rows: How many there are.
-        example: Number of the row in the training arrays, where it is known.
-        phase: Where in the step it is: `"forward"`, `"loss"` or `"backward"`.
+        column: Index within that row; empty if a row is one number.
+        rows: Number of rows of the batch with such an entry.
+        of_rows: Number of rows of the batch.
+        example: Index of the row in the training arrays, if known.
+        phase: Phase of the step: `"forward"`, `"loss"` or `"backward"`.
     """
 
     kind: str
@@ -52,11 +53,11 @@ class Origin:
 
     @property
     def is_known(self) -> bool:
-        """Whether it is known what began it."""
+        """Whether the origin is known."""
         return self.kind != "unknown"
 
     def same_as(self, other: Origin) -> bool:
-        """Whether it is the same fault, be it in another row or at another step."""
+        """Whether it is the same fault, possibly in another row or at another step."""
         mine, theirs = (
             (o.kind, o.layer, o.inside, o.operation, o.part, o.column, o.phase)
             for o in (self, other)

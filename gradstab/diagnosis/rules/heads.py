@@ -37,8 +37,8 @@ def single_unit_softmax(looks: Looks) -> Iterator[Finding]:
                 "single-unit-softmax",
                 "error",
                 head.layer,
-                "The output is a softmax over one unit, which is 1 for whatever goes in, so the "
-                "model can't answer anything else.",
+                "The output is a softmax over one unit, which is 1 for every input, so the "
+                "model can't predict anything else.",
                 {"units": 1, "minimum": head.minimum, "maximum": head.maximum},
                 f'- Dense(1, activation="softmax")\n+ Dense(1, activation={fix})',
             )
@@ -52,20 +52,20 @@ def double_softmax(looks: Looks) -> Iterator[Finding]:
                 "double-softmax",
                 "error",
                 head.layer,
-                "The output goes through two softmaxes, so that its probabilities stay close "
-                "together and the loss can't fall near 0.",
+                "The output passes through two softmaxes, so its probabilities stay close "
+                "together and the loss can't come near 0.",
                 {"softmaxes": head.softmaxes, "maximum": head.maximum},
-                "Leave out one of them: the activation, or the `Softmax` layer.",
+                "Remove one of them: the activation, or the `Softmax` layer.",
             )
         elif head.softmaxes == 1 and head.from_logits and head.loss in (*CATEGORICAL, *SPARSE):
             yield Finding(
                 "double-softmax",
                 "info",
                 head.layer,
-                "The loss expects logits and the output is a softmax. Keras undoes the one, so it "
-                "does no harm here.",
+                "The loss expects logits and the output is a softmax. Keras notices this and does "
+                "not apply softmax twice, so it does no harm here.",
                 {"softmaxes": 1},
-                "Say `from_logits=False`, or leave out the activation.",
+                "Set `from_logits=False`, or remove the activation.",
             )
 
 
@@ -83,8 +83,8 @@ def logits_without_from_logits(looks: Looks) -> Iterator[Finding]:
                 "logits-without-from-logits",
                 "error",
                 head.layer,
-                f"The output is not squashed, from {head.minimum or 0:.3g} to "
-                f"{head.maximum or 0:.3g}, and {head.loss} takes it for probabilities.",
+                f"The output, from {head.minimum or 0:.3g} to {head.maximum or 0:.3g}, has no "
+                f"activation, and {head.loss} reads it as probabilities.",
                 {"minimum": head.minimum, "maximum": head.maximum},
                 f'- loss="{in_words(head.loss)}"\n'
                 f"+ loss=keras.losses.{head.loss}(from_logits=True)",
@@ -99,12 +99,12 @@ def logits_without_from_logits(looks: Looks) -> Iterator[Finding]:
                 "logits-without-from-logits",
                 "error",
                 head.layer,
-                f"The loss is not finite for outputs from {head.minimum or 0:.3g} to "
-                f"{head.maximum or 0:.3g}, and it is for probabilities "
+                f"The loss is not finite for the outputs, from {head.minimum or 0:.3g} to "
+                f"{head.maximum or 0:.3g}, but finite for probabilities "
                 f"({signal.loss_of_probabilities:.3g}): it takes the logarithm of raw outputs.",
                 {"minimum": head.minimum, "maximum": head.maximum,
                  "loss_of_probabilities": signal.loss_of_probabilities},
-                "Use Keras' loss in its form for logits: "
+                "Use the Keras loss for logits: "
                 "`keras.losses.BinaryCrossentropy(from_logits=True)` or "
                 "`CategoricalCrossentropy(from_logits=True)`.",
             )  # fmt: skip
@@ -128,8 +128,8 @@ def _of_loss(head: HeadLook, target: TargetLook) -> Finding | None:
             "output-activation",
             "error",
             head.layer,
-            f"{head.loss} expects probabilities, and `{name}` gives none: its outputs are not "
-            "between 0 and 1, or do not depend on each other.",
+            f"{head.loss} expects probabilities, and `{name}` does not return any: its outputs are "
+            "not between 0 and 1, or do not sum to 1.",
             {"minimum": head.minimum, "maximum": head.maximum, "units": units},
             f'- activation="{name}"\n+ activation="{right}"',
         )
@@ -138,8 +138,8 @@ def _of_loss(head: HeadLook, target: TargetLook) -> Finding | None:
             "output-activation",
             "info",
             head.layer,
-            "Sigmoids under a loss for one class out of several: Keras divides them by their sum, "
-            "which trains, but they are no probabilities when you read them.",
+            "Sigmoids with a loss for one class out of several: Keras divides them by their sum, "
+            "which trains, but the outputs that you read are not probabilities.",
             {"units": units},
             '- activation="sigmoid"\n+ activation="softmax"',
         )
@@ -169,8 +169,8 @@ def _of_range(head: HeadLook, target: TargetLook) -> Finding | None:
         "output-activation",
         "error",
         head.layer,
-        f"{beyond:.0%} of the targets lie {bound}, where `{name}` never gets: the model can't "
-        "answer them.",
+        f"{beyond:.0%} of the targets lie {bound}, which `{name}` can't reach: the model can't "
+        "predict them.",
         {"share": beyond, "minimum": target.minimum, "maximum": target.maximum},
         f'- activation="{name}"\n+ activation={right}',
     )

@@ -31,8 +31,8 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 "loss-mismatch",
                 "error",
                 head.layer,
-                f"{head.loss} over one unit: after its division by the sum the one probability is "
-                "always 1, so the loss is 0 or constant and nothing is learned.",
+                f"{head.loss} over one unit: it divides outputs by their sum, so the one "
+                "probability is always 1, the loss is constant, and nothing is learned.",
                 {"units": 1},
                 f'- loss="{in_words(head.loss)}"\n+ loss="binary_crossentropy"',
             )
@@ -42,8 +42,8 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 "loss-mismatch",
                 "error",
                 head.layer,
-                f"{head.loss} is for probabilities, and the targets run from {target.minimum:.3g} "
-                f"to {target.maximum:.3g}.",
+                f"{head.loss} compares probabilities, but the targets run from "
+                f"{target.minimum:.3g} to {target.maximum:.3g}.",
                 {"minimum": target.minimum, "maximum": target.maximum},
                 (
                     f'- loss="{in_words(head.loss)}"\n+ loss="sparse_categorical_crossentropy"  '
@@ -65,8 +65,8 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 "loss-mismatch",
                 "info",
                 head.layer,
-                f"{head.loss} on probabilities: where the model is sure and wrong its gradient is "
-                "near 0, so it learns more slowly than with cross-entropy.",
+                f"{head.loss} on probabilities: where the model is confident and wrong, its "
+                "gradient is near 0, so it learns more slowly than with cross-entropy.",
                 {},
                 f'- loss="{in_words(head.loss)}"\n+ loss="{right}_crossentropy"',
             )
@@ -80,7 +80,7 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 "loss-mismatch",
                 "info",
                 head.layer,
-                "BinaryCrossentropy looks at every class by itself, while softmax shares one "
+                "BinaryCrossentropy treats every class separately, while softmax distributes one "
                 "probability among them.",
                 {"units": head.units},
                 f'- loss="{in_words(head.loss)}"\n+ loss="categorical_crossentropy"',
@@ -98,8 +98,8 @@ def label_range(looks: Looks) -> Iterator[Finding]:
                 "label-range",
                 "error",
                 head.layer,
-                f"The labels run from {target.minimum:.0f} to {target.maximum:.0f}, and the output "
-                f"has units for 0 to {units - 1}: an error on CPUs, NaN under XLA and on GPUs.",
+                f"The labels run from {target.minimum:.0f} to {target.maximum:.0f}, but the units "
+                f"stand for 0 to {units - 1}: an error on CPUs, NaN under XLA and on GPUs.",
                 {"minimum": target.minimum, "maximum": target.maximum, "units": units},
                 f"Give the output {int(target.maximum) + 1} units, or count labels from 0: "
                 "`y = y - y.min()`.",
@@ -111,8 +111,8 @@ def label_range(looks: Looks) -> Iterator[Finding]:
                 "label-range",
                 "error",
                 head.layer,
-                f"The labels run from {target.minimum:.0f} to {target.maximum:.0f}, and one "
-                "sigmoid unit answers between 0 and 1.",
+                f"The labels run from {target.minimum:.0f} to {target.maximum:.0f}, but a "
+                "sigmoid unit returns numbers between 0 and 1.",
                 {"minimum": target.minimum, "maximum": target.maximum},
                 'Use 0 and 1: `y = (y > y.min()).astype("float32")`.'
                 if few
@@ -152,7 +152,7 @@ def _encoding(head: HeadLook, given: str, expected: str, loss: str) -> Finding:
         "label-encoding",
         "error",
         head.layer,
-        f"The labels are {given}, and {head.loss} over {head.units} units reads {expected}.",
+        f"The labels are {given}, but {head.loss} over {head.units} units expects {expected}.",
         {"units": head.units},
         f'- loss="{in_words(head.loss)}"\n+ loss="{loss}"',
     )
@@ -167,7 +167,7 @@ def metric_mismatch(looks: Looks) -> Iterator[Finding]:
                 "metric-mismatch",
                 "warning",
                 head.layer,
-                f"`{wrong[0]}` counts exact hits, and the targets are numbers: it stays near 0 "
+                f"`{wrong[0]}` counts exact matches, and the targets are numbers: it stays near 0 "
                 "however good the model is.",
                 {"metrics": ", ".join(wrong)},
                 f'- metrics=["{wrong[0]}"]\n+ metrics=["mean_absolute_error"]',

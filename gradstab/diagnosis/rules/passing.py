@@ -46,11 +46,11 @@ def saturated_units(looks: Looks) -> Iterator[Finding]:
                 "saturated-units",
                 "warning",
                 each.name,
-                f"{signal.saturated:.0%} of the outputs of `{each.name}` stand at a bound of "
-                f"`{each.activation}`, where its slope is 0; what goes in has a size of "
+                f"{signal.saturated:.0%} of the outputs of `{each.name}` are at a bound of "
+                f"`{each.activation}`, where its slope is 0; the layer's inputs have a size of "
                 f"{signal.input_scale:.3g}.",
                 _numbers(signal),
-                "Scale the inputs, or begin with smaller kernels, or put a BatchNormalization "
+                "Scale the inputs, start from smaller kernels, or put a BatchNormalization "
                 "before the activation.",
             )
             return
@@ -96,8 +96,8 @@ def _linear(layer: LayerStructure, severity: str, gain: float, merit: float | No
         "no-nonlinearity",
         severity,
         layer.name,
-        f"Nothing stands between `{layer.name}` and the next layer, so the two are one linear "
-        f"map{shown}.",
+        f"There is no activation between `{layer.name}` and the next layer, so the two are one "
+        f"linear map{shown}.",
         {"gain": gain},
         '- Dense(units)\n+ Dense(units, activation="relu")',
     )
@@ -140,8 +140,9 @@ def vanishing_signal(looks: Looks) -> Iterator[Finding]:
             "vanishing-signal",
             "warning",
             seen[worst][0].name,
-            f"What tells rows apart fades: after `{seen[-2][0].name}` it is {last.variation:.1g} "
-            f"of the signal, after the first layer {first.variation:.1g}.",
+            "Differences between rows fade with depth: they are "
+            f"{last.variation:.1g} of the signal after `{seen[-2][0].name}`, and "
+            f"{first.variation:.1g} after the first layer.",
             {"first": first.variation, "last": last.variation, "layers": len(seen)},
             '+ activation="relu", kernel_initializer="he_normal", or BatchNormalization between',
         )
@@ -178,11 +179,11 @@ def vanishing_gradients(looks: Looks) -> Iterator[Finding]:
             "vanishing-gradients",
             "warning",
             seen[0][0].name,
-            f"The gradient that reaches `{seen[0][0].name}` is {relative[0]:.1g} of its weights, "
+            f"The gradient of `{seen[0][0].name}` is {relative[0]:.1g} of the size of its weights, "
             f"{best / max(relative[0], 1e-30):.0e} times less than in later layers.",
             {"first": relative[0], "best": best, "layers": len(seen)},
-            '+ activation="relu", kernel_initializer="he_normal"; beyond some ten layers '
-            "residual connections or normalization",
+            '+ activation="relu", kernel_initializer="he_normal"; with more than about ten '
+            "layers, residual connections or normalization",
         )
 
 
@@ -200,7 +201,7 @@ def exploding_gradients(looks: Looks) -> Iterator[Finding]:
             "exploding-gradients",
             "info",
             worst[0].name,
-            f"The gradient to `{worst[0].name}` is {ratio:.2g} times its weights.",
+            f"The gradient of `{worst[0].name}` is {ratio:.2g} times as large as its weights.",
             {"ratio": ratio},
             "Scale inputs and targets; clip: `gradstab.stabilize(optimizer, clip=1.0)`.",
         )

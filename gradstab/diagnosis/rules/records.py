@@ -83,7 +83,7 @@ def _nonfinite(run: _Run) -> Iterator[Finding]:
             "nonfinite-gradients",
             "warning",
             str(first.details.get("variable") or "") or None,
-            f"From step {first.step} on {len(skips)} entries tell of steps that were skipped "
+            f"From step {first.step} on, {len(skips)} entries of the record report steps skipped "
             "because a gradient was not finite.",
             {"first_step": first.step, "entries": len(skips)},
             "Look at the data of that step, and run `gradstab.diagnose(model, x, y)`.",
@@ -122,7 +122,7 @@ def _rate(run: _Run) -> Iterator[Finding]:
             "warning",
             None,
             f"The loss went from {run.start:.3g} to {run.end:.3g}"
-            + (f", while a step changed weights by {hasty:.0%}." if hasty > _HASTY else "."),
+            + (f", and a typical step changed weights by {hasty:.0%}." if hasty > _HASTY else "."),
             {"start": run.start, "end": run.end, "update_ratio": hasty},
             "Divide the learning rate by 10, and warm it up: `gradstab.schedules.LinearWarmup`.",
         )
@@ -197,7 +197,7 @@ def _units(run: _Run) -> Iterator[Finding]:
                     code,
                     "warning",
                     name,
-                    f"{share:.0%} of `{name}` is {word} at step {int(seen.steps[-1])}.",
+                    f"{share:.0%} of `{name}` was {word} at step {int(seen.steps[-1])}.",
                     {"share": float(share), "step": int(seen.steps[-1])},
                     "Lower the rate, scale the inputs, or begin with he_normal kernels.",
                 )
@@ -210,5 +210,5 @@ def _units(run: _Run) -> Iterator[Finding]:
             deviation.names[-1],
             "The output is the same for every row at the end.",
             {"deviation": float(deviation.values[-1][-1])},
-            "Run `gradstab.diagnose(model, x, y)` on the model as it began.",
+            "Run `gradstab.diagnose(model, x, y)` on a freshly built model.",
         )

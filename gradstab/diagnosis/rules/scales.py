@@ -34,10 +34,10 @@ def unscaled_input(looks: Looks) -> Iterator[Finding]:
             "unscaled-input",
             "info" if learns(looks.trial) else "warning",
             worst.name,
-            f"In training `{worst.name}` moves its inputs by {worst.training_shift:.0f} of their "
-            "deviations: little of them is left, so its range does not go with their scale.",
+            f"In training `{worst.name}` changes its inputs by {worst.training_shift:.0f} standard "
+            "deviations and destroys most of them: its value range does not match their scale.",
             {"training_shift": worst.training_shift, "input_scale": worst.input_scale},
-            f"Give `{worst.name}` the range that the inputs have, such as `value_range=(0, 1)`.",
+            f"Give `{worst.name}` the range of the inputs, such as `value_range=(0, 1)`.",
         )
         return
     inputs = [each for each in looks.data.inputs if each.kind == "float"]
@@ -60,7 +60,7 @@ def unscaled_input(looks: Looks) -> Iterator[Finding]:
             layer.name if layer is not None else None,
             f"Features of the input reach a size of {widest.largest_scale:.3g} beside others of "
             f"{widest.smallest_scale:.3g}. With each at mean 0 and deviation 1 the same training "
-            f"learns {healed.run.merit:.0%} in {healed.run.steps} steps, as it is "
+            f"learns {healed.run.merit:.0%} in {healed.run.steps} steps, unscaled "
             f"{max(before, 0):.0%}.",
             {**numbers, "gain": healed.gain, "scaled": healed.run.merit, "plan": before},
             _SCALING,
@@ -70,8 +70,8 @@ def unscaled_input(looks: Looks) -> Iterator[Finding]:
             "unscaled-input",
             "info",
             layer.name if layer is not None else None,
-            f"Features of the input reach a size of {widest.largest_scale:.3g}; nothing showed "
-            "harm from it.",
+            f"Features of the input reach a size of {widest.largest_scale:.3g}; no harm from "
+            "that was measured.",
             numbers,
             _SCALING,
         )
@@ -93,8 +93,8 @@ def unscaled_target(looks: Looks) -> Iterator[Finding]:
                 "unscaled-target",
                 "warning",
                 head.layer,
-                f"The targets lie round {target.mean:.3g} with a deviation of "
-                f"{target.deviation:.3g}, far from where outputs begin. With mean 0 and deviation "
+                f"The targets have a mean of {target.mean:.3g} and a deviation of "
+                f"{target.deviation:.3g}, far from the first outputs. With mean 0 and deviation "
                 f"1 the same training learns {healed.run.merit:.0%}.",
                 {**numbers, "gain": healed.gain, "scaled": healed.run.merit},
                 remedy,
@@ -104,8 +104,8 @@ def unscaled_target(looks: Looks) -> Iterator[Finding]:
                 "unscaled-target",
                 "info",
                 head.layer,
-                f"The targets lie round {target.mean:.3g} with a deviation of "
-                f"{target.deviation:.3g}; nothing showed harm from it.",
+                f"The targets have a mean of {target.mean:.3g} and a deviation of "
+                f"{target.deviation:.3g}; no harm from that was measured.",
                 numbers,
                 remedy,
             )

@@ -28,7 +28,7 @@ def missing_layer(looks: Looks) -> Iterator[Finding]:
             if any(kind in each.kind for kind in ("LSTM", "GRU", "RNN"))
         ]
         if recurrent and recurrent[-1].output_rank == 3 and layer == head.layer:
-            layer, fix = recurrent[-1].name, "Say `return_sequences=False` in the last one."
+            layer, fix = recurrent[-1].name, "Set `return_sequences=False` in the last one."
         else:
             fix = f"+ model.add(keras.layers.Flatten())  # before `{layer}`"
         yield Finding(
@@ -36,8 +36,8 @@ def missing_layer(looks: Looks) -> Iterator[Finding]:
             "error",
             layer,
             f"The output has shape {_shown(head.shape)} per row and the targets "
-            f"{_shown(target.shape)}: nothing between the layers before `{layer}` and the output "
-            "takes the positions together.",
+            f"{_shown(target.shape)}: the positions are never combined, by `Flatten`, pooling or "
+            "`return_sequences=False`.",
             {"output_axes": len(head.shape), "target_axes": len(target.shape)},
             fix,
         )
@@ -71,20 +71,20 @@ def wrong_shape(looks: Looks) -> Iterator[Finding]:
             "wrong-shape",
             "error",
             mixing.name,
-            f"What `{mixing.name}` gives for one row changes with the other rows of the batch: it "
-            "mixes the axis of the batch into the features.",
+            f"The output of `{mixing.name}` for one row depends on the other rows of the batch: it "
+            "mixes the batch axis with the features.",
             {"layer": mixing.name},
             "Keep the first axis: `keras.ops.reshape(x, (-1, ...))` or "
-            "`keras.ops.reshape(x, (keras.ops.shape(x)[0], ...))`, and transpose the others only.",
+            "`keras.ops.reshape(x, (keras.ops.shape(x)[0], ...))`, and transpose other axes only.",
         )
     elif not signal.rows_agree:
         yield Finding(
             "wrong-shape",
             "error",
             None,
-            "The model gives another number of rows than it gets.",
+            "The model returns a different number of rows than it receives.",
             {},
-            "Look for a reshape or a reduction over the first axis.",
+            "Look for a reshape of, or a reduction over, the first axis.",
         )
 
 

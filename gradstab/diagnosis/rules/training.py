@@ -42,7 +42,7 @@ def learning_rate_too_high(looks: Looks) -> Iterator[Finding]:
     how = (
         "the loss stops being finite"
         if not plan.finite
-        else f"the loss goes from {plan.first_loss:.3g} up to {plan.worst_loss:.3g}"
+        else f"the loss rises from {plan.first_loss:.3g} to {plan.worst_loss:.3g}"
         if plan.worst_loss > 2 * plan.first_loss
         else f"the loss stays at {plan.last_loss:.3g}"
     )
@@ -98,8 +98,8 @@ def too_few_epochs(looks: Looks) -> Iterator[Finding]:
         "too-few-epochs",
         "warning",
         None,
-        f"{looks.data.epochs} epochs are {steps} steps in all, at the end of which the model has "
-        f"learned {max(plan.merit, 0):.0%} and still improves{shown}.",
+        f"{looks.data.epochs} epochs are only {steps} steps; after them the model has learned "
+        f"{max(plan.merit, 0):.0%} and still improves{shown}.",
         {"steps": steps, "epochs": looks.data.epochs, "gain": gain, "plan": plan.merit},
         f"- model.fit(x, y, epochs={looks.data.epochs})\n"
         f"+ model.fit(x, y, epochs={(looks.data.epochs or 1) * 10}, "
@@ -119,7 +119,7 @@ def batch_size(looks: Looks) -> Iterator[Finding]:
             "batch-size",
             "warning",
             None,
-            f"Batches of {looks.data.batch_size} leave {per_epoch} steps to an epoch.",
+            f"With batches of {looks.data.batch_size} an epoch has only {per_epoch} steps.",
             {"batch_size": looks.data.batch_size, "steps_per_epoch": per_epoch,
              "gain": short.evidence["gain"] + (0.01 if is_long else -0.05)},
             f"- model.fit(x, y, batch_size={looks.data.batch_size})\n"
@@ -135,7 +135,7 @@ def optimizer(looks: Looks) -> Iterator[Finding]:
             "optimizer",
             "warning",
             None,
-            f"{looks.structure.optimizer} does not learn at any rate that was tried; Adam at 0.001 "
+            f"{looks.structure.optimizer} did not learn at any of the rates tried; Adam at 0.001 "
             f"learns {healed.run.merit:.0%} in as many steps.",
             {"gain": healed.gain, "adam": healed.run.merit},
             "- optimizer=...\n+ optimizer=keras.optimizers.Adam(1e-3)",
@@ -164,9 +164,9 @@ def over_regularized(looks: Looks) -> Iterator[Finding]:
             "warning",
             layer,
             f"The penalties are {looks.trial.penalty_share:.1f} times the loss of a constant "
-            f"answer; without them the same training learns {penalized.run.merit:.0%}.",
+            f"output; without them the same training learns {penalized.run.merit:.0%}.",
             {"penalty_share": looks.trial.penalty_share, "gain": penalized.gain},
-            "Divide the coefficients of the regularizers by 100, or take them out.",
+            "Divide the coefficients of the regularizers by 100, or remove them.",
         )
 
 
@@ -184,8 +184,8 @@ def collapsed_output(looks: Looks) -> Iterator[Finding]:
             f"After {plan.steps} steps the model gives nearly the same output for every row "
             f"(deviation {plan.output_variation:.2g}) and is no better than a constant.",
             {"output_variation": plan.output_variation, "plan": plan.merit},
-            "See what stands between inputs and outputs: dead or saturated layers, first weights, "
-            "the scale of the inputs.",
+            "Check what can block the signal: dead or saturated layers, initial weights, the "
+            "scale of the inputs.",
         )
 
 
@@ -200,7 +200,7 @@ def loss_spikes(looks: Looks) -> Iterator[Finding]:
             "loss-spikes",
             "info",
             None,
-            f"The loss jumps to {plan.worst_loss:.3g} from {plan.first_loss:.3g} at the start.",
+            f"The loss, {plan.first_loss:.3g} at the start, jumps to {plan.worst_loss:.3g}.",
             {"worst_loss": plan.worst_loss, "first_loss": plan.first_loss},
             "Lower the rate, warm it up, or clip: `gradstab.stabilize(optimizer)`.",
         )
@@ -217,7 +217,7 @@ def float16(looks: Looks) -> Iterator[Finding]:
             "float16-overflow",
             "error",
             over.name,
-            f"`{over.name}` goes beyond 65,504, the largest number of float16.",
+            f"Outputs of `{over.name}` exceed 65,504, the largest number of float16.",
             {"input_maximum": over.input_maximum},
             'Scale its inputs, or give the layer `dtype="float32"`.',
         )

@@ -37,7 +37,7 @@ def nonfinite_data(looks: Looks) -> Iterator[Finding]:
                 "error",
                 None,
                 f"Input `{each.name}` holds {each.nonfinite} entries that are NaN or infinite, the "
-                f"first in row {row}, feature {feature}; one is enough to spoil all weights.",
+                f"first in row {row}, feature {feature}; one is enough to make all weights NaN.",
                 {"entries": each.nonfinite, "rows": each.nonfinite_rows, "row": row,
                  "feature": feature},
                 "Drop or fill them before training: `x = np.nan_to_num(x)`, or leave these rows "
@@ -64,7 +64,7 @@ def constant_data(looks: Looks) -> Iterator[Finding]:
                 "constant-data",
                 "error" if len(looks.data.inputs) == 1 else "warning",
                 None,
-                f"Input `{each.name}` is the same in every row, so nothing can be told from it.",
+                f"Input `{each.name}` is the same in every row, so it carries no information.",
                 {"rows": each.rows},
                 "Look at how the input is loaded: print two rows of it.",
             )
@@ -81,7 +81,7 @@ def constant_data(looks: Looks) -> Iterator[Finding]:
                 f"{each.constant_features} of {each.features} features of input `{each.name}` never"
                 " change.",
                 {"features": each.constant_features, "of": each.features},
-                "Leave them out; scaling must not divide by their deviation of 0.",
+                "Leave them out; when you scale, do not divide by their deviation of 0.",
             )
     for target in looks.data.targets:
         if target.constant and target.rows > 1:
@@ -115,8 +115,8 @@ def class_imbalance(looks: Looks) -> Iterator[Finding]:
                 "class-imbalance",
                 "warning",
                 None,
-                f"{len(missing)} of {width} classes never occur in the labels (class {missing[0]} "
-                f"is the first), so they can't be learned.{order}",
+                f"{len(missing)} of {width} classes never occur in the labels (the first is class "
+                f"{missing[0]}), so they can't be learned.{order}",
                 {"missing": len(missing), "classes": width, "sorted": target.is_sorted},
                 "Shuffle before you split: `order = np.random.permutation(len(x)); x, y = x[order],"
                 " y[order]`, or use `train_test_split(x, y, stratify=y)`.",
@@ -138,10 +138,10 @@ def class_imbalance(looks: Looks) -> Iterator[Finding]:
                 "class-imbalance",
                 "warning" if is_stuck else "info",
                 None,
-                f"{target.majority:.0%} of the rows are of one class; accuracy says little, and a "
-                "net that always answers this class looks good.",
+                f"{target.majority:.0%} of the rows are of one class: a model that always predicts "
+                "this class has a high accuracy.",
                 {"majority": target.majority},
-                "Weigh the classes, `fit(..., class_weight={0: 1.0, 1: "
+                "Weight the classes, `fit(..., class_weight={0: 1.0, 1: "
                 f"{target.majority / max(1 - target.majority, 1e-3):.0f}.0}})`, and judge by F1 or "
                 "by the area under the precision-recall curve.",
             )
@@ -157,8 +157,8 @@ def too_little_data(looks: Looks) -> Iterator[Finding]:
             "too-little-data",
             "warning",
             None,
-            f"On rows that it is trained on the model learns {plan.fitted:.0%}, on others "
-            f"{max(plan.merit, 0):.0%}: it learns its {rows} rows by heart.",
+            f"On its training rows the model learns {plan.fitted:.0%}, on other rows "
+            f"{max(plan.merit, 0):.0%}: it memorizes its {rows} rows.",
             {"rows": rows, "weights": weights, "fitted": plan.fitted, "kept": plan.merit},
             "Get more rows, augment them, or use a smaller model.",
         )
@@ -168,9 +168,9 @@ def too_little_data(looks: Looks) -> Iterator[Finding]:
             "too-little-data",
             "info",
             None,
-            f"{rows} rows for {weights} weights: the net can learn them by heart.",
+            f"{rows} rows for {weights} weights: the net can memorize them.",
             {"rows": rows, "weights": weights},
-            "Get more rows, or use a much smaller model; judge on rows that are kept aside.",
+            "Get more rows, or use a much smaller model; evaluate on held-out rows.",
         )
 
 
@@ -186,9 +186,9 @@ def unrelated_labels(looks: Looks) -> Iterator[Finding]:
                 "label-encoding",
                 "warning",
                 None,
-                "The labels seem to have nothing to do with the inputs: rows that lie closest "
-                f"together share their label {max(agree, 0):.0%} more often than by chance, and no "
-                "training that was tried did better than guessing on rows kept aside.",
+                "The labels seem unrelated to the inputs: nearest neighbours share their label "
+                f"{max(agree, 0):.0%} more often than by chance, and no training that was tried "
+                "did better than guessing on held-out rows.",
                 {"neighbours_agree": agree, "best_skill": best},
                 "Look at some rows with their labels. Shuffle inputs and labels together: "
                 "`order = np.random.permutation(len(x)); x, y = x[order], y[order]`.",
@@ -199,7 +199,7 @@ def unrelated_labels(looks: Looks) -> Iterator[Finding]:
             "label-encoding",
             "info",
             None,
-            f"{looks.data.contradictions:.0%} of the repeated input rows come with another label.",
+            f"{looks.data.contradictions:.0%} of the repeated input rows have different labels.",
             {"contradictions": looks.data.contradictions},
             "Check that inputs and labels are in the same order, and shuffled together.",
         )

@@ -27,10 +27,10 @@ def constant_initialization(looks: Looks) -> Iterator[Finding]:
                 "error",
                 each.name,
                 f"All units of `{each.name}` begin with the same weights ({value:.3g}) and get the "
-                "same gradient, so they stay alike: the layer is as good as one unit."
+                "same gradient, so they stay equal: the layer is worth a single unit."
                 if value
-                else f"All weights of `{each.name}` begin at 0: nothing passes, and no gradient "
-                "tells its units apart.",
+                else f"All weights of `{each.name}` begin at 0: no signal passes, and all units "
+                "get the same gradient.",
                 {"value": value, "units": each.units},
                 '- kernel_initializer=...\n+ kernel_initializer="he_normal"',
             )
@@ -67,14 +67,14 @@ def kernels_off_scale(looks: Looks) -> Iterator[Finding]:
         shown = (
             ""
             if healed is None
-            else (f"; from Glorot's size the same training learns {healed.run.merit:.0%}")
+            else (f"; with Glorot's the same training learns {healed.run.merit:.0%}")
         )
         yield Finding(
             code,
             "warning",
             layer.name,
-            f"The kernel of `{layer.name}` begins {times:.0f} times {word} than Glorot's and He's "
-            f"draws for {layer.fan_in} inputs{shown}.",
+            f"The initial kernel of `{layer.name}` is {times:.0f} times {word} than Glorot's and "
+            f"He's initializers make it for {layer.fan_in} inputs{shown}.",
             {"ratio": ratio, "gain": healed.gain if healed is not None else 0.0,
              "layers": len(pairs)},
             "- kernel_initializer=...\n+ kernel_initializer=\"he_normal\"",
@@ -92,11 +92,11 @@ def disconnected_variables(looks: Looks) -> Iterator[Finding]:
             "disconnected-variables",
             "error" if everything else "warning",
             layer,
-            f"The loss does not depend on {len(names)} trained variables, the first of them "
+            f"The loss does not depend on {len(names)} trained variables, the first of which is "
             f"`{names[0]}`: they never change.",
             {"variables": len(names)},
-            "Use the layer's output in `call`, or take the layer out. `argmax`, rounding, casts to "
-            "integers, NumPy and `stop_gradient` cut the gradient.",
+            "Use the layer's output in `call`, or remove the layer. `argmax`, rounding, casts to "
+            "integers, NumPy and `stop_gradient` stop the gradient.",
         )
 
 
@@ -111,15 +111,15 @@ def frozen_model(looks: Looks) -> Iterator[Finding]:
             frozen[0] if frozen else None,
             "The model has no trained weight: training changes nothing.",
             {"layers": len(layers)},
-            "Say `layer.trainable = True` where it is to learn, then compile again.",
+            "Set `layer.trainable = True` for the layers that should learn, then compile again.",
         )
     elif frozen and layers[-1].name in frozen:
         yield Finding(
             "frozen-model",
             "warning",
             layers[-1].name,
-            f"The last layer, `{layers[-1].name}`, is frozen: what is trained before it can't "
-            "change how it answers.",
+            f"The last layer, `{layers[-1].name}`, is frozen, so the model can't adapt its outputs "
+            "to the targets.",
             {"frozen": len(frozen)},
             f'`model.get_layer("{layers[-1].name}").trainable = True`, then compile again.',
         )
@@ -130,7 +130,7 @@ def frozen_model(looks: Looks) -> Iterator[Finding]:
             frozen[0],
             f"{len(frozen)} of {len(layers)} layers are frozen.",
             {"frozen": len(frozen), "layers": len(layers)},
-            "Right for a model that was trained before; else say `trainable = True` and compile.",
+            "Correct for a pretrained model; otherwise set `trainable = True` and compile again.",
         )
 
 
@@ -142,12 +142,12 @@ def nonfinite_forward(looks: Looks) -> Iterator[Finding]:
             "nonfinite-forward",
             "error",
             first.name,
-            f"`{first.name}` gets finite numbers and gives {1 - first.finite:.0%} NaN or infinity"
-            f"{_why(first)}.",
+            f"`{first.name}` turns finite inputs into outputs of which {1 - first.finite:.0%} are "
+            f"NaN or infinite{_why(first)}.",
             {"finite": first.finite, "input_minimum": first.input_minimum,
              "input_maximum": first.input_maximum},
-            "Keep what goes into a logarithm, a root or a division away from 0: "
-            "`ops.log(ops.maximum(x, 1e-7))`; scale what goes into an exponential.",
+            "Keep the arguments of logarithms, roots and divisions away from 0: "
+            "`ops.log(ops.maximum(x, 1e-7))`; scale the arguments of exponentials.",
         )  # fmt: skip
     signal = looks.signal
     is_lost = signal.loss is not None and not math.isfinite(signal.loss)
@@ -157,10 +157,10 @@ def nonfinite_forward(looks: Looks) -> Iterator[Finding]:
             "nonfinite-forward",
             "error",
             looks.structure.heads[0].layer,
-            "The outputs are finite and the loss is not: the loss takes a logarithm, root or "
-            "quotient of something at or below 0.",
+            "The outputs are finite and the loss is not: the loss takes a logarithm, a root or a "
+            "quotient of a number at or below 0.",
             {"loss": str(signal.loss)},
-            "Clip inside of the loss, `ops.clip(y_pred, 1e-7, 1 - 1e-7)`, or use Keras' loss of "
+            "Clip inside the loss, `ops.clip(y_pred, 1e-7, 1 - 1e-7)`, or use the Keras loss of "
             "that kind.",
         )
 
@@ -170,7 +170,7 @@ def _why(layer: LayerSignal) -> str:
     if size > 80:
         return f"; its inputs reach {size:.3g}, where exponentials overflow"
     if layer.input_minimum <= 0:
-        return f"; its inputs go down to {layer.input_minimum:.3g}, of which there is no logarithm"
+        return f"; its inputs go down to {layer.input_minimum:.3g}, which has no logarithm"
     return ""
 
 
@@ -183,8 +183,8 @@ def nonfinite_gradients(looks: Looks) -> Iterator[Finding]:
             "nonfinite-gradients",
             "error",
             last.name,
-            f"The loss is finite and its gradient is not, from `{last.name}` on back: behind it "
-            "stands a root, norm or power at 0.",
+            f"The loss is finite and its gradient is not, from `{last.name}` backwards: after that "
+            "layer a root, norm or power is taken at 0.",
             {"layers": len(bad)},
-            "Add a small number inside of the root: `ops.sqrt(x + 1e-12)`.",
+            "Add a small number inside the root: `ops.sqrt(x + 1e-12)`.",
         )

@@ -1,3 +1,3 @@
-"""What an optimizer is told of its model, and the copies of what a forward pass changes."""
+"""The optimizer's knowledge of its model, and copies of the state that a forward pass changes."""
 
 import keras  # noqa: F401  first, so that gradstab's classes register in one order

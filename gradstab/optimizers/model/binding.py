@@ -1,4 +1,4 @@
-"""Tells an optimizer what it can't see: which layer each variable belongs to.
+"""Tells an optimizer which layer each variable belongs to.
 
 Keras shows an optimizer its variables, never the model. Binding adds each variable's layer, the
 axes of one output unit, and whether the layer makes the model's output. Where nobody bound a model,
@@ -20,7 +20,7 @@ from gradstab.transforms.base import VariableRole
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """What one model tells of its variables.
+    """Facts about the variables of one model.
 
     Attributes:
         roles: Role of each trainable variable, by the variable's `id`.

@@ -1,4 +1,4 @@
-"""Finds what is not finite among weights, moving statistics and moments, in the order of depth."""
+"""Finds weights, moving statistics and moments that are not finite, in the order of depth."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """What is not finite.
+    """Variables that are not finite.
 
     Attributes:
         path: The first variable: weights before moving statistics before moments, and among them
             the first in the order of the forward pass.
-        kind: Which of them it is.
+        kind: Whether that is a weight, a statistic or a moment.
         layer: Name of its layer; `None` for a moment, or where no model is known.
         others: How many more variables are not finite.
     """

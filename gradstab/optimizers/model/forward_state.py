@@ -1,4 +1,4 @@
-"""What changes before any optimizer can veto: BatchNorm's moving statistics, the shown loss."""
+"""State that changes before an optimizer can veto: BatchNorm's statistics, the displayed loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOTHING: Final = 1e-30
 
 
 class ForwardState:
-    """Copies of variables as they were after the last applied step, to be put back by a skip.
+    """Copies of variables from after the last applied step, which a skip restores.
 
     The copies are not saved with the optimizer: they are what the model's file holds anyway, and an
     optimizer that was bound must load into one that was not.

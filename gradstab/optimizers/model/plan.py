@@ -1,4 +1,4 @@
-"""What an optimizer knows of the model it trains."""
+"""The optimizer's knowledge of the model that it trains."""
 
 from __future__ import annotations
 

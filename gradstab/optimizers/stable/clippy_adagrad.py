@@ -1,4 +1,4 @@
-"""Adagrad that never changes a weight by more than a share of it."""
+"""Adagrad that changes no weight by more than a share of it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class ClippyAdagrad(keras.optimizers.Adagrad):
 
     Δw = η·g/√(v + ε) with the accumulator v as it was before this step, and w ← w − s·Δw with the
     largest s ≤ 1 for which everywhere s·|Δw| ≤ λ_rel·|w| + λ_acc/√(v + ε) + λ_abs. Then v ← v + g².
-    Made for ranking and recommendation models with large embeddings, whose rates Adagrad could not
-    stand: where the loss suddenly changes, the weights can't run away in one step.
+    Made for ranking and recommendation models with large embeddings, at rates at which Adagrad
+    diverges: when the loss suddenly changes, the weights can't run away in one step.
 
-    The factor is one for the whole variable, so that its direction is kept; one weight near zero
-    with a large gradient slows down all the others of its variable, which `absolute_threshold`
-    limits. A zero weight moves by λ_abs at most: for zero-initialised variables raise it. Entries
-    whose change is zero count for nothing, and so do the absent rows of a sparse gradient; a sparse
-    gradient stays sparse, with duplicate rows summed.
+    One factor serves the whole variable, so that the direction is kept. One weight near zero with a
+    large gradient therefore slows all weights of its variable; `absolute_threshold` limits that. A
+    zero weight moves by λ_abs at most: raise it for variables that begin at zero. Entries whose
+    change is zero are left out, and so are the absent rows of a sparse gradient. A sparse gradient
+    stays sparse, with duplicate rows summed.
 
-    Deviation from Keras' Adagrad: the accumulator is read before this step's gradient goes in, as
-    Clippy's authors do. So the first steps after a jump of the gradient are longer before they are
-    bounded. In half precision the factor is computed in float32.
+    Deviation from Keras' Adagrad: the accumulator is read before this step's gradient is added, as
+    by Clippy's authors. So the first steps after a jump of the gradient are longer, until bounded.
+    In half precision the factor is computed in float32.
 
     Args:
         learning_rate: η, a float, a schedule or a callable.
@@ -48,7 +48,7 @@ class ClippyAdagrad(keras.optimizers.Adagrad):
         name: Name of the optimizer.
 
     Raises:
-        TypeError: If a number is of another kind.
+        TypeError: If an argument has another type.
         ValueError: If a number is out of its range, or all three thresholds are zero.
 
     Reference: Tang et al., 2023, Improving training stability for multitask ranking models in

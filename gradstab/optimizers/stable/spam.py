@@ -1,4 +1,4 @@
-"""Adam that cuts spikes of single entries, and forgets its moments now and then."""
+"""Adam that clips spikes of single entries, and resets its moments now and then."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class SPAM(keras.optimizers.Adam):
     """Spike-aware Adam with momentum reset.
 
     - Where g² > θ·v for the second moment v before the step, g ← sign(g)·√(θ·v): an entry can't
-      outgrow its own past by more than √θ, 71 times by default.
-    - Every ΔT steps both moments are set to zero, so that what a spike left in them is forgotten.
+      exceed √θ times (71 by default) its own past size.
+    - Every ΔT steps both moments are set to zero, so that traces of spikes in them are forgotten.
     - After each reset the rate rises again along a cosine, over N steps: it is multiplied by
       1 − 0.99·½·(1 + cos(π·k/N)) in the k-th step after it, k = 0 … N − 1.
 
     For long runs with Adam in which gradients spike now and then, such as language models.
 
-    - Where v is zero nothing is cut: there is no past. v is not corrected for its bias, so the
-      bound is strict in the first steps and in those after a reset.
+    - Where v is zero nothing is clipped, since there is no past. v is not corrected for its bias,
+      so the bound is tight in the first steps and after a reset.
     - Deviations from the paper's code: Adam's bias correction counts the steps since the last
       reset, and the check acts in every step (docs/transforms.md says why).
-    - Weight decay goes by the whole rate at all times, as in the paper's code.
+    - Weight decay always uses the full rate, as in the paper's code.
     - Sparse gradients are made dense, as in Keras' Adam; the paper's sparse momentum is left out.
 
     Args:
@@ -50,7 +50,7 @@ class SPAM(keras.optimizers.Adam):
         name: Name of the optimizer.
 
     Raises:
-        TypeError: If a number is of another kind.
+        TypeError: If an argument has another type.
         ValueError: If a number is out of its range.
 
     Reference: Huang et al., 2025, SPAM: Spike-aware Adam with momentum reset for stable LLM

@@ -1,4 +1,4 @@
-"""AdamW that takes a shorter step where its second moment is behind the gradient."""
+"""AdamW that takes a shorter step where its second moment lags behind the gradient."""
 
 from __future__ import annotations
 
@@ -22,27 +22,26 @@ from gradstab.optimizers.traits import ADAM, TRAITS
 @final
 @register
 class StableAdamW(keras.optimizers.AdamW):
-    """AdamW with update clipping: where gradients outgrow the second moment, the rate is cut.
+    """AdamW with update clipping: where gradients outgrow the second moment, the rate is reduced.
 
     At each step and for each variable, η ← η / max(1, RMS) with RMS = √mean(g²/max(v̂, ε²)) over the
     variable's entries, for the gradient g and the bias-corrected second moment v̂ that holds g
-    already; then AdamW's step with that rate, weight decay included. When the second moment is
+    already; then AdamW's step with that rate, weight decay included. When the second moment lags
     behind, after a rare batch or with a large β₂, AdamW divides by too little and its step is far
-    too long: RMS tells by how much. In calm times RMS is near 1, above it half of the time, so the
-    step is somewhat shorter than AdamW's throughout. It takes the place of clipping the gradient,
-    and needs no bound.
+    too long; RMS measures by how much. In calm times RMS is near 1, above it half of the time, so
+    the step is slightly shorter than AdamW's throughout. It replaces clipping of the gradient, and
+    needs no bound.
 
     - The RMS is that of a variable as a whole; absent rows of a sparse gradient count as zeros.
-      Sparse gradients are made dense, as all that Keras' Adam does with them is.
-    - Deviation: ε² stands where Keras' ε does not, in the RMS alone; the step itself is Keras' own
-      `m / (√v + ε)` with Keras' place for ε. β₂ is 0.99 by default, as the paper advises, where
-      Keras' AdamW has 0.999.
+      Sparse gradients are made dense, as in Keras' Adam.
+    - Deviation: ε² occurs in the RMS alone; the step itself is Keras' own `m / (√v + ε)`. β₂ is
+      0.99 by default, as the paper advises, where Keras' AdamW has 0.999.
 
     Args:
         learning_rate: η, a float, a schedule or a callable.
-        weight_decay: Share of the weights that is taken off in a step, times the rate.
-        beta_1: β₁, decay of the first moment, at least 0 and below 1.
-        beta_2: β₂, decay of the second moment, at least 0 and below 1.
+        weight_decay: Weight decay: a step subtracts this share of the weights, times the rate.
+        beta_1: β₁, decay of the first moment, at least 0 and below 1. beta_2: β₂, decay of the
+        second moment, at least 0 and below 1.
         epsilon: ε, a positive float.
         amsgrad: Whether to divide by the largest second moment so far; the RMS then uses it too.
         clipnorm, clipvalue, global_clipnorm: As in Keras.
@@ -51,7 +50,7 @@ class StableAdamW(keras.optimizers.AdamW):
         name: Name of the optimizer.
 
     Raises:
-        TypeError: If a number is of another kind.
+        TypeError: If an argument has another type.
         ValueError: If a number is out of its range.
 
     Reference: Wortsman et al., 2023, Stable and low-precision training for large-scale

@@ -1,4 +1,4 @@
-"""Applies a step that was judged, or leaves everything as it was.
+"""Applies an accepted step, or leaves everything as it was.
 
 Two ways lead there. Where nothing but Keras' own assignments is to be done, each of them depends on
 the verdict (`gating`). Everywhere else the step is one branch of a condition and leaving it is
@@ -41,7 +41,7 @@ from gradstab.transforms.measured import Measured
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A whole step of which nothing is applied yet.
+    """A whole step, decided on but not applied yet.
 
     Attributes:
         gradients: As they came in, summed over the replicas, one per entry of `variables`.

@@ -18,7 +18,7 @@ NewStates = list[Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-    """What the transforms of one stage made.
+    """Results of the transforms of one stage.
 
     Attributes:
         values: The rate, the gradients or the updates.

@@ -1,4 +1,4 @@
-"""What a reading of telemetry gives, and how it is made of what was recorded: plain data."""
+"""Readings of telemetry as plain data, and how they are made from the recorded variables."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _OVERFLOW_BUDGET: Final = 50
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-    """Why training counts as diverged.
+    """The reason why training counts as diverged.
 
     Attributes:
-        variable: Path of the first variable whose gradient was not finite; `None` if all were, and
-            the step was skipped for another reason.
-        step: Number of the step at which it began, from 1, skipped steps counted.
+        variable: Path of the first variable whose gradient was not finite; `None` if all gradients
+            were finite and the step was skipped for another reason.
+        step: Number of the first bad step, from 1, skipped steps counted.
         skipped: Steps skipped in a row; 0 if the bad gradient was applied.
         bad: Paths of all variables whose gradient was not finite in the latest step.
         known: Number of all variables.
-        is_first: Whether `variable` is the first of them, as it is whenever all are bad.
+        is_first: Whether `variable` is the model's first, as it is whenever all are bad.
     """
 
     variable: str | None
@@ -49,7 +49,7 @@ class Divergence:
         return self.told()
 
     def told(self, damage: str | None = None, more: str = "", origin: str = "") -> str:
-        """Return it in words.
+        """Return it as text.
 
         Args:
             damage: What of the weights and the rest of the state is not finite, as a sentence.
@@ -103,30 +103,30 @@ class Divergence:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What happened since a cursor. Arrays have one entry per step, oldest first.
+    """The steps since a cursor. Arrays have one entry per step, oldest first.
 
     Attributes:
-        cursor: Pass it as `since` next time. The number of steps so far, skipped ones counted.
-        missed: Steps since the cursor that are no longer kept.
+        cursor: The number of steps so far, skipped ones counted. Pass it as `since` next time.
+        missed: Number of steps since the cursor that are no longer stored.
         steps: Numbers of the steps, from 1.
         grad_norm: Global gradient norm before the transforms.
         grad_norm_after: The same after them.
-        loss: Loss of the step, NaN where the trainer did not give it.
-        clipped: Whether a transform clipped to a bound that a person chose.
-        limited: Whether a rule of `clip="auto"` limited the step by itself.
+        loss: Loss of the step; NaN where the trainer did not pass it.
+        clipped: Whether a transform clipped the gradient to a bound that you chose.
+        limited: Whether a rule of `clip="auto"` limited the step.
         limited_by: The same for each rule, by its name.
         skipped: Whether the step was skipped.
-        cause: Why it was skipped, `None` where it was not.
+        cause: Cause of the skip; `None` for steps that were applied.
         bad_variable: Path of the first variable whose gradient was not finite, or `None`.
         norms: Gradient norm of each variable before the transforms, by path, in the last step.
         total_skipped: Steps skipped since the optimizer was made.
         total_clipped: Steps clipped since the optimizer was made.
         total_limited: Steps limited since the optimizer was made.
-        total_limited_by: The same by rule. A step may be limited by several.
+        total_limited_by: The same by rule. Several rules may limit one step.
         skipped_by_cause: `total_skipped` by cause.
-        consecutive_skips: Steps skipped in a row, up to now.
-        divergence: Why training counts as diverged, or `None`.
-        samples: Closer looks at some of the steps, where somebody asked for them, else `None`.
+        consecutive_skips: Steps skipped in a row, up to the latest one.
+        divergence: The reason why training counts as diverged, or `None`.
+        samples: Detailed samples of some steps, if requested, else `None`.
     """
 
     cursor: int

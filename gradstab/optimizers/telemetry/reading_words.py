@@ -8,7 +8,7 @@ import numpy as np
 
 
 def in_five_lines(reading: Any) -> str:
-    """Return what a reading tells: steps, gradient norm, loss, what was done, and a verdict."""
+    """Return a reading as text: steps, gradient norm, loss, interventions, and a verdict."""
     applied = ~reading.skipped
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Closer looks at some steps, as they are handed out, and how one of them lies in memory."""
+"""Detailed samples of some steps, and the layout of one in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCALARS: Final = ("update_ratio", "predicted", "probe_predicted", "probe_actual
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Closer looks at some steps, oldest first: S samples of N variables.
+    """Detailed samples of some steps, oldest first: S samples of N variables.
 
     Attributes:
         steps: Numbers of the steps, shape (S,).
@@ -57,7 +57,7 @@ class Samples:
 
 
 class Layout:
-    """Where the numbers of a sample stand, which is a row of float32 on the device.
+    """The layout of one sample, a row of float32 on the device.
 
     Args:
         num_variables: How many variables are trained.

@@ -1,4 +1,4 @@
-"""What a step measured, kept in optimizer variables and read with a cursor."""
+"""Measurements of steps, kept in optimizer variables and read with a cursor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Telemetry:
             where there is none.
 
     Attributes:
-        samplers: What looks closer at some of the steps that are traced from now on.
+        samplers: Samplers for the steps that are traced from now on.
         is_used: Whether a step was traced or run since somebody set it to false.
     """
 
@@ -109,10 +109,10 @@ class Telemetry:
         return value_of(self._steps) + 1
 
     def sample(self, every_n_steps: int = 50, *, bins: int = 0) -> None:
-        """Look closer at every n-th step from now on; `read` returns the samples.
+        """Take a detailed sample of every n-th step from now on; `read` returns the samples.
 
-        For loops of your own: call it before the first step, since it acts on what is traced
-        afterwards. `GradientMonitor` does it by itself, for the run that it watches.
+        For loops of your own: call it before the first step, since it affects only steps traced
+        afterwards. `GradientMonitor` calls it for the run that it watches.
 
         Args:
             every_n_steps: Steps between two samples; the first step is sampled too.
@@ -211,10 +211,10 @@ class Telemetry:
             self._noted |= dict(zip(ROW, ops.unstack(row), strict=True))
 
     def read(self, since: int | None = None) -> Reading:
-        """Return what happened since a cursor, in one transfer from the device.
+        """Return the steps since a cursor, in one transfer from the device.
 
-        Warns once per run of skips if training has diverged, so that a run in which nothing of
-        gradstab's stands on the host is not silent about it.
+        If training has diverged, it warns once per series of skips, so that a run without
+        gradstab's callbacks reports it too.
 
         Args:
             since: `cursor` of an earlier reading, or `None` for all that is kept.
@@ -236,9 +236,9 @@ class Telemetry:
         return reading
 
     def warn_of_limits(self) -> None:
-        """Warn, once, if more than half of the steps since the last call were limited or skipped.
+        """Warn once if more than half of the steps since the last call were limited or skipped.
 
-        To be called at the end of an epoch; gradstab's callbacks, `training.train` and `read` do.
+        Call it at the end of an epoch; gradstab's callbacks, `training.train` and `read` do so.
         """
         if self._told_until is None or not self._variables:
             return
@@ -251,11 +251,11 @@ class Telemetry:
             warnings.warn(told, stacklevel=2)
 
     def peek(self, since: int | None = None, sampler: Sampler | None = None) -> Reading:
-        """Return what `read` returns, without a warning: for those who act on it themselves.
+        """Return what `read` returns, without a warning, for callers that act on it themselves.
 
         Args:
             since: As in `read`.
-            sampler: Whose samples to bring along; by default those that `sample` asked for.
+            sampler: The sampler whose samples to include; by default that of `sample`.
         """
         if sampler is None and self.samplers:
             sampler = self.samplers[0]
@@ -269,7 +269,7 @@ class Telemetry:
         )
 
     def acknowledge(self) -> None:
-        """Forget a divergence, after what caused it was mended: counting in a row begins anew."""
+        """Forget a divergence after its cause was fixed: counting of skips in a row starts anew."""
         if not self._variables:
             return
         counts = np.array(self._variables["counts"].numpy())

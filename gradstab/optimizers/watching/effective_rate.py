@@ -1,4 +1,4 @@
-"""The learning rate that each weight really has under Adagrad, RMSprop and Adam, by layer.
+"""The effective learning rate of each weight under Adagrad, RMSprop and Adam, by layer.
 
 It is read from the optimizer's slots between steps, so that the compiled step stays as it is.
 """
@@ -32,7 +32,7 @@ MOST_ENTRIES: Final = 4096
 
 
 class EffectiveRates:
-    r"""Quantiles, over each layer's weights, of the rate that an adaptive optimizer makes of $\eta$.
+    r"""Quantiles, over each layer's weights, of an adaptive optimizer's effective rate.
 
     | optimizer | effective rate of a weight |
     |---|---|
@@ -40,12 +40,12 @@ class EffectiveRates:
     | RMSprop | $\eta/\sqrt{v + \epsilon}$, $v$ their mean (less the squared mean, if centered) |
     | Adam, AdamW | $\eta\sqrt{1 - \beta_2^t}/(\sqrt{v} + \epsilon)$, or the largest $v$ so far with AMSGrad |
 
-    as of the last update: it is what that update multiplied the gradient by, or of Adam the
-    bias-corrected mean gradient. RMSprop's momentum comes on top. Weights that never had a gradient
-    other than zero do not count, such as rows of an embedding for words that did not come up; with
-    Adagrad they can't be told from others.
+    with $\eta$ the learning rate, as of the last update. The effective rate is the factor of the
+    gradient in that update; with Adam, the factor of the bias-corrected mean gradient. RMSprop's
+    momentum comes on top. Weights whose gradient was always zero are left out, such as embedding
+    rows of words that did not occur; with Adagrad they can't be recognized.
 
-    Of a layer at most some 4096 entries are looked at, a fixed grid over all of its variables.
+    At most about 4096 entries of a layer are read, on a fixed grid over all its variables.
 
     Args:
         optimizer: The optimizer that changes the weights, or a `MultiOptimizer`, not a wrapper; it
@@ -135,20 +135,20 @@ def second_moments(optimizer: Any, variable: Any) -> Sequence[Any]:
 
 
 def effective_learning_rates(optimizer: Any) -> dict[str, dict[str, float]]:
-    """Return, for each layer, quantiles of the learning rate that its weights really have now.
+    """Return, for each layer, quantiles of the effective learning rate of its weights.
 
-    For loops of your own and for a look between epochs; `GradientMonitor(effective_rates=True)`
-    records the same over a run. `EffectiveRates` says what the rate is for each optimizer.
+    For loops of your own, and between epochs; `GradientMonitor(effective_rates=True)` records the
+    same over a run. docs/schedules.md gives the formula for each optimizer.
 
     Args:
-        optimizer: Adagrad, RMSprop, Adam or AdamW, built, or what wraps one: a
+        optimizer: A built Adagrad, RMSprop, Adam or AdamW, or a wrapper of one: a
             `StabilizedOptimizer`, a `LossScaleOptimizer`, a `MultiOptimizer`.
 
     Returns:
         By layer, `q05`, `q25`, `median`, `q75` and `q95`, all NaN before the first update.
 
     Raises:
-        TypeError: If the optimizer is of another kind.
+        TypeError: If it is another optimizer.
 
     Example:
         >>> import keras, numpy as np

@@ -1,4 +1,4 @@
-"""Finds the optimizers that a model holds, gradstab's and others, wherever they stand."""
+"""Finds all optimizers in a model, gradstab's and others."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gradstab.optimizers.stabilized import StabilizedOptimizer
 
 
 def optimizers_of(model: Any) -> dict[str, Any]:
-    """Return every optimizer that a model holds, by name, each once.
+    """Return every optimizer in a model, by name, each once.
 
     The one that it was compiled with comes first, as `"optimizer"`. Others are attributes of the
     model or of a layer or model in it, in lists and dictionaries too: `"d_optimizer"`,
-    `"optimizers_0"`, `"critic_optimizer"` for `model.critic.optimizer`. What stands inside another,
-    as in a `LossScaleOptimizer`, is not listed beside it; of a `MultiOptimizer` with parts of
-    gradstab's, the parts are.
+    `"optimizers_0"`, `"critic_optimizer"` for `model.critic.optimizer`. An optimizer inside
+    another, as in a `LossScaleOptimizer`, is not listed separately; of a `MultiOptimizer` with
+    parts of gradstab's, the parts are listed instead.
 
     Args:
         model: A `keras.Model`.
@@ -41,10 +41,10 @@ def optimizers_of(model: Any) -> dict[str, Any]:
 
 
 def stabilized_optimizer(model_or_optimizer: Any) -> StabilizedOptimizer | None:
-    """Return the `StabilizedOptimizer` that a model was compiled with, or that is in an optimizer.
+    """Return the `StabilizedOptimizer` of a compiled model, or the one inside an optimizer.
 
-    Under `mixed_float16` `compile` puts a `LossScaleOptimizer` round the optimizer that it is
-    given; this is the way from there to the telemetry.
+    Under `mixed_float16`, `compile` wraps the optimizer in a `LossScaleOptimizer`. This function
+    returns the one inside, which has the telemetry.
 
     Args:
         model_or_optimizer: A compiled model, or an optimizer that may wrap others.
@@ -63,13 +63,13 @@ def stabilized_optimizer(model_or_optimizer: Any) -> StabilizedOptimizer | None:
 
 
 def stabilized_optimizers(model: Any) -> dict[str, StabilizedOptimizer]:
-    """Return those of `optimizers_of` that are gradstab's, without a loss scale round them."""
+    """Return the `StabilizedOptimizer`s among `optimizers_of`, without loss scales round them."""
     found = {name: stabilized_optimizer(each) for name, each in optimizers_of(model).items()}
     return {name: ours for name, ours in found.items() if ours is not None}
 
 
 def bind(model: Any) -> StabilizedOptimizer | None:
-    """Show its model to every optimizer of gradstab's in it, in steps that are traced already too.
+    """Bind a model to every gradstab optimizer in it; steps traced before are traced again.
 
     Args:
         model: A compiled `keras.Model`, built or not; one that is not built is not bound.

@@ -1,4 +1,4 @@
-"""What a prescription is."""
+"""The base class of prescriptions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gradstab.repairs.draft import Draft
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Lines to take out of a script, and lines to put in.
+    """Lines to remove from a script, and lines to add.
 
     Attributes:
-        before: Code as it is; nothing where code is added.
-        after: Code as it is to be; nothing where code is taken out.
+        before: The present code; empty if code is only added.
+        after: The new code; empty if code is only removed.
     """
 
     before: str
@@ -27,11 +27,11 @@ class Prescription(abc.ABC):
     """A change of a recipe.
 
     Attributes:
-        name: What it does, in a few words.
-        heals: Codes of the findings that it is made for.
-        helps: Codes of findings that it may heal as well.
-        reshapes: Whether it changes layers, for which they have to be known as a graph.
-        is_costly: Whether writing it takes a search of its own.
+        name: The change in a few words.
+        heals: Codes of the findings that it is made to fix.
+        helps: Codes of other findings that it may fix.
+        reshapes: Whether it changes layers, which needs a sequential or functional model.
+        is_costly: Whether `write` runs a search of its own.
     """
 
     name: ClassVar[str]
@@ -42,9 +42,9 @@ class Prescription(abc.ABC):
 
     @abc.abstractmethod
     def write(self, draft: Draft) -> list[Change]:
-        """Change a draft, and return the lines that do the same to a script.
+        """Change a draft, and return the lines that make the same change in a script.
 
-        Nothing, and a draft as it was, where the change does not apply.
+        If the change does not apply, return no lines and leave the draft as it was.
         """
 
     def __repr__(self) -> str:
