@@ -1,4 +1,4 @@
-"""Walks through the layers of a model, those inside others too."""
+"""Walks through the layers of a model, those inside others too; a pass that leaves no trace."""
 
 from __future__ import annotations
 
@@ -47,3 +47,13 @@ def children(layer: Any) -> list[Any]:
         elif isinstance(value, dict):
             found.extend(item for item in value.values() if isinstance(item, keras.Layer))
     return [child for child in found if child is not layer]
+
+
+def forward_scope(model: Any) -> keras.StatelessScope:
+    """Return a scope in which forward pass and loss leave metrics, statistics and seeds alone.
+
+    The loss includes penalties on weights, and what layers add to it.
+    """
+    # Within such a scope Keras finds no value of a regularized weight but one that is given.
+    regularized = [v for v in model.trainable_variables if v.regularizer is not None]
+    return keras.StatelessScope([(v, v) for v in regularized], collect_losses=True)

@@ -11,6 +11,7 @@ import keras
 from gradstab._errors import DivergenceError
 from gradstab._replicas import count_workers
 from gradstab._validation import check_choice, check_int
+from gradstab.callbacks.bad_end import warn_of_bad_end
 from gradstab.callbacks.closing import Closing
 from gradstab.callbacks.listeners import tell_listeners
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
@@ -98,7 +99,7 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._best: BestState | None = None
         self._recovery: Recovery | None = None
         self._bad: BadBatches | None = None
-        self._loss = math.nan
+        self._losses: list[float] = []
         self._steps, self._unseen, self._last_batch, self._epoch = 0, 0, -1, 0
         self._is_open = False
         self._closing: Closing | None = None
@@ -107,7 +108,7 @@ class DivergenceGuard(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
         self.verdict, self.code, self.actions, self.bad_batches = None, None, [], []
-        self._loss, self._steps, self._unseen = math.nan, 0, 0
+        self._losses, self._steps, self._unseen = [], 0, 0
         bind(self.model)
         if self.model.built and trains_the_whole(self.model):
             # Moments have to be there to be copied; Keras makes them in the first step only.
@@ -187,8 +188,8 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._unseen = 0
         for each in judge.watched:
             each.optimizer.telemetry.warn_of_limits()
-        self._loss = value_of_logs(logs, "loss")
-        cause, taken_back = judge.after_epoch(self._loss), len(self.actions)
+        self._losses.append(value_of_logs(logs, "loss"))
+        cause, taken_back = judge.after_epoch(self._losses[-1]), len(self.actions)
         if cause is not None and self._recovery is not None:
             cause = self._recovery.on_cause(cause, self._steps, epoch)
         self._act_on(cause)
@@ -207,10 +208,12 @@ class DivergenceGuard(keras.callbacks.Callback):
             return
         try:
             if self.verdict is None:
-                cause = judge.at_end(self._loss)
+                cause = judge.at_end(self._losses[-1] if self._losses else math.nan)
                 if cause is not None and recovery is not None:
                     cause = recovery.on_cause(cause, self._steps, self._epoch, is_last=True)
                 self._act_on(cause)
+            if self.verdict is None:
+                warn_of_bad_end(judge, self._losses, self._steps)
         finally:
             if recovery is not None:
                 recovery.end()

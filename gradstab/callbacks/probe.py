@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gradstab._layers import forward_scope
 from gradstab.optimizers.telemetry.activations import Activations
 
 
@@ -57,6 +58,6 @@ class ProbeLoss:
             contextlib.nullcontext() if self._activations is None else self._activations.paused()
         )
         # Metrics and losses keep running means, which this must not enter.
-        with quiet, keras.StatelessScope():
+        with quiet, forward_scope(self._model):
             prediction = self._model(x, training=False)
             return self._model.compute_loss(x=x, y=y, y_pred=prediction, sample_weight=weight)

@@ -201,6 +201,14 @@ class Judge:
         told = self._liveness.never_learned()
         return None if told is None else Cause(told, goes_back=False, kind="never_learned")
 
+    def no_better_than_constant(self, loss: float) -> str | None:
+        """Return that the model is no better than a constant output, in words, or `None`.
+
+        Args:
+            loss: Mean loss of the last epoch.
+        """
+        return self._liveness.no_better_than_constant(loss)
+
     def _settled(self, loss: float, *, is_last: bool) -> Cause | None:
         cause = self.after_steps()
         if cause is not None:

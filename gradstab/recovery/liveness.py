@@ -19,6 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from gradstab._layers import forward_scope
+from gradstab.diagnosis.measuring.losses import constant_loss, data_loss
 from gradstab.optimizers.model.binding import trains_by_keras_step
 from gradstab.optimizers.telemetry.activations import KINDS, Activations
 from gradstab.recovery.first_batch import FirstBatch
@@ -39,11 +41,16 @@ class Look:
         loss: Its loss; NaN where the model has none of its own.
         is_constant: Whether the output is the same for all of them.
         dead: Share of units that are zero on all of them, by layer, in the order of depth.
+        excess: How far the loss, without penalties, is above that of the best constant output; NaN
+            if that is unknown.
+        penalty: Sum of the penalties on weights.
     """
 
     loss: float
     is_constant: bool
     dead: dict[str, float]
+    excess: float = math.nan
+    penalty: float = 0.0
 
 
 class Liveness:
@@ -64,6 +71,7 @@ class Liveness:
         self._told_before = False
         self._wrong: str | None = None
         self._asks_for_constant = False
+        self._constant: float | None = None
         self._has_told_error = False
         self.latest: Look | None = None
         self._first_batch = FirstBatch(self._begin)
@@ -148,6 +156,23 @@ class Liveness:
             else f" All units of layer `{layer}` are zero on all of them: it stops every gradient."
         )
 
+    def no_better_than_constant(self, training_loss: float) -> str | None:
+        """Return that the model is no better than a constant output, in words, or `None`.
+
+        Args:
+            training_loss: Mean loss over the last epoch, with penalties.
+        """
+        now, constant = self.latest, self._constant
+        if now is None or constant is None or self._asks_for_constant or not now.excess >= 0:
+            return None
+        if training_loss - now.penalty < constant:
+            return None  # BatchNorm's moving statistics may have to catch up.
+        return (
+            f"The model is no better than a constant output: its loss is {training_loss:.3g}, and "
+            f"{now.loss:.3g} in inference on examples of the training data; the best constant "
+            f"has {constant:.3g}."
+        )
+
     def _died(self, now: Look, first: Look) -> bool:
         """Whether a layer before the last is dead as a whole, and the output constant for that."""
         hidden = list(now.dead)[:-1]
@@ -174,20 +199,25 @@ class Liveness:
         # says so.
         try:
             # Metrics, losses and random seeds keep what they have.
-            with keras.StatelessScope(), activations.attached():
+            with forward_scope(model), activations.attached():
                 activations.begin()
                 output = model(x, training=False)
-                loss = model.compute_loss(x=x, y=y, y_pred=output, sample_weight=weight)
+                loss, penalty = data_loss(model, x, y, output, weight, False)
+                if self._constant is None:
+                    found = constant_loss(model, x, y, output, weight)
+                    self._constant = math.nan if found is None else found
                 table = np.asarray(ops.convert_to_numpy(activations.statistics()))
             outputs = [np.asarray(ops.convert_to_numpy(o)) for o in keras.tree.flatten(output)]
-            loss = float(loss)
+            loss, penalty = float(loss), float(penalty)
         except Exception as error:
             self._tell_once(error)
             return None
         dead = table.reshape(-1, len(KINDS))[:, KINDS.index("dead")]
         return Look(
-            loss=loss if math.isfinite(loss) else math.inf,
+            loss=loss + penalty if math.isfinite(loss + penalty) else math.inf,
             is_constant=all(map(_is_constant, outputs)),
+            excess=loss - self._constant,
+            penalty=penalty,
             dead=dict(zip(activations.layers, dead.tolist(), strict=True)),
         )
 

@@ -13,6 +13,8 @@ from gradstab.reports._words import counted, number, share
 _FEW: Final = 0.01
 # A loss that falls by less than this share has stayed where it was; by less than the other, nearly.
 _LEAST_FALL, _FAIR_FALL = 0.01, 0.05
+LOST_AGAIN: Final = "Lost again"
+NO_PROGRESS: Final = "No progress"
 
 
 def verdict(
@@ -52,7 +54,7 @@ def verdict(
     if totals.largest_norm == 0:
         return "Nothing learned: the gradient was exactly zero at every step."
     touched = _touched(totals)
-    course = _course(losses)
+    course = course_of(losses)
     told = ", ".join(touched) or "nothing clipped, nothing skipped"
     if not touched and not course:
         return f"Healthy: {told}."
@@ -120,7 +122,7 @@ def _listed(counts: dict[str, int]) -> str:
     return f" ({words})" if words else ""
 
 
-def _course(losses: Sequence[float]) -> tuple[str, str] | None:
+def course_of(losses: Sequence[float]) -> tuple[str, str] | None:
     """Return what to call losses that do not end clearly below the first, and how they went."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     if len(finite) < 2:
@@ -134,8 +136,8 @@ def _course(losses: Sequence[float]) -> tuple[str, str] | None:
         return "Little progress", f"the loss fell {ends}"
     if best < first - _FAIR_FALL * abs(first):
         fell = f"the loss fell from {number(first, 3)} to {number(best, 3)}"
-        return "Lost again", f"{fell} and rose to {number(last, 3)}"
+        return LOST_AGAIN, f"{fell} and rose to {number(last, 3)}"
     if change < _LEAST_FALL:
         epochs = counted(len(losses), "epoch")
-        return "No progress", f"the loss stayed at {number(last, 3)} over {epochs}"
-    return "No progress", f"the loss rose {ends}"
+        return NO_PROGRESS, f"the loss stayed at {number(last, 3)} over {epochs}"
+    return NO_PROGRESS, f"the loss rose {ends}"

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from gradstab._coefficients import Coefficient, HasCoefficients
+from gradstab._layers import forward_scope
 from gradstab._replicas import num_replicas, sum_over_replicas
 
 
@@ -83,9 +84,7 @@ class ForwardPass:
         For a loss that is a mean over examples, as with Keras' default reduction, this is the sum
         of theirs: half precision can hold its gradients, and the shares of replicas add up.
         """
-        # Within such a scope Keras finds no value of a regularized weight but one that is given.
-        regularized = [v for v in self.model.trainable_variables if v.regularizer is not None]
-        with keras.StatelessScope([(v, v) for v in regularized], collect_losses=True):
+        with forward_scope(self.model):
             outputs = self.model(self.x, **self._arguments)
             loss = self._compute_loss(self.x, self.y, outputs, self.sample_weight)
         # In a strategy's replica Keras has divided it by the number of replicas.

@@ -163,12 +163,17 @@ def test_small_steps_are_linear_and_large_ones_are_not(rate, is_linear, tmp_path
 
 @pytest.mark.slow
 def test_a_probe_leaves_the_run_as_it_is():
-    """Metrics, BatchNorm, losses by output and the weights: all as in a run without one."""
+    """Metrics, BatchNorm, losses by output and the weights: all as in a run without one.
+
+    Regression: Keras gives a regularizer `None` for a weight in a stateless scope that lacks it.
+    """
 
     def run(**arguments):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((3,))
-        hidden = keras.layers.BatchNormalization()(keras.layers.Dense(4, "relu")(inputs))
+        hidden = keras.layers.BatchNormalization()(
+            keras.layers.Dense(4, "relu", kernel_regularizer="l2")(inputs)
+        )
         outputs = [keras.layers.Dense(1, name=name)(hidden) for name in ("a", "b")]
         model = keras.Model(inputs, outputs)
         model.compile(gradstab.stabilize("adam"), ["mse", "mae"], metrics=[["mae"], ["mse"]])
