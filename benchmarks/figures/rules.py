@@ -18,6 +18,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rule_runs import TWINS
+from rule_structures import STRUCTURES
 
 import gradstab
 
@@ -87,7 +88,7 @@ def by_epochs(axes, record, twin, color, name):
     axes.set_xlabel("epoch")
     if twin.log:
         axes.set_yscale("log")
-    elif twin.quantity == "accuracy":
+    elif twin.quantity.endswith("accuracy"):
         axes.set_ylim(0, 1)
 
 
@@ -115,10 +116,11 @@ def histogram(axes, result, twin, color, name):
 
 
 def main():
-    chosen = sys.argv[1:] or list(TWINS)
+    twins = TWINS | STRUCTURES
+    chosen = sys.argv[1:] or list(twins)
     with rc_context(STYLE):
         for code in chosen:
-            draw(code, TWINS[code])
+            draw(code, twins[code])
 
 
 if __name__ == "__main__":
