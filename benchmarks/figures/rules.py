@@ -42,13 +42,14 @@ STYLE = {
 
 
 def trained(run):
-    """Train one run, and return its record and its model."""
+    """Train one run, and return its record (`None` of a frozen model), its model and its inputs."""
     keras.utils.set_random_seed(0)
     model, x, y, fit = run()
     with tempfile.TemporaryDirectory() as folder:
         monitor = gradstab.callbacks.GradientMonitor(folder, every_n_steps=5, activations=True)
         model.fit(x, y, verbose=0, callbacks=[monitor], **fit)
-        return gradstab.monitoring.read_record(folder), model, x
+        has_record = (Path(folder) / "record.jsonl").exists()
+        return gradstab.monitoring.read_record(folder) if has_record else None, model, x
 
 
 def draw(code, twin):
@@ -60,7 +61,7 @@ def draw(code, twin):
         (twin.healthy, HEALTHY, twin.names[1]),
     ):
         if twin.kind == "epochs":
-            by_epochs(axes, trained(run)[0], twin, color, name)
+            by_epochs(axes, trained(run)[1].history, twin, color, name)
         elif twin.kind == "layers":
             by_layers(axes, trained(run)[0], twin, color, name)
         else:
@@ -75,10 +76,10 @@ def draw(code, twin):
     print(f"{path.relative_to(IMAGES.parents[2])}: {len(svg) / 1000:.0f} kB")
 
 
-def by_epochs(axes, record, twin, color, name):
+def by_epochs(axes, history, twin, color, name):
     """Draw a quantity of the logs over the epochs; where it is NaN, a cross at the bottom."""
-    numbers = [epoch.number for epoch in record.epochs]
-    values = np.array([epoch.logs.get(twin.quantity, np.nan) for epoch in record.epochs])
+    values = np.array(history.history[twin.quantity])
+    numbers = range(1, len(values) + 1)
     above = 3 if color == SICK else 2
     axes.plot(numbers, values, color=color, label=name, marker="o", markersize=4, zorder=above)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
