@@ -1,15 +1,16 @@
-"""Which part saves which run: initializers, penalties, clips and optimizers, each with each.
+"""Which part saves which run: all combinations of initializers, penalties, clips and optimizers.
 
 The CNN of `examples/corrected_article_cnn.py` learns the digits of scikit-learn from two bad
 starts: exploding (kernels N(0, 0.2²), raw pixels 0..16) and vanishing (kernels N(0, 0.01²), pixels
 0..1).
 In each, the initializer {random: that of the setting, Xavier, He}, the penalty {none, L1, L2}, the
 clip {none, by value, by norm, by global norm} and the optimizer {SGD with momentum, Adagrad,
-RMSprop, Adam} are exchanged, with three seeds: 864 runs. Then the best combination, chosen on
-validation data, and the plain one run with batches of 8 and 128 beside 32.
+RMSprop, Adam} are combined, with three seeds: 864 runs. Then the best combination, chosen on
+validation data, and the plain one are run with batches of 8 and 128 besides 32.
 
-Each run gives the test accuracy, and the gradient norm of each kernel on a fixed batch before and
-after training: of the cross-entropy alone, so that a penalty can't hide a gradient that vanishes.
+Each run yields the test accuracy, and the gradient norm of each kernel on a fixed batch before and
+after training. The gradient is that of the cross-entropy alone, so that a penalty can't hide a
+vanishing gradient.
 
     python benchmarks/ablation.py --jobs 2    # the campaign; started again, it goes on
     python benchmarks/ablation.py --quick     # a small slice in seconds, by the same code

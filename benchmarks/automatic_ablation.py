@@ -1,14 +1,14 @@
-"""Each rule and each constant of `clip="auto"`, left out or changed, on the clipping study's runs.
+"""Ablation of the rules and constants of `clip="auto"`, on the runs of the clipping study.
 
     python benchmarks/automatic_ablation.py [--output FILE] [--resume] [--models MLP CNN ...]
     python benchmarks/automatic_ablation.py --table FILE
     python benchmarks/automatic_ablation.py --quick
 
-A rule is worth having if a column falls without it: the healthy run, a run that is hit, or the
-highest usable rate (`clipping_study.py` says what these are, and gives the rate of plain Keras). A
-constant is worth having if a weaker or a stronger value makes one of them worse; a variant within a
-point of the whole in every column says that the value hardly matters. Three seeds, the first of the
-study, whose results are read for plain Keras. `--quick` takes one model and two variants.
+A rule is needed if a column falls without it: the healthy run, a run with a fault, or the highest
+usable rate (`clipping_study.py` defines these, and provides the rate of plain Keras). A constant is
+needed if a weaker or a stronger value makes one of them worse. If a variant is within a point of
+the full rule set in every column, the value hardly matters. Three seeds, the first of the study,
+whose results are used for plain Keras. `--quick` takes one model and two variants.
 """
 
 from __future__ import annotations

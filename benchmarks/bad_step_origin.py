@@ -1,4 +1,4 @@
-"""What began a step that was not finite: injected origins against what is told.
+"""Origins of steps that were not finite: injected origins compared with those reported.
 
     python benchmarks/bad_step_origin.py [--quick] [--output FILE] [--net NET]
 
@@ -6,14 +6,14 @@ Five small nets (multilayer perceptron, convolutional with BatchNorm, GRU, trans
 perceptron in mixed precision), each with every kind of origin: a bad entry of inputs, targets or
 sample weights; a label outside the classes; a weight, a moving statistic or a moment that is not
 finite; a layer or a loss that takes the log, divides, takes a root, overflows; a gradient that is
-lost at a root, norm, power or guarded log of zero; an overflow of float16. Each comes at the fourth
-batch of eight, in a `fit` or a `training.train` of its own, without XLA and with it; the faults of
-arithmetic take turns, half of them in each. Without XLA, on CPUs, a label outside the classes
-raises an error of TensorFlow's that names it; those are left out there.
+lost at a root, norm, power or guarded log of zero; an overflow of float16. Each is injected at the
+fourth of eight batches, in a separate `fit` or `training.train`, without and with XLA; half of the
+arithmetic faults in each. Without XLA, on CPUs, a label outside the classes raises an error of
+TensorFlow's that names it; those are left out there.
 
-Right is the kind, and the layer where one is at fault. For bad entries row and column have to be
-right as well. The floor is 95 % of all. Then healthy runs take turns, with what keeps the batch of
-a bad step and without it: the ratio of epochs, median with its 95 % interval.
+A report is right if the kind is, and the layer if one is at fault; for bad entries row and column
+too. The floor is 95 % of all. Then healthy runs alternate, with and without the code that stores
+the batch of a bad step: the ratio of epoch times, median with its 95 % interval.
 """
 
 from __future__ import annotations

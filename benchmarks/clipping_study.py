@@ -1,4 +1,4 @@
-"""Study every technique of the catalogue: on healthy runs, on runs that are hit, over the rates.
+"""Study every clip and skip: on healthy runs, on runs with faults, and over learning rates.
 
     python benchmarks/clipping_study.py [--quick] [--output FILE] [--resume] [--workers N]
         [--models ...] [--optimizers ...] [--candidates ...]
@@ -7,29 +7,29 @@
 Small nets on real data (`clipping_parts/tasks.py`), SGD with momentum and Adam, 400 steps of 32
 examples, the rate along a cosine to zero; every technique and none, five seeds.
 
-- Rates by octaves, from where two in a row are no longer usable to where two in a row are: usable
-  is what keeps nine tenths of what plain Keras gains over chance at its best rate. That rate is
-  chosen on validation data, out of all that were tried; all scores are of test data.
+- Rates in octaves, downwards and upwards until two in a row are not usable. A rate is usable if it
+  keeps nine tenths of the gain over chance that plain Keras has at its best rate. That rate is
+  chosen on validation data among all that were tried; all scores are of test data.
 - Healthy runs are those at the best rate of plain Keras. Steps are counted as clipped, or skipped,
   after the first 100.
-- Runs that are hit, at that rate: one batch in 200 with inputs times 1000 and wrong labels (text:
+- Runs with faults, at that rate: one batch in 200 with inputs times 1000 and wrong labels (text:
   wrong targets that count 1000 times), a rate 100 times as high for a step, one batch in 200 with
   an example that is NaN, and a start with all kernels 4 times as large (MLP, CNN, LSTM). They are
   compared with plain Keras without the fault.
 - Recurrent nets on two problems of memory, ten seeds, 3000 steps.
 
-XLA compiles the steps of the transformer and of the recurrent nets, for every candidate: they are
-many small operations, and it runs them three times as fast.
+XLA compiles the steps of the transformer and of the recurrent nets, for every candidate: they
+consist of many small operations, which XLA runs three times as fast.
 
-Plain Keras is given the gradients of embeddings with duplicate rows summed, as gradstab sums them:
-by itself it does not, and its Adam moves embeddings faster for it.
+Plain Keras gets the gradients of embeddings with duplicate rows summed, as gradstab sums them. By
+itself it does not sum them, which makes its Adam move embeddings faster.
 
 The constants of `clip="auto"` were chosen on the CNN, the MLP and the LSTM (marked * in the
-tables), on other seeds; its floors are scored on all. A candidate on one model with one optimizer
-is a result, measured in a fresh process and written as it comes; the plain ones come first, for
-they tell the rates. The same call goes on where it was. Seeds come from the first eight hex digits
+tables), on other seeds; its floors are scored on all. A result is a candidate on one model with one
+optimizer, measured in a fresh process and written at once. Plain Keras comes first, since it
+determines the rates. The same call resumes a campaign. Seeds come from the first eight hex digits
 of the commit that the campaign begins with. It exits with 1 if a floor fails or a result can't be
-measured. `--quick` takes two models, three candidates, one seed and short runs, to see that
+measured. `--quick` takes two models, three candidates, one seed and short runs, to check that
 everything works; its numbers mean nothing.
 """
 

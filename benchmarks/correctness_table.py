@@ -1,17 +1,17 @@
-"""Where Keras' steps are wrong, and whether gradstab's are right: both against float64 NumPy.
+"""Steps of Keras and of gradstab compared with NumPy in float64.
 
     python benchmarks/correctness_table.py [--quick] [--output FILE]
 
-Replicas, bad numbers, loss scaling, duplicate rows, half precision, accumulation, BatchNorm and
-uneven batches, each as one case that Keras alone and gradstab go through side by side. Every case
-has a reference, which NumPy computes in float64 from the definition, with optimizers of its own.
-What is compared is the whole change of the weights (which begin at zero): its norm, its relative
-error ‖update - reference‖ / ‖reference‖ and the angle between the two.
+Cases for replicas, bad numbers, loss scaling, duplicate rows, half precision, accumulation,
+BatchNorm and uneven batches, each run with plain Keras and with gradstab. The reference of a case
+is computed by NumPy in float64 from the definition, with its own optimizers. The comparison covers
+the whole change of the weights (which begin at zero): its norm, its relative error ‖update -
+reference‖ / ‖reference‖ and the angle between the two.
 
-It exits with 1 unless gradstab is within 1e-6 of the reference in every case, or within 1e-3 where
-the gradients are float16, and the loss scale is where it should be.
+It exits with 1 unless gradstab is within 1e-6 of the reference in every case (1e-3 for float16
+gradients) and the loss scale is right.
 
-`--quick` leaves four replicas out where two show the same.
+`--quick` leaves out four replicas where two show the same.
 """
 
 from __future__ import annotations

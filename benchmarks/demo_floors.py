@@ -1,12 +1,11 @@
-"""Measure what `gradstab demo` promises over many seeds: test accuracy per setting and way.
+"""Test accuracy of `gradstab demo` over many seeds, per setting and method.
 
 usage: python benchmarks/demo_floors.py [--seeds 10] [--output FILE] [--quick]
 
 Seeds come from the first eight hex digits of the commit that the campaign begins with, so that they
-can't be chosen. Each run is written to FILE with the ending `.jsonl` as it ends; started again, the
-campaign goes on where it was. Remove that file to begin a new one.
-`--quick` takes one seed, one setting and one epoch, to see that everything works; its numbers mean
-nothing.
+can't be chosen. Each run is written to FILE with the ending `.jsonl` when it ends; the same call
+resumes the campaign. Remove that file to begin a new one. `--quick` takes one seed, one setting and
+one epoch, to see that everything works; its numbers mean nothing.
 """
 
 from __future__ import annotations

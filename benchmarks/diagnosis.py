@@ -2,11 +2,11 @@
 
 usage: python benchmarks/diagnosis.py [--cases FOLDER] [--seeds N] [--output FILE] [--quick]
 
-A case is a file that builds a faulty model and its healthy twin, the least change that heals, and
-says which causes a right diagnosis names. Each twin is diagnosed with N seeds for data and first
-weights. Prints a row for each case and the shares beside their floors; writes the same as JSON,
-after each case, and goes on where it was. Exit code 1 if a floor is missed.
-`--quick` takes the three cases that come with the script, in about a minute.
+A case is a file that builds a faulty model and its healthy twin (the same model with the smallest
+fix), and lists the causes that a right diagnosis names. Each twin is diagnosed with N seeds for
+data and initial weights. Prints a row for each case, and the shares with their floors. Writes the
+same as JSON after each case, and resumes from it. Exit code 1 if a floor is missed. `--quick` takes
+the three cases that come with the script, in about a minute.
 """
 
 from __future__ import annotations

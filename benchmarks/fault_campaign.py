@@ -1,19 +1,20 @@
-"""Runs that something befalls: what is left of them, with and without protection.
+"""Runs with random faults: final accuracy with and without protection.
 
     python benchmarks/fault_campaign.py [--quick] [--output FILE] [--resume] [--faults N]
     python benchmarks/fault_campaign.py --table FILE [--page docs/recovery.md]
 
-Each fault is drawn at random: kind, net, optimizer, seed, moment and, where it can last, length. It
-befalls five runs that are otherwise the same: plain Keras; with `TerminateOnNaN` and
-`ReduceLROnPlateau`; with `stabilize`; with `stabilize` and `DivergenceGuard("recover")`; and with
-the guard round the plain optimizer. What counts is the accuracy on other data, beside that of the
-same run that nothing befell.
+Each fault is drawn at random: kind, net, optimizer, seed, moment and, for faults that can last,
+duration. It is injected into five runs that are otherwise equal: plain Keras; with `TerminateOnNaN`
+and `ReduceLROnPlateau`; with `stabilize`; with `stabilize` and `DivergenceGuard("recover")`; and
+with the guard and a plain optimizer. The score is the test accuracy, compared with that of the same
+run without the fault.
 
-A run is whole if it is at most one point below that, or at most as far as 99 of 100 clean runs move
-if one batch is dropped. Clean runs (`fault_parts/clean.py`) count what the guard did to them.
+A run is whole if it is at most one point below that, or at most as far below as 99 of 100 clean
+runs move if one batch is dropped. In clean runs (`fault_parts/clean.py`) the actions of the guard
+are counted.
 
 The seed comes from the first eight hex digits of the commit that the campaign begins with. Each
-result is written as it comes, and a campaign goes on where it was.
+result is written at once, and the same call resumes the campaign.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""Healthy trainings of all kinds: `stabilize` against plain Keras, whose runs it is to leave alone.
+"""Healthy trainings of all kinds: `stabilize` against plain Keras; it should not change them.
 
     python benchmarks/healthy_runs.py [--quick] [--output FILE] [--resume] [--rows ...]
     python benchmarks/healthy_runs.py --cases FOLDER [--output FILE] [--resume] [--rows ...]
     python benchmarks/healthy_runs.py --table FILE [--page docs/healthy_runs.md]
 
-Small nets with usual rates, that plain Keras trains well: by `fit` (`healthy_parts/nets.py`), and
-by loops of their own with several optimizers, losses of any sign, and games
-(`healthy_parts/loops.py`). Each is trained with the plain optimizer and with
-`stabilize(optimizer)`, from the same first weights and on the same batches, with five seeds, which
-come from the first eight hex digits of the commit that the campaign begins with.
+Small nets with usual rates that plain Keras trains well: with `fit` (`healthy_parts/nets.py`), and
+in custom loops with several optimizers, losses of any sign, and games (`healthy_parts/loops.py`).
+Each is trained with the plain optimizer and with `stabilize(optimizer)`, from the same initial
+weights and on the same batches, with five seeds, which come from the first eight hex digits of the
+commit that the campaign begins with.
 
 A point is one percentage point of accuracy, or 1 % of an error. The floor: the 95 % interval of the
-paired difference holds 0, or no part of it is more than a point below; at most 1 % of the steps
-limited or clipped in any row, and none skipped. It exits with 1 if a row misses it.
+paired difference contains 0 or is at most a point below it; in every row at most 1 % of the steps
+are limited or clipped, and none is skipped. It exits with 1 if a row misses it.
 
-`--cases` takes the rows from case files in their stead (`healthy_parts/cases.py`): the healthy twin
-of each faulty model, and healthy nets that look odd.
+`--cases` takes the rows from case files instead (`healthy_parts/cases.py`): the healthy twin of
+each faulty model, and unusual healthy nets.
 
 `--quick` trains each row for a moment with one seed, to see that everything works; its numbers mean
 nothing.

@@ -1,4 +1,4 @@
-"""What guarding, clipping, recording and `GradientMonitor` add to a training step.
+"""Overhead of guarding, clipping, recording and `GradientMonitor` per training step.
 
     python benchmarks/monitor_overhead.py [--quick] [--output FILE] [--resume] [--rounds N]
         [--models MLP ...] [--optimizers SGD Adam] [--xla 0 1]
@@ -9,30 +9,30 @@ momentum and Adam, XLA off and on; the small MLP takes 64 steps per call. The co
 configuration:
 
 - plain: the Keras optimizer; Keras global_clipnorm: the same with `global_clipnorm=1.0`
-- guard and clip: `gradstab.stabilize(optimizer, clip=1.0)` without what it records of its steps.
-  That can't be switched off in gradstab. Here `Telemetry.record` of this one optimizer is replaced
-  by a function that only counts the step; afterwards it is checked that nothing was recorded.
+- guard and clip: `gradstab.stabilize(optimizer, clip=1.0)` without telemetry, which gradstab can't
+  switch off. So `Telemetry.record` of this optimizer is replaced by a function that only counts the
+  step, and a check confirms that nothing was recorded.
 - + telemetry: `gradstab.stabilize(optimizer, clip=1.0)` as it is
 - default: `gradstab.stabilize(optimizer)`
 - + monitor: the same with `GradientMonitor(run_dir)`, at its own cadence
 - monitor alone: the plain optimizer with `GradientMonitor(run_dir)`
 - TerminateOnNaN: the plain optimizer with the callback of Keras, which waits for each step's loss
 
-One epoch is a block of steps, about half a second of the plain optimizer's: 4 at the least, and 50
-at the least where steps are short, so that a block holds the monitor's cadence; else it looks at
-the end of every block, which is more often than it would. All contenders of a configuration live in
-one process, which does nothing else, and take turns block by block, in another random order each
-round; the first blocks, which compile, are not counted. Then the two of the floor, + monitor and
-Keras global_clipnorm, go on by themselves for two minutes: the time of one block scatters by a
-tenth on shared machines, and so a ratio of them takes a hundred rounds to be known to 2 %. Ratios
-are medians over the rounds of two blocks of the same round, with a bootstrapped 95 % interval. The
-seed of the orders is the first eight hex digits of the commit.
+One epoch is a block of steps, about half a second of the plain optimizer: at least 4 steps, and at
+least 50 if steps are short, so that a block covers the monitor's cadence; otherwise the monitor
+reads at the end of every block, which is more often than usual. All contenders of a configuration
+share one process, which does nothing else, and take turns block by block, in a new random order
+each round; the first blocks, which compile, are not counted. Then the two contenders of the floor,
++ monitor and Keras global_clipnorm, continue alone for two minutes: the time of one block scatters
+by a tenth on shared machines, so a ratio needs a hundred rounds to be known to 2 %. Ratios are
+medians over the rounds of two blocks of the same round, with a bootstrapped 95 % interval. The seed
+of the orders is the first eight hex digits of the commit.
 
-With `--output` each configuration is written as it comes, and the same call goes on where it was,
-with another commit or number of rounds only if `--resume` says so, and then with the seed and the
-rounds that it began with. It exits with 1 if a floor fails or a configuration can't be measured.
-`--quick` takes a shallower MLP without XLA and few short rounds, to see that everything works; its
-numbers mean little, and it exits with 0 unless something can't be measured.
+With `--output` each configuration is written at once, and the same call resumes; at another commit
+or with another number of rounds only with `--resume`, and then with the original seed and rounds.
+It exits with 1 if a floor fails or a configuration can't be measured. `--quick` takes a shallower
+MLP without XLA and few short rounds, to see that everything works; its numbers mean little, and it
+exits with 0 unless something can't be measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faulty models rescued: `repair` beside plain Keras, `stabilize`, ReduceLROnPlateau and chance.
+"""Faulty models rescued by `repair`, plain Keras, `stabilize`, ReduceLROnPlateau, random search.
 
     python benchmarks/rescue.py --cases FOLDER [--output FILE] [--resume] [--workers N] [--only ...]
     python benchmarks/rescue.py --table FILE
@@ -6,9 +6,9 @@
 
 A case file has a faulty model and its healthy twin, data, a plan and a score (see
 `diagnosis.py`). A faulty model counts as rescued if its score comes within 5 % of the distance from
-the faulty to the healthy twin, both trained by plain Keras as planned, with the same seed. What
-`repair` returns is trained anew, from other first weights. Healthy twins, and healthy nets that
-look odd, are given to `repair` as well, which is to leave them alone.
+the faulty to the healthy twin, both trained by plain Keras as planned, with the same seed. The
+result of `repair` is trained again, from other initial weights. Healthy twins and unusual healthy
+nets are passed to `repair` too, which should not change them.
 
 Seeds come from the first eight hex digits of the commit that the campaign begins with. Exit code 1
 if a floor is missed. `--quick` takes one case that comes with the benchmarks, with one seed.

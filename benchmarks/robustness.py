@@ -1,14 +1,14 @@
-"""Attacks on what gradstab promises: nothing lost, nothing silent, no raw error.
+"""Deliberate faults against three promises: no run lost, no silent failure, no raw error.
 
 usage: python benchmarks/robustness.py [--only PART ...] [--output FILE] [--quick]
 
-Parts: `directories` (60 corrupted run directories: each goes on rightly or is refused in one
+Parts: `directories` (60 corrupted run directories: each is resumed correctly or refused in one
 sentence), `records` (hostile records through `gradstab report`, in 3 GiB), `calls` (2,000 calls
-with wrong arguments), `kills` (20 runs killed at random moments, which resumed end where
+with wrong arguments), `kills` (20 runs killed at random moments, which after resuming end where
 undisturbed ones do), `faults` (15 kinds of fault x three nets x two optimizers x `fit` and
 `train`). Seeds come from the first eight hex digits of the commit. Exit code 1 if a floor is
 missed: 0 raw errors, 0 lost, 0 silently dead.
-`--quick` makes a few of each but the faults; its numbers mean little.
+`--quick` makes a few of each part except the faults; its numbers mean little.
 """
 
 from __future__ import annotations

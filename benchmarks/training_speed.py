@@ -1,15 +1,15 @@
-"""Examples per second of `gradstab.training.train` against `fit` at its best.
+"""Examples per second of `gradstab.training.train`, relative to the fastest form of `fit`.
 
     python benchmarks/training_speed.py [--quick] [--output FILE] [--models MLP ...] [--rounds N]
 
 Three models, an MLP (64-128-64-10), the corrected CNN, and a CNN with two strided convolutions on
 digits of 28×28, on scikit-learn's digits, batches of 32, Adam 1e-3. `fit` runs in every combination
 of `steps_per_execution` in {1, 8, 32}, XLA off and on, and data given as NumPy arrays and as a
-`tf.data` pipeline; the fastest of these is what `train` is held against, once with the same plain
-Adam and once with `gradstab.stabilize("adam")`. All run in one process, one whole epoch each in
-turn, every contender inside one single long call; the first epochs, which compile, are not counted,
-and what the probe of `train` took is shown apart. A ratio is the median over rounds of the two
-epochs of the same round, with a bootstrapped 95 % interval.
+`tf.data` pipeline; `train` is compared with the fastest of these, once with the same plain Adam and
+once with `gradstab.stabilize("adam")`. All run in one process, one whole epoch each in turn, every
+contender in a single long call. The first epochs, which compile, are not counted; the time of
+`train`'s probe is shown separately. A ratio is the median over rounds of the two epochs of the same
+round, with a bootstrapped 95 % interval.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two worker processes on one machine against one: accuracy, and the kill of either worker.
+"""Two worker processes on one machine compared with one: accuracy, and a kill of either worker.
 
 usage: python benchmarks/two_workers.py [--seeds 3] [--epochs 3] [--output FILE] [--quick]
 
@@ -9,10 +9,9 @@ killed after its first epoch (the second worker for even seeds, the first for od
 both are started again with `resume=True`. Reported: test accuracy of the last weights, seconds from
 the kill to the end of the other worker, and the largest difference between the last weights of the
 killed and the undisturbed run. The first steps of one and of two workers agree to rounding
-(tests/training); over thousands of steps rounding grows to another run of the same distribution, so
-that accuracies of single seeds differ by that much. Seeds come from the first eight hex digits of
-the commit.
-`--quick` takes digits, one seed and one kill; its numbers mean nothing.
+(tests/training). Over thousands of steps rounding errors grow, so that the accuracies differ like
+those of two seeds. Seeds come from the first eight hex digits of the commit. `--quick` takes
+digits, one seed and one kill; its numbers mean nothing.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ Two callbacks, and the optimizer wrapped; the rest of the script is as before.
 - ``GradientMonitor`` adds ``grad_norm``, ``grad_norm_max``, ``clipped``, ``limited`` and
   ``skipped`` to the logs, for the progress bar, History and CSVLogger, and leaves a record in its
   folder.
-- ``DivergenceGuard`` stops ``fit`` when too many steps in a row had to be skipped, says since when
-  and because of which variable, and puts back the best weights that it saw.
+- ``DivergenceGuard`` stops ``fit`` when too many steps in a row were skipped, names the first such
+  step and the variable, and restores the best weights.
 
 The data fail after some epochs, as if a disk or a preprocessing step broke at night: every image
-from there on is NaN. The weights of the best epoch come out of it unharmed.
+from there on is NaN. The weights of the best epoch survive.
 """
 
 # %%

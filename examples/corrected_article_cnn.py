@@ -1,10 +1,10 @@
 """
-A convolutional classifier made right
-=====================================
+A convolutional classifier set up correctly
+===========================================
 
-The example with which articles show exploding and vanishing gradients, an image classifier with
-convolutions of 32, 64, 64 and 256 filters, has faults that are copied from one program into the
-next. Here is what each of them becomes:
+Articles on exploding and vanishing gradients often use an image classifier with convolutions of
+32, 64, 64 and 256 filters, with faults that are copied from one program into the next. Here is the
+correction of each:
 
 ========================================================  ==========================================
 often seen                                                here
@@ -15,7 +15,7 @@ kernels of whatever size                                  He initialization, mad
 a softmax in the model and a logarithm in the loss        logits, and a loss that takes them
 raw pixels                                                rescaling as a layer, saved with the model
 a fixed rate from the first step on                       a warm-up, then half a cosine down to zero
-a plain optimizer, and nobody looks                       bad steps skipped, norms logged and drawn
+a plain optimizer, and no monitoring                      bad steps skipped, norms logged and drawn
 ========================================================  ==========================================
 
 ``--data fashion_mnist``, or ``--data FOLDER --image-size 64`` for a folder with one folder of

@@ -2,12 +2,12 @@
 A training loop of your own
 ===========================
 
-What ``fit`` would do for you comes down to three calls:
+A loop of your own needs three calls:
 
-- ``optimizer.apply(gradients, variables)`` in the compiled step, as with any Keras optimizer. What
-  it skips or limits happens on the device; nothing comes to the host.
-- ``optimizer.telemetry.read(since=cursor)`` whenever you want to know what happened: every step
-  since the last look, in one transfer.
+- ``optimizer.apply(gradients, variables)`` in the compiled step, as with any Keras optimizer. Skips
+  and limits happen on the device, without transfers to the host.
+- ``optimizer.telemetry.read(since=cursor)`` at any time: it returns every step since the last
+  reading, in one transfer.
 - ``optimizer.raise_if_diverged()`` once per epoch: an exception that names the variable and the
   step, if more steps in a row were skipped than you allow.
 

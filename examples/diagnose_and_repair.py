@@ -2,9 +2,9 @@
 Diagnose a broken net, then repair it
 =====================================
 
-A net is to tell benign from malignant tumours (569 samples of 30 measurements, scikit-learn's
-breast cancer data). It gives the same answer for all of them, and more epochs change nothing. Two
-calls say why, and what to change. Both leave the model as it was.
+A net should distinguish benign from malignant tumours (569 samples of 30 measurements,
+scikit-learn's breast cancer data). It predicts the same for all of them, and more epochs do not
+help. Two calls name the cause and the change to make. Both leave the model as it was.
 """
 
 # %%

@@ -2,13 +2,13 @@
 Fine-tune a keras.applications model
 ====================================
 
-A new head on trained layers begins with random weights. Its first gradients go back into the
-trained layers and overwrite what these had learned. A bound on how far a step may move those
-layers, as a share of their weights' norm, keeps it, and lets the head learn at full speed.
+A new head on trained layers begins with random weights. Its first gradients flow back into the
+trained layers and destroy what these had learned. A bound on the step of those layers, relative to
+the norm of their weights, prevents that, while the head learns at full speed.
 
-So that this page needs no download, the MobileNet is built with ``weights=None`` and trained by the
-script itself on the digits 0 to 4; then it is to learn 5 to 9 from 20 examples each. With
-``weights="imagenet"`` the second part is the same.
+To need no download, the script builds the MobileNet with ``weights=None`` and trains it on the
+digits 0 to 4. Then it fine-tunes it to 5 to 9, with 20 examples each. With ``weights="imagenet"``
+the second part is the same.
 """
 
 # %%

@@ -2,10 +2,9 @@
 A GAN with two optimizers
 =========================
 
-A generator draws digits, a discriminator tells them from real ones, and each has an optimizer of
-its own. Both are wrapped, and one monitor watches both: columns and record carry their names. One
-batch of "real" images comes in pixels 0..255 in place of 0..1, as from a file of another kind. See
-what becomes of it.
+A generator draws digits, a discriminator distinguishes them from real ones, and each has its own
+optimizer. Both are wrapped, and one monitor watches both: columns and record carry their names. One
+batch of "real" images has pixels 0..255 instead of 0..1, as from a file of another format.
 """
 
 # %%

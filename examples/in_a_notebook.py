@@ -2,10 +2,10 @@
 In a notebook
 =============
 
-Cells of this page run in Jupyter, Colab or VS Code: download it as a notebook below. What is
-different there: a diagnosis and a repair show themselves as tables. Figures appear under their
-cell; give gradstab's an ``ax`` of pyplot. And cells are run more than once, which does no harm:
-``stabilize`` of an optimizer that is wrapped already joins both lists into one.
+The cells of this page run in Jupyter, Colab or VS Code: download it as a notebook below. There, a
+diagnosis and a repair are displayed as tables. Figures appear below their cell; pass an ``ax`` of
+pyplot to gradstab's plots. Running a cell again does no harm: ``stabilize`` of an optimizer that is
+wrapped already joins both lists into one.
 """
 
 # %%

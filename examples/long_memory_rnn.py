@@ -2,10 +2,10 @@
 A recurrent net with a long memory
 ==================================
 
-Each sequence begins with one of four symbols, then come many that mean nothing. At the end the
-net is asked for the first. A gradient has to reach all the way back, multiplied by the recurrent
-weights at every step: small weights lose it, large ones blow it up. First weights decide how far
-it reaches before training; a penalty keeps it alive while the net trains, whatever it began with.
+Each sequence begins with one of four symbols, followed by many irrelevant ones. At the end the net
+has to name the first. The gradient has to pass all the way back, multiplied by the recurrent
+weights at every step: it vanishes with small weights and explodes with large ones. Initial weights
+decide how far it reaches before training; a penalty keeps it alive during training.
 """
 
 # %%

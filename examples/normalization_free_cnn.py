@@ -2,11 +2,10 @@
 A deep convolutional net without normalization
 ==============================================
 
-Sum after sum, the signal of a residual net grows, and batch normalization is what usually holds
-it. It has a price: examples of a batch depend on each other, and training differs from inference.
-Here are 24 convolutions without it: as they come, and with ``ScaledResidual`` (ReZero), where
-each branch begins at nothing and learns how much to add, under ``AdaptiveGradientClipping``
-(AGC).
+The signal of a residual net grows with every sum, and batch normalization usually bounds it. That
+has a price: examples of a batch depend on each other, and training differs from inference. Here are
+24 convolutions without it: plain ones, and with ``ScaledResidual`` (ReZero), where each branch
+begins at zero and learns its scale, under ``AdaptiveGradientClipping`` (AGC).
 """
 
 # %%

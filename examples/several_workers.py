@@ -4,9 +4,9 @@ Several workers
 
 Two processes train one model under ``MultiWorkerMirroredStrategy``: each takes its share of every
 batch, and each ends with the same weights. Keras' ``fit`` does not run under this strategy;
-``gradstab.training.train`` does, and norms, bounds and skips are those of the whole batch. Here
-both workers run on one machine, so that the script starts them itself; on a cluster ``TF_CONFIG``
-is set for you, and the part below ``work`` is not needed.
+``gradstab.training.train`` does, and norms, bounds and skips are those of the whole batch. Here the
+script starts both workers on one machine. On a cluster ``TF_CONFIG`` is set for you, and the part
+below ``work`` is not needed.
 """
 
 # %%

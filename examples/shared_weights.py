@@ -2,8 +2,8 @@
 Weights with more than one use
 ==============================
 
-A tied autoencoder, and one block that is called at every depth. The gradient that the optimizer
-gets is the sum over all uses; here each of them can be seen.
+A tied autoencoder, and one block that is called at every depth. The optimizer gets only the sum of
+the gradients over all uses; here the gradient of each use is shown.
 """
 
 # %%

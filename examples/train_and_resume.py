@@ -2,10 +2,11 @@
 The same classifier, in a run that survives a kill
 ==================================================
 
-``gradstab.training.train`` takes what ``fit`` takes and runs many steps per call on the device.
-With ``run_dir`` it keeps the best and the last model and the run record. A run that is killed at
-any moment and started again with ``resume=True`` ends where the undisturbed one ends, bit for bit
-on the CPU. Here that is tried: one run in peace, one that breaks off in its third epoch.
+``gradstab.training.train`` takes the arguments of ``fit`` and runs many steps per call on the
+device. With ``run_dir`` it keeps the best and the last model and the run record. A run that is
+killed at any moment and started again with ``resume=True`` ends where the undisturbed one ends, bit
+for bit on the CPU. This script compares an undisturbed run with one that breaks off in its third
+epoch.
 """
 
 # %%

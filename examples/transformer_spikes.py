@@ -3,9 +3,9 @@ A transformer that warms up, and what a bad batch does to Adam
 ==============================================================
 
 A small decoder learns to sort: it reads eight digits and writes them in order. Two things break
-such runs. Adam's first steps are too long, since its moments rest on few gradients: a warm-up
-cures that. And a bad batch, long after: Adam divides by a mean of squared gradients that
-remembers it for a thousand steps, so that the run hardly moves. ``stabilize`` cures that.
+such runs. Adam's first steps are too long, since its moments are estimated from few gradients: a
+warm-up fixes that. Later, a single bad batch enters Adam's mean of squared gradients, which
+remembers it for a thousand steps, so that the run hardly moves: ``stabilize`` fixes that.
 """
 
 # %%

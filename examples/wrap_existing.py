@@ -1,10 +1,10 @@
 """
-Three lines for a script that you have
-======================================
+Three lines for an existing script
+==================================
 
-Below is a script as there are many: plain Keras on scikit-learn's digits. One training image is
-broken, its pixels are NaN. The first batch that holds it ruins the weights, and no later batch
-mends that. Three lines, marked below, and that one batch of each epoch is skipped whole.
+This is a plain Keras script on scikit-learn's digits. One training image is broken: its pixels are
+NaN. The first batch with this image ruins the weights for good. With three more lines, marked
+below, that batch is skipped in each epoch.
 """
 
 # %%

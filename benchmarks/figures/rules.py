@@ -18,6 +18,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rule_runs import TWINS
+from rule_structures import STRUCTURES
 
 import gradstab
 
@@ -41,13 +42,14 @@ STYLE = {
 
 
 def trained(run):
-    """Train one run, and return its record and its model."""
+    """Train one run, and return its record (`None` of a frozen model), its model and its inputs."""
     keras.utils.set_random_seed(0)
     model, x, y, fit = run()
     with tempfile.TemporaryDirectory() as folder:
         monitor = gradstab.callbacks.GradientMonitor(folder, every_n_steps=5, activations=True)
         model.fit(x, y, verbose=0, callbacks=[monitor], **fit)
-        return gradstab.monitoring.read_record(folder), model, x
+        has_record = (Path(folder) / "record.jsonl").exists()
+        return gradstab.monitoring.read_record(folder) if has_record else None, model, x
 
 
 def draw(code, twin):
@@ -59,7 +61,7 @@ def draw(code, twin):
         (twin.healthy, HEALTHY, twin.names[1]),
     ):
         if twin.kind == "epochs":
-            by_epochs(axes, trained(run)[0], twin, color, name)
+            by_epochs(axes, trained(run)[1].history, twin, color, name)
         elif twin.kind == "layers":
             by_layers(axes, trained(run)[0], twin, color, name)
         else:
@@ -74,10 +76,10 @@ def draw(code, twin):
     print(f"{path.relative_to(IMAGES.parents[2])}: {len(svg) / 1000:.0f} kB")
 
 
-def by_epochs(axes, record, twin, color, name):
+def by_epochs(axes, history, twin, color, name):
     """Draw a quantity of the logs over the epochs; where it is NaN, a cross at the bottom."""
-    numbers = [epoch.number for epoch in record.epochs]
-    values = np.array([epoch.logs.get(twin.quantity, np.nan) for epoch in record.epochs])
+    values = np.array(history.history[twin.quantity])
+    numbers = range(1, len(values) + 1)
     above = 3 if color == SICK else 2
     axes.plot(numbers, values, color=color, label=name, marker="o", markersize=4, zorder=above)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -87,7 +89,7 @@ def by_epochs(axes, record, twin, color, name):
     axes.set_xlabel("epoch")
     if twin.log:
         axes.set_yscale("log")
-    elif twin.quantity == "accuracy":
+    elif twin.quantity.endswith("accuracy"):
         axes.set_ylim(0, 1)
 
 
@@ -115,10 +117,11 @@ def histogram(axes, result, twin, color, name):
 
 
 def main():
-    chosen = sys.argv[1:] or list(TWINS)
+    twins = TWINS | STRUCTURES
+    chosen = sys.argv[1:] or list(twins)
     with rc_context(STYLE):
         for code in chosen:
-            draw(code, TWINS[code])
+            draw(code, twins[code])
 
 
 if __name__ == "__main__":

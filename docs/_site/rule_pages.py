@@ -29,8 +29,8 @@ def counted(code: str, results: list[dict[str, Any]]) -> str:
     )
     return (
         f"{told}. False alarms on {len(healthy)} healthy models: {len(alarms)}"
-        f" (as a mere note, `info`, on {len(notes) - len(alarms)}). The rules were made with these"
-        " models at hand: [how it is measured](../diagnosis.md#how-it-is-measured)."
+        f" (reported as `info` on {len(notes) - len(alarms)}). The rules were developed with these"
+        " models: [how it is measured](../diagnosis.md#how-it-is-measured)."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gradstab.cli.console import (
     InputError,
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         quiet_tensorflow()
         from gradstab.cli.diagnose import load_arrays
         from gradstab.cli.evaluate import load_model
+        from gradstab.diagnosis.page import page
         from gradstab.repairs import repair
 
         model = load_model(arguments.model)
@@ -64,16 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     say(str(repaired))
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_whole(arguments.output / "repair.txt", f"{repaired}\n")
-    write_whole(arguments.output / "repair.html", _page(repaired))
+    write_whole(arguments.output / "repair.html", page("Repair", repaired.to_html()))
     repaired.model.save(arguments.output / "model.keras")
     say(arguments.output)
     return int(repaired.verdict == "not repairable")
-
-
-def _page(repaired: Any) -> str:
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Repair</title>'
-        "<style>body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
-        "td,th{padding:.2em 1em .2em 0;text-align:left}pre{overflow-x:auto}</style>"
-        f"<body>{repaired.to_html()}</body></html>\n"
-    )

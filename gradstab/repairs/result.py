@@ -7,6 +7,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from gradstab.diagnosis.page import block, with_code
 from gradstab.repairs.draft import Draft
 from gradstab.repairs.prescriptions.base import Change
 from gradstab.repairs.search import Evidence
@@ -108,15 +109,15 @@ class Repair:
             for action in self.actions
         )
         table = (
-            "<table><tr><th>change</th><th>before</th><th>after</th><th>undone</th></tr>"
-            f"{rows}</table>"
+            "<div class='scroll'><table><tr><th>change</th><th>before</th><th>after</th>"
+            f"<th>undone</th></tr>{rows}</table></div>"
             if rows
             else ""
         )
         diff = f"<pre>{html.escape(self.diff())}</pre>" if self.actions else ""
-        return (
-            f"<section><h2>Repair: {html.escape(self.verdict)}</h2>"
-            f"<p>{html.escape(self.reason)}</p>{table}{diff}</section>"
+        return block(
+            f"<h2>Repair: {html.escape(self.verdict)}</h2>"
+            f"<p>{with_code(self.reason)}</p>{table}{diff}"
         )
 
 

@@ -71,14 +71,17 @@ def train(
     With `run_dir`, a killed run can be started again with the same arguments and `resume=True`. It
     continues after its last completed epoch. After SIGTERM, which schedulers send before they kill,
     the run ends its step, saves, exits with 143, and continues after that step. On the CPU both
-    end, bit for bit, where they would have ended without the kill. This requires: - The order of
-    the data is a function of the epoch. That holds for arrays (by `seed`), for a `PyDataset` that
-    does not reorder its batches itself, and for a pipeline with a `for_epoch` attribute, such as
-    those of `gradstab.data.load`. For others it is up to the caller. - Random layers draw from seed
-    generators of their own, as Keras' do. - Callbacks have no state but the saved one: the whole
-    state of `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`, and attributes named in
-    `kept_attributes`. A learning rate that was cut stays cut, and changed coefficients of penalties
-    and of gradstab's regularizers stay changed.
+    end, bit for bit, where they would have ended without the kill. This requires:
+
+    - The order of the data is a function of the epoch. That holds for arrays (by `seed`), for a
+      `PyDataset` that does not reorder its batches itself, and for a pipeline with a `for_epoch`
+      attribute, such as those of `gradstab.data.load`. For others it is up to the caller.
+    - Random layers draw from seed generators of their own, as Keras' do.
+    - Callbacks have no state but the saved one: the whole state of `EarlyStopping`,
+      `ReduceLROnPlateau` and `ModelCheckpoint`, and attributes named in `kept_attributes`.
+
+    A learning rate that was cut stays cut, and changed coefficients of penalties and of gradstab's
+    regularizers stay changed.
 
     Under a `tf.distribute` strategy each step splits its batch of `batch_size` over the replicas
     and weights their losses by their numbers of examples, so that the update is that of one
