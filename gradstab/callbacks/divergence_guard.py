@@ -16,11 +16,12 @@ from gradstab.callbacks.listeners import tell_listeners
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.optimizers.model.binding import is_built
 from gradstab.optimizers.watching.find import bind, loss_of_no_step, trains_the_whole
+from gradstab.recovery.action import Action
 from gradstab.recovery.bad_batches import BadBatch, BadBatches, FailedSteps, Find
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.judge import Judge, value_of_logs
-from gradstab.recovery.recovering import Action, Recovery
+from gradstab.recovery.recovering import Recovery
 from gradstab.recovery.termination import Termination, code_that_runs_callbacks
 
 
@@ -106,6 +107,8 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
+        if self._recovery is not None:
+            self._recovery.end(self._steps)  # The last run ended by an exception.
         self.verdict, self.code, self.actions, self.bad_batches = None, None, [], []
         self._loss, self._steps, self._unseen = math.nan, 0, 0
         bind(self.model)
@@ -118,8 +121,6 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._best = BestState(self._judge, self.monitor)
         if is_built(self.model):
             self._best.begin()
-        if self._recovery is not None:
-            self._recovery.end()  # The last run ended by an exception.
         self._recovery = self._new_recovery(self._judge, self._best)
         if count_workers(self.model.distribute_strategy) == 1:
             self._termination.hold(code_that_runs_callbacks(), self.model)
@@ -213,7 +214,7 @@ class DivergenceGuard(keras.callbacks.Callback):
                 self._act_on(cause)
         finally:
             if recovery is not None:
-                recovery.end()
+                recovery.end(self._steps)
             judge.bad_steps.leave()
             self._judge = self._best = self._recovery = self._bad = None
             closing, self._closing = self._closing, None

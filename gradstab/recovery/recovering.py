@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,11 +9,13 @@ import numpy as np
 
 from gradstab._replicas import count_workers
 from gradstab.optimizers.watching.find import bind, optimizers_of
+from gradstab.recovery.action import Action
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.escalation import Escalation
 from gradstab.recovery.judge import Judge
 from gradstab.recovery.loss_watch import LossWatch, fell_out_of_the_blue
+from gradstab.recovery.masking import Masking
 from gradstab.recovery.rate import RateCut
 from gradstab.recovery.retrace import trace_anew
 from gradstab.recovery.snapshots import Ring, Snapshot, State
@@ -29,24 +30,6 @@ _WARM_UP: Final = 0.1
 _VERIFIED: Final = 2
 # Causes that no earlier state mends: data or loss are at fault, or nothing was ever learned.
 _BEYOND_HELP: Final = frozenset({"skips", "below_zero", "nothing_applied", "zero_gradient"})
-
-
-@dataclasses.dataclass(frozen=True)
-class Action:
-    """Something that was done to a run.
-
-    Attributes:
-        name: `"rollback"`, `"rate_cut"`, `"rate_raised"`, or `"recovered"`, which is the check
-            afterwards.
-        step: Steps of this run until then, dropped ones counted.
-        kind: What kind of trouble it was.
-        message: In words.
-    """
-
-    name: str
-    step: int
-    kind: str
-    message: str
 
 
 class Recovery:
@@ -93,6 +76,7 @@ class Recovery:
         is_plain = not judge.watched and model.optimizer is not None
         self._noted = StepLosses(model) if is_plain else None
         self._veto = Veto(model) if is_plain else None
+        self._masking = Masking(model)
         self._escalation = Escalation(max_rollbacks)
         self._losses = LossWatch()
         self._ring = Ring()
@@ -127,8 +111,12 @@ class Recovery:
         """What the learning rate is multiplied by now."""
         return self._rate.factor
 
-    def end(self) -> None:
-        """Take back what cuts the rate, and let go of all copies."""
+    def end(self, step: int) -> None:
+        """Take back what cuts the rate and masks examples, and let go of all copies."""
+        told = self._masking.total()
+        if told is not None:
+            self._tell(Action("masked", step, "bad_data", told))
+        self._masking.uninstall()
         if self._noted is not None:
             self._noted.detach()
         if self._veto is not None:
@@ -173,6 +161,9 @@ class Recovery:
         if step > self._looked_at:
             self.dropped_all = False
         if is_whole:
+            told = self._masking.see(step - self._looked_at, self._skipped)
+            if told is not None:
+                self._tell(Action("masked", step, "bad_data", told))
             few_skipped = self._skipped < 0.5 * (step - self._looked_at)
             self.is_calm = self._losses.is_calm and few_skipped
             if self.is_calm:
