@@ -56,6 +56,11 @@ class Cause:
         """Code of the rule of `gradstab.diagnose` that it falls under; docs/rules/ has its page."""
         return _RULES.get(self.kind, "nonfinite-gradients")
 
+    def verdict(self, restored: str) -> str:
+        """Return why a run was stopped, and what was put back, in words."""
+        page = f"docs/rules/{self.code}.md"
+        return f"Training has diverged. {self} {restored} Rule: {self.code} ({page})."
+
     def __str__(self) -> str:
         return self.text
 

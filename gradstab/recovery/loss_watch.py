@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -116,6 +116,16 @@ class LossWatch:
     def forget(self) -> None:
         """Forget the latest losses: their steps were taken back."""
         self._latest, self._was_up = [], None
+
+    def state(self) -> list[Any]:
+        """Return what a resumed run goes on with."""
+        known = [self._first, self._best, self._highest, self._spread, self._was_up]
+        return [*known, self._start, self._latest]
+
+    def resume(self, state: list[Any]) -> None:
+        """Go on with what `state` returned."""
+        self._first, self._best, self._highest, self._spread, self._was_up = state[:5]
+        self._start, self._latest = state[5:7]
 
     def _limit(self) -> float:
         """Return what the lower quarter of the latest losses must not be above."""

@@ -105,6 +105,17 @@ class Masking:
         examples, batches = self._counts.numpy().tolist()
         return examples, batches
 
+    def state(self) -> list[Any]:
+        """Return what a resumed run goes on with."""
+        return [self._is_tried, self._is_in_place, self._many_before, *self.counts()]
+
+    def resume(self, state: list[Any]) -> None:
+        """Go on with what `state` returned."""
+        self._is_tried, is_in_place, self._many_before, *counts = state
+        self._counts.assign(np.array(counts, "int64"))
+        if is_in_place and not self._is_in_place and self._can_install:
+            self._install()
+
     def _masked(self, data: Any) -> Any:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         leaves = [leaf for leaf in keras.tree.flatten((x, y, weight)) if leaf is not None]
