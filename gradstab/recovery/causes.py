@@ -22,6 +22,7 @@ _RULES: Final = {
     "explosion": "exploding-gradients",
     "spoiled_statistics": "loss-spikes",
     "rate_too_high": "learning-rate-too-high",
+    "held_by_limits": "learning-rate-too-high",
     "never_learned": "collapsed-output",
     "forgotten": "collapsed-output",
     "below_zero": "loss-mismatch",

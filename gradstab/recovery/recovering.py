@@ -173,11 +173,13 @@ class Recovery:
         values, norms = self._state.read()
         # The end of an epoch may come soon after a look: then the state alone is judged.
         is_whole = step - self.window.begun >= self._every_n_steps // 2
-        of_losses = self._losses.see(self.window.losses) if is_whole else None
+        told_by_steps = None
+        if is_whole:
+            told_by_steps = self._losses.see(self.window.losses) or self.window.held(step)
         has_learned = self._losses.has_learned(self.window.losses)
         trouble = (
             self._watch.see(norms, loss_is_up=self._losses.is_up, has_learned=has_learned)
-            or of_losses
+            or told_by_steps
         )
         if trouble is not None:
             return self._go_back(trouble, step, epoch)
@@ -195,7 +197,7 @@ class Recovery:
             if told is not None:
                 self._tell(Action("masked", step, "bad_data", told))
             few_skipped = self.window.skipped < 0.5 * (step - self.window.begun)
-            self.is_calm = self._losses.is_calm and few_skipped
+            self.is_calm = few_skipped and self._losses.is_calm and not self.window.is_held(step)
             if self.is_calm:
                 self._losses.keep()
                 self._watch.keep(norms)
