@@ -21,6 +21,7 @@ _RULES: Final = {
     "bad_data": "nonfinite-data",
     "explosion": "exploding-gradients",
     "spoiled_statistics": "loss-spikes",
+    "spike_stays": "loss-spikes",
     "rate_too_high": "learning-rate-too-high",
     "held_by_limits": "learning-rate-too-high",
     "never_learned": "collapsed-output",
