@@ -17,11 +17,12 @@ from gradstab.callbacks.listeners import tell_listeners
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.optimizers.model.binding import is_built
 from gradstab.optimizers.watching.find import bind, loss_of_no_step, trains_the_whole
-from gradstab.recovery.bad_batches import BadBatch, BadBatches, FailedSteps, Find
+from gradstab.recovery.action import Action
+from gradstab.recovery.bad_batches import BadBatch, Find
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.judge import Judge, value_of_logs
-from gradstab.recovery.recovering import Action, Recovery
+from gradstab.recovery.recovering import Recovery
 from gradstab.recovery.termination import Termination, code_that_runs_callbacks
 
 
@@ -69,8 +70,10 @@ class DivergenceGuard(keras.callbacks.Callback):
     ```
     """
 
-    # `training.train` asks: this callback need not be called after every single step.
+    # `training.train` asks: this callback need not be called after every single step, and goes on
+    # with what it knew where a run is resumed.
     needs_every_batch = False
+    kept_attributes = ("progress",)
 
     def __init__(
         self,
@@ -98,15 +101,26 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._judge: Judge | None = None
         self._best: BestState | None = None
         self._recovery: Recovery | None = None
-        self._bad: BadBatches | None = None
         self._losses: list[float] = []
         self._steps, self._unseen, self._last_batch, self._epoch = 0, 0, -1, 0
         self._is_open = False
         self._closing: Closing | None = None
         self._termination = Termination()
 
+    @property
+    def progress(self) -> str | None:
+        """What `"recover"` knows of the run that lasts, for a checkpoint of `training.train`."""
+        return None if self._recovery is None else self._recovery.kept(self._steps, self.actions)
+
+    @progress.setter
+    def progress(self, kept: str | None) -> None:
+        if self._recovery is not None and kept is not None:
+            self._steps, self.actions = self._recovery.resume(kept)
+
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
+        if self._recovery is not None:
+            self._recovery.end(self._steps)  # The last run ended by an exception.
         self.verdict, self.code, self.actions, self.bad_batches = None, None, [], []
         self._losses, self._steps, self._unseen = [], 0, 0
         bind(self.model)
@@ -119,8 +133,6 @@ class DivergenceGuard(keras.callbacks.Callback):
         self._best = BestState(self._judge, self.monitor)
         if is_built(self.model):
             self._best.begin()
-        if self._recovery is not None:
-            self._recovery.end()  # The last run ended by an exception.
         self._recovery = self._new_recovery(self._judge, self._best)
         if count_workers(self.model.distribute_strategy) == 1:
             self._termination.hold(code_that_runs_callbacks(), self.model)
@@ -132,19 +144,17 @@ class DivergenceGuard(keras.callbacks.Callback):
         if self._judge is not None:
             self._judge.begin_epoch()
         if self._recovery is not None:
-            self._recovery.begin_epoch(epoch)
-        if self._bad is not None:
-            self._bad.begin_epoch(epoch)
+            self._recovery.begin_epoch(epoch, self._steps)
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Look at a batch of which a step failed before."""
-        if self._bad is not None:
-            self._bad.before(batch)
+        if self._recovery is not None:
+            self._recovery.bad_batches.before(batch)
 
     def see_batches(self, find: Find) -> None:
         """Take what shows a batch by epoch and number; `training.train` gives it."""
-        if self._bad is not None:
-            self._bad.find_by(find)
+        if self._recovery is not None:
+            self._recovery.bad_batches.find_by(find)
 
     def see_examples(self, batch: Any) -> None:
         """Take some examples to look at the model with; `training.train` shows them."""
@@ -216,9 +226,9 @@ class DivergenceGuard(keras.callbacks.Callback):
                 warn_of_bad_end(judge, self._losses, self._steps)
         finally:
             if recovery is not None:
-                recovery.end()
+                recovery.end(self._steps)
             judge.bad_steps.leave()
-            self._judge = self._best = self._recovery = self._bad = None
+            self._judge = self._best = self._recovery = None
             closing, self._closing = self._closing, None
             if closing is not None:
                 closing.leave(self.params)
@@ -228,12 +238,9 @@ class DivergenceGuard(keras.callbacks.Callback):
     def _new_recovery(self, judge: Judge, best: BestState) -> Recovery | None:
         if self.on_divergence != "recover":
             return None
-        recovery = Recovery(
-            self.model, judge, best, self.max_rollbacks, self.snapshot_every_n_steps, self._note
-        )
+        budgets = self.max_rollbacks, self.snapshot_every_n_steps
+        recovery = Recovery(self.model, judge, best, *budgets, self._note, self._note_bad_batch)
         recovery.begin()
-        steps = FailedSteps(judge.watched[0].optimizer if judge.watched else None, recovery.noted)
-        self._bad = BadBatches(self.model, steps, self._note_bad_batch)
         return recovery
 
     def _leave(self, batch: int) -> None:
@@ -260,8 +267,6 @@ class DivergenceGuard(keras.callbacks.Callback):
             epochs = (self.params or {}).get("epochs")
             is_last = not self._is_open and epochs is not None and self._epoch + 1 >= epochs
             cause = self._recovery.look(self._steps, self._epoch, is_last=is_last)
-            if self._bad is not None and self._recovery.has_failed:
-                self._bad.look()
             self._act_on(cause)
 
     def _note_bad_batch(self, found: BadBatch) -> None:
@@ -283,10 +288,7 @@ class DivergenceGuard(keras.callbacks.Callback):
             return
         cause = cause.because_of(self.bad_batches)
         self.code = cause.code
-        self.verdict = (
-            f"Training has diverged. {cause} {best.restore(cause)} "
-            f"Rule: {cause.code} (docs/rules/{cause.code}.md)."
-        )
+        self.verdict = cause.verdict(best.restore(cause))
         for each in judge.watched:
             each.optimizer.telemetry.acknowledge()
         if self.on_divergence == "recover":

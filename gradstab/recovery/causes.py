@@ -21,7 +21,9 @@ _RULES: Final = {
     "bad_data": "nonfinite-data",
     "explosion": "exploding-gradients",
     "spoiled_statistics": "loss-spikes",
+    "spike_stays": "loss-spikes",
     "rate_too_high": "learning-rate-too-high",
+    "held_by_limits": "learning-rate-too-high",
     "never_learned": "collapsed-output",
     "forgotten": "collapsed-output",
     "below_zero": "loss-mismatch",
@@ -55,6 +57,11 @@ class Cause:
     def code(self) -> str:
         """Code of the rule of `gradstab.diagnose` that it falls under; docs/rules/ has its page."""
         return _RULES.get(self.kind, "nonfinite-gradients")
+
+    def verdict(self, restored: str) -> str:
+        """Return why a run was stopped, and what was put back, in words."""
+        page = f"docs/rules/{self.code}.md"
+        return f"Training has diverged. {self} {restored} Rule: {self.code} ({page})."
 
     def __str__(self) -> str:
         return self.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import Any, Final
 
 from gradstab.recovery.troubles import Trouble
 
@@ -85,3 +85,13 @@ class Escalation:
             return None
         self._level -= 1
         return self.factor
+
+    def state(self) -> list[Any]:
+        """Return what a resumed run goes on with."""
+        return [self._level, self._lowest_level, self._is_on_trial, self.relapses, self._last]
+
+    def resume(self, state: list[Any]) -> None:
+        """Go on with what `state` returned."""
+        level, lowest, self._is_on_trial, self.relapses, self._last = state
+        highest = len(LEVELS) - 1
+        self._level, self._lowest_level = min(max(level, 0), highest), min(max(lowest, 0), highest)

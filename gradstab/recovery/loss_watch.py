@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -31,6 +31,10 @@ _LEARNED: Final = 0.3
 _DEVIATIONS: Final = 6.0
 # The part of the first loss that no loss has to be below, for nothing to be learned.
 _LEARNED_NOTHING: Final = 0.95
+# A loss so many times the highest calm one is a spike, which no healthy step makes.
+_SPIKE: Final = 10.0
+# Calm looks whose highest losses those after a spike are compared with.
+_RECENT: Final = 3
 # Losses before one that is not finite that have to be there, and how much the last may have risen.
 _BEFORE: Final = 3
 
@@ -46,6 +50,9 @@ class LossWatch:
         self._spread = 0.0
         self._latest: list[float] = []
         self._was_up: float | None = None
+        self._recent: list[float] = []
+        self._spike: float | None = None
+        self._after_spike: list[float] = []
 
     def has_learned(self, losses: Sequence[float]) -> bool:
         """Whether the latest losses are below the first, and none of them was far above it."""
@@ -66,8 +73,8 @@ class LossWatch:
     @property
     def is_calm(self) -> bool:
         """Whether they are as they were, the last few too: no spike has just begun."""
-        if len(self._latest) < _FEWEST:
-            return not self.is_up
+        if self._spike is not None or len(self._latest) < _FEWEST:
+            return self._spike is None and not self.is_up
         return not self.is_up and float(np.median(self._latest[-_LAST:])) <= self._limit()
 
     def see(self, losses: Sequence[float]) -> Trouble | None:
@@ -80,6 +87,9 @@ class LossWatch:
             self._start = new[:_FEWEST]
             # With a rate too high they explode within these few.
             self._highest = min(max(self._start), _EXPLODED * abs(new[0]) + 1.0)
+        trouble = self._after_a_spike(new)
+        if trouble is not None:
+            return trouble
         low, middle = np.quantile(self._latest, [0.25, 0.5]).tolist()
         limit = self._limit()
         if low <= limit:
@@ -101,7 +111,9 @@ class LossWatch:
         if len(self._latest) < _FEWEST:
             return
         middle = float(np.median(self._latest))
-        self._highest = max(self._highest, float(np.quantile(self._latest, 0.95)))
+        high = float(np.quantile(self._latest, 0.95))
+        self._highest = max(self._highest, high)
+        self._recent = [*self._recent, high][-_RECENT:]
         if middle < self._best:
             self._best = middle
             self._spread = float(np.median(np.abs(np.array(self._latest) - middle)))
@@ -116,6 +128,41 @@ class LossWatch:
     def forget(self) -> None:
         """Forget the latest losses: their steps were taken back."""
         self._latest, self._was_up = [], None
+        self._spike, self._after_spike = None, []
+
+    def state(self) -> list[Any]:
+        """Return what a resumed run goes on with."""
+        known = [self._first, self._best, self._highest, self._spread, self._was_up]
+        lists = [self._start, self._latest, self._recent, self._after_spike]
+        return [*known, self._spike, *lists]
+
+    def resume(self, state: list[Any]) -> None:
+        """Go on with what `state` returned."""
+        self._first, self._best, self._highest, self._spread, self._was_up, self._spike = state[:6]
+        self._start, self._latest, self._recent, self._after_spike = state[6:]
+
+    def _after_a_spike(self, losses: Sequence[float]) -> Trouble | None:
+        """Tell that the losses after one far above all stay above those of the last calm looks.
+
+        By themselves they may come down to where the run was long ago, and learn that once more.
+        """
+        for loss in losses:
+            if loss > self._highest + (_SPIKE - 1) * abs(self._highest):
+                self._spike, self._after_spike = loss, []
+            elif self._spike is not None:
+                self._after_spike.append(loss)
+        if self._spike is None or len(self._after_spike) < _FEWEST:
+            return None
+        spike, middle = self._spike, float(np.median(self._after_spike))
+        self._spike, self._after_spike = None, []
+        recent = max(self._recent, default=math.inf)
+        if middle <= recent + (_ABOVE - 1) * abs(recent):
+            return None
+        return Trouble(
+            "spike_stays",
+            f"A loss of {spike:.3g} was followed by losses of {middle:.3g}, where {recent:.3g} was "
+            "the highest of the last calm ones.",
+        )
 
     def _limit(self) -> float:
         """Return what the lower quarter of the latest losses must not be above."""

@@ -73,6 +73,20 @@ class RateCut:
         ]
         return self.set(factor, lower)
 
+    def resume(self, factor: float) -> bool:
+        """Take rates that are numbers for cut already; return whether to trace steps anew.
+
+        Args:
+            factor: What they were multiplied by when the run was left; schedules are whole again.
+        """
+        retrace = False
+        for part in self._parts:
+            part.last = part.read()
+            if part.is_scheduled:
+                retrace |= part.multiply(factor)
+        self.factor = factor
+        return retrace
+
     def keep(self) -> None:
         """Cut a rate that somebody raised meanwhile: who raises it means the whole rate."""
         if self.factor == 1.0:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
-
-import numpy as np
 
 from gradstab._replicas import count_workers
 from gradstab.optimizers.watching.find import bind, optimizers_of
+from gradstab.recovery.action import Action
+from gradstab.recovery.bad_batches import BadBatch, BadBatches, FailedSteps
 from gradstab.recovery.best import BestState
 from gradstab.recovery.causes import Cause
 from gradstab.recovery.escalation import Escalation
 from gradstab.recovery.judge import Judge
+from gradstab.recovery.kept import Kept, Part
 from gradstab.recovery.loss_watch import LossWatch, fell_out_of_the_blue
+from gradstab.recovery.masking import Masking
 from gradstab.recovery.rate import RateCut
 from gradstab.recovery.retrace import trace_anew
 from gradstab.recovery.snapshots import Ring, Snapshot, State
 from gradstab.recovery.step_losses import StepLosses
 from gradstab.recovery.troubles import LOST_AT_THE_END, StateWatch, Trouble
 from gradstab.recovery.veto import Veto
+from gradstab.recovery.window import Window
 from gradstab.recovery.words import of_giving_up, of_rollback
 
 # What a cut rate is multiplied by until the next look: the warm-up.
@@ -29,24 +31,6 @@ _WARM_UP: Final = 0.1
 _VERIFIED: Final = 2
 # Causes that no earlier state mends: data or loss are at fault, or nothing was ever learned.
 _BEYOND_HELP: Final = frozenset({"skips", "below_zero", "nothing_applied", "zero_gradient"})
-
-
-@dataclasses.dataclass(frozen=True)
-class Action:
-    """Something that was done to a run.
-
-    Attributes:
-        name: `"rollback"`, `"rate_cut"`, `"rate_raised"`, or `"recovered"`, which is the check
-            afterwards.
-        step: Steps of this run until then, dropped ones counted.
-        kind: What kind of trouble it was.
-        message: In words.
-    """
-
-    name: str
-    step: int
-    kind: str
-    message: str
 
 
 class Recovery:
@@ -59,10 +43,12 @@ class Recovery:
         max_rollbacks: As `Escalation` takes it.
         every_n_steps: Steps between two snapshots.
         tell: Called with every action.
+        tell_bad_batch: Called with every batch that is found to make its step fail.
 
     Attributes:
+        window: The steps since the last look.
+        bad_batches: Looks for what is not finite in the batches of failed steps.
         is_calm: Whether the latest look found nothing, not even for a moment.
-        has_failed: Whether any step was skipped, or had a loss that is not finite.
         dropped_all: Whether all steps of this epoch, up to now, were taken back.
     """
 
@@ -74,6 +60,7 @@ class Recovery:
         max_rollbacks: int,
         every_n_steps: int,
         tell: Callable[[Action], None],
+        tell_bad_batch: Callable[[BadBatch], None],
     ) -> None:
         workers = count_workers(model.distribute_strategy)
         if workers > 1:
@@ -93,17 +80,21 @@ class Recovery:
         is_plain = not judge.watched and model.optimizer is not None
         self._noted = StepLosses(model) if is_plain else None
         self._veto = Veto(model) if is_plain else None
+        self.window = Window(judge, self._noted, self._veto)
+        ours = judge.watched[0].optimizer if judge.watched else None
+        self.bad_batches = BadBatches(model, FailedSteps(ours, self._noted), tell_bad_batch)
+        self._masking = Masking(model)
         self._escalation = Escalation(max_rollbacks)
         self._losses = LossWatch()
+        parts: dict[str, Part] = {"window": self.window, "masking": self._masking}
+        parts |= {"escalation": self._escalation, "losses": self._losses}
+        self._kept = Kept(parts | ({} if self._veto is None else {"veto": self._veto}))
         self._ring = Ring()
         self._state: State | None = None
         self._watch: StateWatch | None = None
-        self._unverified: tuple[Trouble, int] | None = None
-        self._is_warming_up = False
-        self._looked_at = 0
-        self._waiting: list[float] = []
-        self._skipped = self._skipped_before = 0
-        self.is_calm, self.has_failed = True, False
+        self._unverified: tuple[str, int] | None = None
+        self._is_warming_up = self._was_calm = False
+        self.is_calm = True
         self.dropped_all = False
 
     def begin(self) -> None:
@@ -111,30 +102,51 @@ class Recovery:
         if self._noted is not None:
             self._noted.attach()
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, step: int) -> None:
         """Keep the state in which training begins, once all callbacks have begun."""
         self.dropped_all = False
         if self._state is None and self._model.built:
-            self._start(epoch, 0)
-
-    @property
-    def noted(self) -> StepLosses | None:
-        """The losses of the steps, where the optimizer is not gradstab's."""
-        return self._noted
+            self._start(epoch, step)
+        self.bad_batches.begin_epoch(epoch)
 
     @property
     def factor(self) -> float:
         """What the learning rate is multiplied by now."""
         return self._rate.factor
 
-    def end(self) -> None:
-        """Take back what cuts the rate, and let go of all copies."""
+    def end(self, step: int) -> None:
+        """Take back what cuts the rate and masks examples, and let go of all copies."""
+        told = self._masking.total()
+        if told is not None:
+            self._tell(Action("masked", step, "bad_data", told))
+        self._masking.uninstall()
         if self._noted is not None:
             self._noted.detach()
         if self._veto is not None:
             self._veto.uninstall()
         self._rate.release()
         self._ring = Ring()
+
+    def kept(self, step: int, actions: Sequence[Action]) -> str:
+        """Return what a resumed run goes on with: all but the copies of states."""
+        was_calm = self._was_calm or self._ring.get(0) is not None
+        looks = -1 if self._unverified is None else self._unverified[1]
+        run = [step, self._rate.factor, self._is_warming_up, was_calm, looks]
+        return self._kept.text(run, actions)
+
+    def resume(self, text: str) -> tuple[int, list[Action]]:
+        """Go on with what `kept` returned; return the steps and the actions until then.
+
+        Raises:
+            ValueError: If the text is no such thing.
+        """
+        run, actions = self._kept.resume(text, [0, 1.0, False, False, 0])
+        self._is_warming_up, self._was_calm = bool(run[2]), bool(run[3])
+        kinds = [action.kind for action in actions if action.name == "rollback"]
+        self._unverified = (kinds[-1], int(run[4])) if kinds and run[4] >= 0 else None
+        if self._rate.resume(run[1]):
+            trace_anew(self._model)
+        return int(run[0]), actions
 
     def look(self, step: int, epoch: int, *, is_last: bool = False) -> Cause | None:
         """Look at the latest steps, and act; return why training has to stop, or `None`.
@@ -145,7 +157,13 @@ class Recovery:
             is_last: Whether no step follows.
         """
         cause = self._judge.after_steps()
-        self._take_in_steps()
+        self.window.take_in()
+        found = self._judged(cause, step, epoch, is_last)
+        if self.window.has_failed:
+            self.bad_batches.look()
+        return found
+
+    def _judged(self, cause: Cause | None, step: int, epoch: int, is_last: bool) -> Cause | None:
         if self._state is None or self._watch is None:
             if self._model.built:
                 self._start(epoch, step)
@@ -154,12 +172,14 @@ class Recovery:
             self._state = State(self._model, self._optimizers)
         values, norms = self._state.read()
         # The end of an epoch may come soon after a look: then the state alone is judged.
-        is_whole = step - self._looked_at >= self._every_n_steps // 2
-        of_losses = self._losses.see(self._waiting) if is_whole else None
-        has_learned = self._losses.has_learned(self._waiting)
+        is_whole = step - self.window.begun >= self._every_n_steps // 2
+        told_by_steps = None
+        if is_whole:
+            told_by_steps = self._losses.see(self.window.losses) or self.window.held(step)
+        has_learned = self._losses.has_learned(self.window.losses)
         trouble = (
             self._watch.see(norms, loss_is_up=self._losses.is_up, has_learned=has_learned)
-            or of_losses
+            or told_by_steps
         )
         if trouble is not None:
             return self._go_back(trouble, step, epoch)
@@ -170,17 +190,20 @@ class Recovery:
             return Cause(told, is_applied=False, kind="skips")
         if is_last and self._losses.is_up and self._judge.look_is_lost():
             return self._go_back(LOST_AT_THE_END, step, epoch, is_last=True)
-        if step > self._looked_at:
+        if step > self.window.begun:
             self.dropped_all = False
         if is_whole:
-            few_skipped = self._skipped < 0.5 * (step - self._looked_at)
-            self.is_calm = self._losses.is_calm and few_skipped
+            told = self._masking.see(step - self.window.begun, self.window.skipped)
+            if told is not None:
+                self._tell(Action("masked", step, "bad_data", told))
+            few_skipped = self.window.skipped < 0.5 * (step - self.window.begun)
+            self.is_calm = few_skipped and self._losses.is_calm and not self.window.is_held(step)
             if self.is_calm:
                 self._losses.keep()
                 self._watch.keep(norms)
                 self._ring.add(Snapshot(step, epoch, values, self._rate.factor))
                 self._after_calm(step)
-            self._begin_window(step)
+            self.window.begin(step)
         return None
 
     def on_cause(
@@ -200,38 +223,17 @@ class Recovery:
         if self._watch.is_finite(norms):
             self._ring.begin(Snapshot(step, epoch, values))
 
-    def _take_in_steps(self) -> None:
-        """Take in the losses of the latest applied steps, and how many were skipped."""
-        if self._noted is not None:
-            losses = self._noted.read()
-            self.has_failed |= not np.isfinite(losses).all()
-            self._judge.see_losses(losses)
-            self._waiting += losses.tolist()
-            self._skipped = 0 if self._veto is None else self._veto.skipped() - self._skipped_before
-            return
-        if not self._judge.watched:
-            return
-        reading = self._judge.watched[0].latest
-        self._waiting += reading.loss[~reading.skipped].tolist()
-        self._skipped += int(np.sum(reading.skipped))
-        self.has_failed |= self._skipped > 0
-
-    def _begin_window(self, step: int) -> None:
-        self._looked_at, self._waiting, self._skipped = step, [], 0
-        if self._veto is not None:
-            self._skipped_before = self._veto.skipped()
-
     def _after_calm(self, step: int) -> None:
         self._rate.keep()
         if self._is_warming_up:
             self._is_warming_up = False
             self._set_rate(self._escalation.factor)
         if self._unverified is not None:
-            trouble, looks = self._unverified
-            self._unverified = (trouble, looks + 1) if looks + 1 < _VERIFIED else None
+            kind, looks = self._unverified
+            self._unverified = (kind, looks + 1) if looks + 1 < _VERIFIED else None
             if self._unverified is None:
                 told = f"The run is calm again {self._losses.told()}."
-                self._tell(Action("recovered", step, trouble.kind, told))
+                self._tell(Action("recovered", step, kind, told))
         factor = self._escalation.on_calm(step)
         if factor is not None:
             self._set_rate(factor)
@@ -245,8 +247,8 @@ class Recovery:
     def _go_back(
         self, trouble: Trouble, step: int, epoch: int, *, is_last: bool = False
     ) -> Cause | None:
-        is_data = trouble.kind == "nonfinite_state" and fell_out_of_the_blue(self._waiting)
-        was_calm = is_data or self._ring.get(0) is not None
+        is_data = trouble.kind == "nonfinite_state" and fell_out_of_the_blue(self.window.losses)
+        was_calm = is_data or self._was_calm or self._ring.get(0) is not None
         rollback = self._escalation.on_trouble(trouble, step, was_calm=was_calm)
         if rollback is None or self._state is None:
             hint = of_giving_up(trouble, self._escalation.factor, self._max_rollbacks)
@@ -289,8 +291,8 @@ class Recovery:
                 self._watch.begin_anew(norms)
             else:
                 self._watch.begin_from(norms)
-        self._begin_window(step)
-        self._unverified = (trouble, 0)
+        self.window.begin(step)
+        self._unverified = (trouble.kind, 0)
         factor = rollback.factor if self._rate.can_cut else 1.0
         told = of_rollback(trouble, where, factor, self._escalation.relapses, self._max_rollbacks)
         self._tell(Action("rollback", step, trouble.kind, told))

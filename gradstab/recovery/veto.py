@@ -88,6 +88,16 @@ class Veto:
             vars(self._optimizer).pop("apply", None)
             self._kept = None
 
+    def state(self) -> list[Any]:
+        """Return what a resumed run goes on with."""
+        return [self._kept is not None, *self._counts.numpy().tolist()]
+
+    def resume(self, state: list[Any]) -> None:
+        """Go on with what `state` returned."""
+        self._counts.assign(np.array(state[1:], "int64"))
+        if state[0] and self.can_install:
+            self.install()
+
     def skipped(self) -> int:
         """Return how many steps were skipped so far."""
         return int(self._counts.numpy()[0])

@@ -141,6 +141,36 @@ def test_what_healthy_runs_do_is_not(pieces):
     assert told(course(*pieces)) is None
 
 
+@pytest.mark.parametrize(
+    ("spiked", "place"),
+    [
+        (lambda look: [*look[:30], 1e4, *look[31:] * 7], 5),  # Back where it was long ago.
+        (lambda look: [*look[:45], 1e4, *look[46:]], 6),  # Too late in a look to tell at once.
+        (lambda look: [*look[:30], 1e4, *look[31:] * 2], None),
+        (lambda look: [*look[:30], 15.0, *look[31:] * 7], None),  # High, and no spike.
+    ],
+)
+def test_a_spike_after_which_the_loss_stays_above_the_last_calm_ones_is_told(spiked, place):
+    looks = course(*LEARNED, (2, 0.1))
+    looks[5] = np.array(spiked(looks[5]))
+    looks[6] = looks[6] * 7 if place == 6 else looks[6]
+    assert told(looks) == (None if place is None else (place, "spike_stays"))
+
+
+def test_nothing_is_kept_while_it_is_open_what_follows_a_spike():
+    watch = LossWatch()
+    for losses in course(*LEARNED):
+        watch.see(losses)
+        watch.keep()
+    watch.see([0.1] * 45 + [1e4] + [0.1] * 4)
+    assert not watch.is_calm
+    again = LossWatch()
+    again.resume(watch.state())
+    for each in (watch, again):
+        assert each.see([0.1] * 50) is None
+        assert each.is_calm
+
+
 def test_single_bad_losses_and_those_that_are_not_finite_do_not_count():
     looks = course(*LEARNED, (6, 0.1))
     for losses in looks[3:]:

@@ -8,7 +8,7 @@ a rule by name and rank stands in (`unit_axes_by_rank`).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 import keras
 
@@ -16,6 +16,9 @@ from gradstab._layers import all_layers, children
 from gradstab._variables import variable_path
 from gradstab.optimizers.model.forward_state import changed_by_forward_pass
 from gradstab.transforms.base import VariableRole
+
+# On a model's `train_step` that is Keras' own behind what leaves bad examples out of a batch.
+MASKED: Final = "gradstab_masked_step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +97,10 @@ def is_built(model: Any) -> bool:
 
 
 def trains_by_keras_step(model: Any) -> bool:
-    """Whether nobody has overridden how a model takes a step."""
-    return type(model).train_step is keras.Model.train_step and "train_step" not in vars(model)
+    """Whether nobody has overridden how a model takes a step, but for what masks its batches."""
+    own = vars(model).get("train_step")
+    is_keras = own is None or hasattr(own, MASKED)
+    return type(model).train_step is keras.Model.train_step and is_keras
 
 
 def unbound_role(variable: Any) -> VariableRole:
