@@ -204,10 +204,8 @@ class DivergenceGuard(keras.callbacks.Callback):
             cause = self._recovery.on_cause(cause, self._steps, epoch)
         self._act_on(cause)
         is_whole = self.verdict is None and not judge.is_lost and len(self.actions) == taken_back
-        if is_whole and self._recovery is None:
-            best.see(epoch, logs)
-        elif is_whole and self._recovery is not None and self._recovery.is_calm:
-            best.see(epoch, logs, self._recovery.factor)
+        if is_whole and (self._recovery is None or self._recovery.is_calm):
+            best.see(epoch, logs, 1.0 if self._recovery is None else self._recovery.factor)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Look once more, and let go of the copy."""
