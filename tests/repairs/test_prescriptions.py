@@ -190,7 +190,8 @@ def test_residuals_go_round_the_layer_as_it_is_changed():
     changes = named("AddResiduals").write(draft)
     assert len(changes) == 5  # The first layer widens 8 inputs to 16 units.
     assert changes[0].after == (
-        'gradstab.layers.ScaledResidual(keras.layers.Dense(16, activation="relu"))'
+        'gradstab.layers.ScaledResidual(keras.layers.Dense(16, activation="relu", '
+        'kernel_initializer="he_normal"))'
     )
     made = draft.built()
     assert [type(layer).__name__ for layer in made.layers] == [

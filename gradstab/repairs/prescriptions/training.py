@@ -19,6 +19,8 @@ _FEWEST_STEPS = 200
 _LONGER = 4
 # Steps at each rate, at least and at most: a quarter of the plan between them.
 _SEARCH_STEPS = (40, 120)
+# Of nets in order, which the other changes see to, the right rate hardly ever lies elsewhere.
+_RATES = (1e-4, 1.0)
 
 
 @final
@@ -45,7 +47,11 @@ class SetLearningRate(Prescription):
         batch_size = draft.fit_arguments["batch_size"]
         planned = draft.fit_arguments["epochs"] * len(keras.tree.flatten(x)[0]) // batch_size
         steps = int(np.clip(planned // 4, *_SEARCH_STEPS))
-        found = find_learning_rate(draft.built(), x, y, batch_size=batch_size, num_steps=steps)
+        found = find_learning_rate(
+            draft.built(), x, y, batch_size=batch_size, num_steps=steps,
+            min_rate=_RATES[0], max_rate=_RATES[1],
+        )  # fmt: skip
+        draft.searched += steps * len(found.rates)
         rate = found.suggestion
         if rate is None:
             return []

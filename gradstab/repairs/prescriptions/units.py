@@ -55,7 +55,10 @@ class Reinitialize(Prescription):
 
 @final
 class SwapActivations(Prescription):
-    """`relu` in hidden layers; `tanh`, Keras' default, in recurrent ones."""
+    """`relu` with He's start in hidden layers; `tanh`, Keras' default, in recurrent ones.
+
+    Glorot's start, Keras' default, halves the signal in each rectified layer.
+    """
 
     name = "use relu in hidden layers"
     heals = ("saturated-units", "no-nonlinearity", "vanishing-gradients", "vanishing-signal")
@@ -82,7 +85,10 @@ class SwapActivations(Prescription):
             if now == "linear" and (is_own or is_followed_by_activation(draft, layer)):
                 continue
             if "activation" in layer.get_config():
-                changes.append(changed(draft, layer, activation="relu"))
+                entries = {"activation": "relu"}
+                if _name(draft.config(layer).get("kernel_initializer")).startswith("Glorot"):
+                    entries["kernel_initializer"] = "he_normal"
+                changes.append(changed(draft, layer, **entries))
         return changes
 
 
