@@ -19,8 +19,8 @@ _MOST_ACTIONS: Final = 3
 GOOD: Final = 0.5
 # Shares of the budget beyond the plain run: for first tries, and then for long ones.
 _FOR_FIRST, _FOR_LONG = 0.5, 0.85
-# What a net should be given where its findings say nothing, or what they say does not help. Three of
-# these in a row go well together.
+# What a net should be given where its findings say nothing, or what they say does not help. Three
+# of these in a row go well together.
 _USUAL: Final = (
     "ScaleInputs", "ScaleTargets", "FitHead", "SwapActivations", "WidenLayers", "UseAdam",
     "InsertNormalization", "SetLearningRate", "Reinitialize", "TrainLonger",

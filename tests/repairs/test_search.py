@@ -63,7 +63,7 @@ def test_what_learns_from_one_start_alone_is_passed_over():
 
 def test_the_budget_is_kept_but_for_the_trial_that_passes_it():
     names = [type(each).__name__ for each in CATALOGUE]
-    search, bench = _search({name: (0.1, 0.3) for name in names})
+    search, bench = _search(dict.fromkeys(names, (0.1, 0.3)))
     found = search.best(_recipes(*names), 0.05)
     search.extended(found, list(CATALOGUE), 0.05)
     assert 3.0 <= search.spent < 3.0 + (TRACE + PLAN) / (TRACE + PLAN) + 0.5
