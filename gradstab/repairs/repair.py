@@ -29,7 +29,7 @@ IMPROVED: Final = "improved"
 NOT_REPAIRABLE: Final = "not repairable"
 
 # Seconds of work for the diagnosis: those of the plain run, within these.
-_LEAST_SECONDS: Final = 3.0
+_LEAST_SECONDS: Final = 4.0
 _MOST_SECONDS: Final = 6.0
 # Up to this a score is hardly better than a constant answer's.
 _CHANCE: Final = 0.15
