@@ -33,6 +33,7 @@ _LEAST_SECONDS: Final = 4.0
 _MOST_SECONDS: Final = 6.0
 # Up to this a score is hardly better than a constant answer's.
 _CHANCE: Final = 0.15
+_SLOW: Final = ("learning-rate-too-low", "too-few-epochs", "batch-size", "optimizer")
 # The share of what was missing to a perfect score that a repair has to bring.
 _SHARE: Final = 0.5
 
@@ -108,10 +109,10 @@ def repair(
     seconds = min(max(clock.seconds(), _LEAST_SECONDS), _MOST_SECONDS)
     diagnosis = diagnosed(model, x, y, None, epochs, batch_size, seed=seed, seconds=seconds)
     roots = [root for root in diagnosis.roots if root.severity != "info"]
-    # The whole plan was run: what it learned outweighs what a shorter trial led to expect.
-    is_fine = plain.score >= GOOD and all(root.severity != "error" for root in roots)
+    # That a plan could be quicker is no fault where it gets there.
+    is_fine = plain.score >= GOOD and all(root.code in _SLOW for root in roots)
     if is_fine or (not roots and plain.score > _CHANCE):
-        reason = "it learns, and the diagnosis finds no error"
+        reason = "it learns, and the diagnosis finds no fault"
         return _unchanged(model, plain, NOT_NEEDED, reason, 1.0, diagnosis)
     search = Search(bench, plain, budget, seed + 1)
     least = gain_that_counts(bench.num_scored)

@@ -84,6 +84,8 @@ TEXTBOOK = {
     "Reinitialize": lambda: Textbook(
         _net(_hidden(kernel_initializer="zeros"), DENSE(1, "sigmoid", kernel_initializer="zeros")),
         X, FLAGS),
+    "TrainFrozenLayers": lambda: Textbook(
+        _net(_hidden(trainable=False), DENSE(1, "sigmoid", trainable=False)), X, FLAGS),
     "SetLearningRate": lambda: Textbook(
         _net(_hidden(), DENSE(1, "sigmoid"), optimizer=keras.optimizers.SGD(1e-5)), X, FLAGS),
     "ClipGradients": lambda: Textbook(
@@ -182,6 +184,13 @@ def test_others_are_refused_where_their_work_is_done(name, model):
 
 def _in_residuals(count):
     return [gradstab.layers.ScaledResidual(_hidden(units=16)) for _ in range(count)]
+
+
+def test_features_that_never_change_do_not_hide_how_small_the_others_are():
+    x = X / 1000
+    x[:, 3] = 0
+    model = _net(_hidden(), DENSE(1, "sigmoid"))
+    assert named("ScaleInputs").write(Draft(model, x, FLAGS, Plan(1, 32)))
 
 
 def test_residuals_go_round_the_layer_as_it_is_changed():

@@ -22,13 +22,12 @@ class Reinitialize(Prescription):
     """He's start before rectifiers, Glorot's elsewhere, zero biases."""
 
     name = "start from usual kernels"
-    heals = ("constant-initialization", "kernels-too-small", "kernels-too-large")
+    heals = ("constant-initialization", "kernels-too-small", "kernels-too-large", "dead-units")
     helps = (
         "vanishing-signal",
         "exploding-signal",
         "vanishing-gradients",
         "exploding-gradients",
-        "dead-units",
         "saturated-units",
         "collapsed-output",
         "nonfinite-forward",
@@ -89,6 +88,25 @@ class SwapActivations(Prescription):
                 if _name(draft.config(layer).get("kernel_initializer")).startswith("Glorot"):
                     entries["kernel_initializer"] = "he_normal"
                 changes.append(changed(draft, layer, **entries))
+        return changes
+
+
+@final
+class TrainFrozenLayers(Prescription):
+    """Layers that are frozen learn; they begin with the weights that they have."""
+
+    name = "train frozen layers"
+    heals = ("frozen-model",)
+    helps = ("collapsed-output",)
+
+    def write(self, draft: Draft) -> list[Change]:
+        """Set `trainable` of the layers that have weights."""
+        changes = []
+        for layer in draft.layers:
+            if layer.weights and not draft.config(layer).get("trainable", True):
+                draft.change(layer, trainable=True)
+                line = f'model.get_layer("{layer.name}").trainable = '
+                changes.append(Change(f"{line}False", f"{line}True"))
         return changes
 
 
