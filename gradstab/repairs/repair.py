@@ -150,7 +150,7 @@ def repair(
 
 def _no_gain(model: Any, plain: Trial, roots: Any, search: Search, diagnosis: Any) -> Repair:
     verdict, reason = NOT_REPAIRABLE, "No change that was tried helped."
-    if plain.score >= GOOD:
+    if plain.score >= GOOD and all(root.severity != "error" for root in roots):
         verdict, reason = NOT_NEEDED, "it learns, and no change made it better"
     elif roots:
         reason = f"{roots[0].cause} {reason}"

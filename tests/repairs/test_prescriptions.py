@@ -186,6 +186,15 @@ def _in_residuals(count):
     return [gradstab.layers.ScaledResidual(_hidden(units=16)) for _ in range(count)]
 
 
+def test_a_softmax_over_the_rows_of_a_batch_is_turned():
+    model = _net(DENSE(3), keras.layers.Softmax(axis=0), loss="sparse_categorical_crossentropy")
+    (change,) = named("FitHead").write(Draft(model, X, CLASSES, Plan(1, 32)))
+    assert (change.before, change.after) == (
+        "keras.layers.Softmax(axis=0)",
+        "keras.layers.Softmax()",
+    )
+
+
 def test_features_that_never_change_do_not_hide_how_small_the_others_are():
     x = X / 1000
     x[:, 3] = 0
