@@ -53,6 +53,7 @@ class Draft:
         cleaning: Takes inputs and targets, and returns them as the repaired model needs them.
         fit_arguments: Arguments of `fit` beside the data.
         searched: Steps of training that writing it took.
+        known_rate: A learning rate that this draft is known to learn well at.
     """
 
     model: Any
@@ -71,6 +72,7 @@ class Draft:
     cleaning: list[Callable[[Any, Any], tuple[Any, Any]]] = dataclasses.field(default_factory=list)
     fit_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     searched: int = 0
+    known_rate: float | None = None
 
     def __post_init__(self) -> None:
         self.loss = self.model.loss

@@ -11,6 +11,7 @@ import keras
 from gradstab._validation import check_float, check_int
 from gradstab.diagnosis.diagnose import diagnosed
 from gradstab.diagnosis.measuring.clock import Clock
+from gradstab.diagnosis.rules.comparison import healing
 from gradstab.repairs.draft import Plan, compile_arguments
 from gradstab.repairs.result import Action, Repair
 from gradstab.repairs.search import (
@@ -31,6 +32,8 @@ NOT_REPAIRABLE: Final = "not repairable"
 # Seconds of work for the diagnosis: those of the plain run, within these.
 _LEAST_SECONDS: Final = 4.0
 _MOST_SECONDS: Final = 6.0
+# Merit of a trial from which on its rate is taken as it is.
+_WELL: Final = 0.8
 # Up to this a score is hardly better than a constant answer's.
 _CHANCE: Final = 0.15
 _SLOW: Final = ("learning-rate-too-low", "too-few-epochs", "batch-size", "optimizer")
@@ -114,6 +117,7 @@ def repair(
     if is_fine or (not roots and plain.score > _CHANCE):
         reason = "it learns, and the diagnosis finds no fault"
         return _unchanged(model, plain, NOT_NEEDED, reason, 1.0, diagnosis)
+    bench.known_rate = _rate_that_heals(diagnosis.looks)
     search = Search(bench, plain, budget, seed + 1)
     least = gain_that_counts(bench.num_scored)
     codes = [root.code for root in roots]
@@ -146,6 +150,15 @@ def repair(
         cost=search.spent,
         diagnosis=diagnosis,
     )
+
+
+def _rate_that_heals(looks: Any) -> float | None:
+    """Return the rate at which a trial of the diagnosis learned well, with nothing else changed."""
+    found = healing(looks, "rate")
+    rate = looks.structure.learning_rate
+    if found is None or found.partner is not None or found.run.merit < _WELL:
+        return None
+    return None if rate is None or looks.structure.is_scheduled else rate * found.factor
 
 
 def _no_gain(model: Any, plain: Trial, roots: Any, search: Search, diagnosis: Any) -> Repair:

@@ -68,12 +68,18 @@ class Bench:
         validation_data: Inputs and targets to score on; by default a fifth is held out.
         plan: Training as planned.
         seed: Draws first weights, the examples held out, and the order of examples.
+
+    Attributes:
+        known_rate: A learning rate at which the model is known to learn well as it was given.
+        num_scored: Examples that are scored.
+        planned_steps: Steps of the plan.
     """
 
     def __init__(
         self, model: Any, x: Any, y: Any, validation_data: Any, plan: Plan, seed: int
     ) -> None:
         self.model, self.plan, self._seed = model, plan, seed
+        self.known_rate: float | None = None
         if validation_data is None:
             (self.x, self.y), (self._x, self._y) = _split(x, y, seed)
         else:
@@ -102,6 +108,7 @@ class Bench:
     def trial(self, prescriptions: Sequence[Prescription]) -> Trial:
         """Draft a recipe. What does not apply is left out of its actions."""
         draft = Draft(self.model, self.x, self.y, self.plan)
+        draft.known_rate = self.known_rate if len(prescriptions) == 1 else None
         actions: dict[Prescription, list[Change]] = {}
         trial = Trial(actions, draft)
         with seeded(self._seed):

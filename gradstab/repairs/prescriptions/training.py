@@ -41,8 +41,16 @@ class SetLearningRate(Prescription):
     is_costly = True
 
     def write(self, draft: Draft) -> list[Change]:
-        """Search for the rate on a copy of the model as it is drafted so far."""
+        """Take the rate that is known, or search for one on a copy as it is drafted so far."""
         optimizer = draft.optimizer()
+        rate = draft.known_rate or self._searched(draft)
+        if rate is None:
+            return []
+        before = code_of(_innermost(optimizer))
+        draft.optimizer = functools.partial(with_rate, optimizer, rate)
+        return [Change(before, code_of(_innermost(draft.optimizer())))]
+
+    def _searched(self, draft: Draft) -> float | None:
         x, y = draft.prepared(draft.x, draft.y)
         batch_size = draft.fit_arguments["batch_size"]
         planned = draft.fit_arguments["epochs"] * len(keras.tree.flatten(x)[0]) // batch_size
@@ -52,12 +60,7 @@ class SetLearningRate(Prescription):
             min_rate=_RATES[0], max_rate=_RATES[1],
         )  # fmt: skip
         draft.searched += steps * len(found.rates)
-        rate = found.suggestion
-        if rate is None:
-            return []
-        before = code_of(_innermost(optimizer))
-        draft.optimizer = functools.partial(with_rate, optimizer, rate)
-        return [Change(before, code_of(_innermost(draft.optimizer())))]
+        return found.suggestion
 
 
 @final
