@@ -30,7 +30,7 @@ IMPROVED: Final = "improved"
 NOT_REPAIRABLE: Final = "not repairable"
 
 # Seconds of work for the diagnosis: those of the plain run, within these.
-_LEAST_SECONDS: Final = 4.0
+_LEAST_SECONDS: Final = 3.0
 _MOST_SECONDS: Final = 6.0
 # Merit of a trial from which on its rate is taken as it is.
 _WELL: Final = 0.8

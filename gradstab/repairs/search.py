@@ -195,20 +195,22 @@ def recipes_for(
         applicable: Prescriptions that change something of the model as it was given.
         allowed: Prescriptions that the person allows.
     """
-    firsts, others = _answers(codes, applicable)
+    healing, others = _answers(codes, applicable)
     hinted, more = _answers(hints, applicable)
-    known = list(dict.fromkeys([*firsts, *hinted, *others, *more, *usual(applicable)]))
+    known = list(dict.fromkeys([*healing, *hinted, *others, *more, *usual(applicable)]))
     if not known:
         return []
-    firsts = known[: max(1, len(firsts))]
-    rest = known[len(firsts) :]
+    firsts = healing or known[:1]
+    rest = [each for each in known if each not in firsts]
     # Targets may have no scale to speak of before the head fits them.
     scales = [
         each for each in allowed
-        if type(each).__name__ in _SCALES and each not in firsts
+        if type(each).__name__ in _SCALES
         and (each in applicable or named("FitHead") in firsts)
     ]  # fmt: skip
-    together = tuple(dict.fromkeys([*firsts, *scales, *hinted]))[:_MOST_ACTIONS]
+    # Hints are for where nothing shows harm; beside what does they would be one change too many.
+    together = tuple(dict.fromkeys([*firsts, *scales, *([] if healing else hinted)]))
+    together = together[:_MOST_ACTIONS]
     if len(together) > 1:  # A longer run costs most, and the rest may do.
         together = tuple(each for each in together if type(each).__name__ != _LONGEST)
     recipes: list[Recipe] = [together, tuple(firsts[:1])]

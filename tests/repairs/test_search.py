@@ -85,3 +85,5 @@ def test_a_hint_comes_after_what_shows_harm_and_a_longer_run_by_itself():
     first, second, *_ = recipes_for(codes, ["no-nonlinearity"], CATALOGUE, CATALOGUE)
     assert _names(first) == "ScaleInputs SetLearningRate"
     assert _names(second) == "TrainLonger"
+    first, *_ = recipes_for(["collapsed-output"], ["no-nonlinearity"], CATALOGUE, CATALOGUE)
+    assert "SwapActivations" in _names(first)

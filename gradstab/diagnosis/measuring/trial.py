@@ -262,7 +262,7 @@ def _try_copy(search: _Search, name: str, model: Any, structure: StructureLook, 
     """Try a copy with other activations, without dropout, or with wider layers."""
     if name in search.runs:
         return
-    if search.clock.left() < 2 * _SECONDS:
+    if search.clock.left() < _SECONDS + search.steps * search.laboratory.step_seconds:
         search.is_cut = True
         return
     heads = {head.layer for head in structure.heads}
