@@ -18,6 +18,7 @@ from gradstab.repairs.search import (
     GOOD,
     Search,
     allowed_by,
+    answers,
     gain_that_counts,
     recipes_for,
     usual,
@@ -29,9 +30,9 @@ REPAIRED: Final = "repaired"
 IMPROVED: Final = "improved"
 NOT_REPAIRABLE: Final = "not repairable"
 
-# Seconds of work for the diagnosis: those of the plain run, within these.
-_LEAST_SECONDS: Final = 3.0
-_MOST_SECONDS: Final = 6.0
+# Work of the diagnosis in units of the plain run, and its least and most seconds.
+_DIAGNOSIS: Final = 1.5
+_SECONDS: Final = (2.0, 6.0)
 # Merit of a trial from which on its rate is taken as it is.
 _WELL: Final = 0.8
 # Up to this a score is hardly better than a constant answer's.
@@ -109,7 +110,7 @@ def repair(
     for share in (0.25, 1.0):
         bench.train(plain, share)
     # Of what is quickly trained the diagnosis is not to take many times as long.
-    seconds = min(max(clock.seconds(), _LEAST_SECONDS), _MOST_SECONDS)
+    seconds = min(max(_DIAGNOSIS * clock.seconds(), _SECONDS[0]), _SECONDS[1])
     diagnosis = diagnosed(model, x, y, None, epochs, batch_size, seed=seed, seconds=seconds)
     roots = [root for root in diagnosis.roots if root.severity != "info"]
     # That a plan could be quicker is no fault where it gets there.
@@ -122,10 +123,11 @@ def repair(
     least = gain_that_counts(bench.num_scored)
     codes = [root.code for root in roots]
     hints = [root.code for root in diagnosis.roots if root.severity == "info"]
-    recipes = recipes_for(codes, hints, bench.applicable(allowed), allowed)
-    found = search.best(recipes, least / 2)
+    applicable = bench.applicable(allowed)
+    found = search.best(recipes_for(codes, hints, applicable, allowed), least / 2)
     if found is not None:
-        found = search.extended(found, usual(allowed), least / 2)
+        more = [*answers(codes, applicable)[0], *usual(allowed)]
+        found = search.extended(found, list(dict.fromkeys(more)), least / 2)
     # What is good already, or has no fault that shows, has to get much better: some change or other
     # always helps a little.
     wanted = _SHARE * (1 - plain.score) if plain.score >= GOOD or not roots else 0.0

@@ -195,8 +195,8 @@ def recipes_for(
         applicable: Prescriptions that change something of the model as it was given.
         allowed: Prescriptions that the person allows.
     """
-    healing, others = _answers(codes, applicable)
-    hinted, more = _answers(hints, applicable)
+    healing, others = answers(codes, applicable)
+    hinted, more = answers(hints, applicable)
     known = list(dict.fromkeys([*healing, *hinted, *others, *more, *usual(applicable)]))
     if not known:
         return []
@@ -220,7 +220,7 @@ def recipes_for(
     return list(dict.fromkeys(recipe for recipe in recipes if recipe))
 
 
-def _answers(
+def answers(
     codes: Sequence[str], applicable: Sequence[Prescription]
 ) -> tuple[list[Prescription], list[Prescription]]:
     """Return one prescription that heals each code, and all others that heal it or may help."""

@@ -4,7 +4,7 @@ import pytest
 
 from gradstab.repairs.prescriptions.base import Change
 from gradstab.repairs.prescriptions.catalogue import CATALOGUE, named
-from gradstab.repairs.search import Search, recipes_for
+from gradstab.repairs.search import Search, answers, recipes_for
 from gradstab.repairs.trial import TRACE, Trial
 
 PLAN = 1000.0
@@ -87,3 +87,9 @@ def test_a_hint_comes_after_what_shows_harm_and_a_longer_run_by_itself():
     assert _names(second) == "TrainLonger"
     first, *_ = recipes_for(["collapsed-output"], ["no-nonlinearity"], CATALOGUE, CATALOGUE)
     assert "SwapActivations" in _names(first)
+
+
+def test_what_has_an_answer_is_added_before_what_is_usual():
+    found, more = answers(["too-few-epochs", "batch-size"], CATALOGUE)
+    assert [type(each).__name__ for each in found] == ["TrainLonger", "SetBatchSize"]
+    assert named("SetLearningRate") in more
