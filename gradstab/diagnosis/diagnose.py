@@ -27,6 +27,7 @@ from gradstab.diagnosis.measuring.structure import look_at_structure
 from gradstab.diagnosis.measuring.trial import look_at_trial
 from gradstab.diagnosis.rules.catalogue import CODES, RULES, STATIC, apply
 from gradstab.diagnosis.rules.heads import OF_PROBABILITIES
+from gradstab.diagnosis.rules.labels import are_meant_as_classes
 
 # Seconds of work after which no further trial begins.
 _SECONDS: Final = 6.0
@@ -95,10 +96,29 @@ def diagnose(
     epochs = None if epochs is None else check_int("epochs", epochs)
     batch_size = check_int("batch_size", batch_size)
     steps = None if probe_steps == "auto" else check_int("probe_steps", probe_steps)
+    return diagnosed(model, x, y, sample_weight, epochs, batch_size, steps, mute, seed)
+
+
+def diagnosed(
+    model: Any,
+    x: Any,
+    y: Any,
+    sample_weight: Any = None,
+    epochs: int | None = None,
+    batch_size: int = 32,
+    probe_steps: int | None = None,
+    mute: Sequence[str] = (),
+    seed: int = 0,
+    seconds: float = _SECONDS,
+) -> Diagnosis:
+    """Diagnose as `diagnose` does, in so many seconds of work."""
     with warnings.catch_warnings():
         # Keras warns of some of what is looked for; the findings say it.
         warnings.simplefilter("ignore")
-        looks = look(model, x, y, sample_weight, epochs, batch_size, steps, seed)
+        looks = look(
+            model, x, y, sample_weight, epochs, batch_size, probe_steps, seed,
+            Clock(seconds, _WALL),
+        )  # fmt: skip
     findings = [each for each in apply(RULES, looks) if each.code not in mute]
     findings += [each for each in _unchecked(looks) if each.code not in mute]
     return Diagnosis(tuple(explained(findings)), looks)
@@ -113,9 +133,9 @@ def look(
     batch_size: int,
     probe_steps: int | None,
     seed: int,
+    clock: Clock,
 ) -> Looks:
     """Measure what rules judge by, and put everything back."""
-    clock = Clock(_SECONDS, _WALL)
     sample = take_sample(x, y, sample_weight, batch_size, seed)
     with preserved(model):
         names, by_name = _outputs(model, sample)
@@ -202,10 +222,16 @@ def _with_outputs(structure: StructureLook, outputs: list[Any]) -> StructureLook
 
 
 def _as_the_loss_reads(data: DataLook, structure: StructureLook) -> DataLook:
-    """Return the data with whole numbers as quantities where the loss takes them for such."""
+    """Return the data with whole numbers as quantities where the loss takes them for such.
+
+    Classes one after the other that are judged by accuracy are meant as classes, whatever the loss.
+    """
     targets = [
         dataclasses.replace(target, kind="continuous", neighbours_agree=None)
-        if target.kind == "classes" and head.units == 1 and head.loss not in OF_PROBABILITIES
+        if target.kind == "classes"
+        and head.units == 1
+        and head.loss not in OF_PROBABILITIES
+        and not are_meant_as_classes(head, target)
         else target
         for head, target in zip(structure.heads, data.targets, strict=False)
     ]

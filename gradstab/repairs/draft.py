@@ -52,6 +52,8 @@ class Draft:
         optimizer: Makes the optimizer.
         cleaning: Takes inputs and targets, and returns them as the repaired model needs them.
         fit_arguments: Arguments of `fit` beside the data.
+        searched: Steps of training that writing it took.
+        known_rate: A learning rate that this draft is known to learn well at.
     """
 
     model: Any
@@ -69,6 +71,8 @@ class Draft:
     optimizer: Make = lambda: None
     cleaning: list[Callable[[Any, Any], tuple[Any, Any]]] = dataclasses.field(default_factory=list)
     fit_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    searched: int = 0
+    known_rate: float | None = None
 
     def __post_init__(self) -> None:
         self.loss = self.model.loss
@@ -146,14 +150,16 @@ class Draft:
         return x, y
 
     def _asks(self, count: int) -> list[bool]:
-        """Tell for each output whether its loss or its activation is one for labels."""
+        """Tell for each output whether its loss, activation or metrics are those for labels."""
         losses = self.by_output(self.loss, count)
+        metrics = keras.tree.flatten(compile_arguments(self.model).get("metrics"))
+        is_counted = count == 1 and any("acc" in str(each).lower() for each in metrics)
         asks = []
         for place, loss in enumerate(losses):
             activation = ""
             if self.is_editable and place < len(self.heads):
                 activation = activation_of(self.model.get_layer(self.heads[place]).get_config())
-            asks.append("crossentropy" in loss_name(loss) or activation == "softmax")
+            asks.append(is_counted or "crossentropy" in loss_name(loss) or activation == "softmax")
         return asks
 
     def by_output(self, value: Any, count: int) -> list[Any]:

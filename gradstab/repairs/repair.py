@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 import keras
 
 from gradstab._validation import check_float, check_int
-from gradstab.diagnosis.diagnose import diagnose
+from gradstab.diagnosis.diagnose import diagnosed
+from gradstab.diagnosis.measuring.clock import Clock
+from gradstab.diagnosis.rules.comparison import healing
 from gradstab.repairs.draft import Plan, compile_arguments
 from gradstab.repairs.result import Action, Repair
 from gradstab.repairs.search import (
     GOOD,
     Search,
     allowed_by,
+    answers,
     gain_that_counts,
     recipes_for,
     usual,
@@ -26,8 +30,14 @@ REPAIRED: Final = "repaired"
 IMPROVED: Final = "improved"
 NOT_REPAIRABLE: Final = "not repairable"
 
+# Work of the diagnosis in units of the plain run, and its least and most seconds.
+_DIAGNOSIS: Final = 1.5
+_SECONDS: Final = (2.0, 6.0)
+# Merit of a trial from which on its rate is taken as it is.
+_WELL: Final = 0.8
 # Up to this a score is hardly better than a constant answer's.
 _CHANCE: Final = 0.15
+_SLOW: Final = ("learning-rate-too-low", "too-few-epochs", "batch-size", "optimizer")
 # The share of what was missing to a perfect score that a repair has to bring.
 _SHARE: Final = 0.5
 
@@ -58,8 +68,9 @@ def repair(
         validation_data: Inputs and targets to score on; by default a fifth of the data is held out.
         epochs: Epochs as planned.
         batch_size: Batch size as planned.
-        budget: Time to spend, in multiples of one training as planned. For nets that train within
-            seconds, diagnosis and first traces come on top.
+        budget: Work to spend, in multiples of one training as planned. It is counted in steps, and
+            a trace as 500 steps, so that the result does not depend on the load of the machine. The
+            diagnosis, some seconds, comes on top.
         seed: Seed of initial weights, held-out examples, and the order of examples.
         allow: Class names of prescriptions to try; all by default.
 
@@ -92,31 +103,40 @@ def repair(
     check_float("budget", budget, minimum=1.0)
     allowed = allowed_by(allow)
     bench = Bench(model, x, y, validation_data, Plan(epochs, batch_size), seed)
-    diagnosis = _diagnosed(model, x, y, epochs, batch_size, seed)
-    roots = [root for root in diagnosis.roots if root.severity != "info"]
+    clock = Clock(math.inf)
     plain = bench.trial([])
     if plain.model is None:
         raise ValueError(f"`model` can't be copied. {plain.error}")
     for share in (0.25, 1.0):
         bench.train(plain, share)
-    if not roots and plain.score > _CHANCE:
+    # Of what is quickly trained the diagnosis is not to take many times as long.
+    seconds = min(max(_DIAGNOSIS * clock.seconds(), _SECONDS[0]), _SECONDS[1])
+    diagnosis = diagnosed(model, x, y, None, epochs, batch_size, seed=seed, seconds=seconds)
+    roots = [root for root in diagnosis.roots if root.severity != "info"]
+    # That a plan could be quicker is no fault where it gets there.
+    is_fine = plain.score >= GOOD and all(root.code in _SLOW for root in roots)
+    if is_fine or (not roots and plain.score > _CHANCE):
         reason = "it learns, and the diagnosis finds no fault"
         return _unchanged(model, plain, NOT_NEEDED, reason, 1.0, diagnosis)
-    search = Search(bench, plain, budget)
+    bench.known_rate = _rate_that_heals(diagnosis.looks)
+    search = Search(bench, plain, budget, seed + 1)
     least = gain_that_counts(bench.num_scored)
-    recipes = recipes_for([root.code for root in roots], bench.applicable(allowed), allowed)
-    found = search.best(recipes, least / 2)
+    codes = [root.code for root in roots]
+    hints = [root.code for root in diagnosis.roots if root.severity == "info"]
+    applicable = bench.applicable(allowed)
+    found = search.best(recipes_for(codes, hints, applicable, allowed), least / 2)
     if found is not None:
-        found = search.extended(found, usual(allowed), least / 2)
-    # What is good already has to get much better: some change or other always helps a little.
-    wanted = _SHARE * (1 - plain.score) if plain.score >= GOOD else 0.0
+        more = [*answers(codes, applicable)[0], *usual(allowed)]
+        found = search.extended(found, list(dict.fromkeys(more)), least / 2)
+    # What is good already, or has no fault that shows, has to get much better: some change or other
+    # always helps a little.
+    wanted = _SHARE * (1 - plain.score) if plain.score >= GOOD or not roots else 0.0
     if found is None or found.score < max(plain.score, 0.0) + max(least, wanted):
         return _no_gain(model, plain, roots, search, diagnosis)
     found, evidence = search.pruned(found, least / 2)
     gain = found.score - plain.score
     is_good = found.score >= GOOD or gain >= _SHARE * (1 - plain.score)
-    holds = search.holds(found, seed + 1, plain.score + max(least, gain / 2)) if is_good else None
-    verdict = REPAIRED if is_good and holds is not False else IMPROVED
+    verdict = REPAIRED if is_good else IMPROVED
     cause = roots[0].cause if roots else "it does not learn, and the diagnosis names no cause"
     return Repair(
         _fresh(model, found, seed),
@@ -134,13 +154,30 @@ def repair(
     )
 
 
+def _rate_that_heals(looks: Any) -> float | None:
+    """Return the rate at which a trial of the diagnosis learned well, with nothing else changed."""
+    found = healing(looks, "rate")
+    rate = looks.structure.learning_rate
+    if found is None or found.partner is not None or found.run.merit < _WELL:
+        return None
+    return None if rate is None or looks.structure.is_scheduled else rate * found.factor
+
+
 def _no_gain(model: Any, plain: Trial, roots: Any, search: Search, diagnosis: Any) -> Repair:
-    if plain.score >= GOOD:
-        reason = "it learns, and no change made it better"
-        return _unchanged(model, plain, NOT_NEEDED, reason, search.spent, diagnosis)
-    cause = roots[0].cause if roots else plain.error or "no cause was found"
-    reason = f"{cause} No change that was tried helped."
-    return _unchanged(model, plain, NOT_REPAIRABLE, reason, search.spent, diagnosis)
+    verdict, reason = NOT_REPAIRABLE, "No change that was tried helped."
+    if plain.score >= GOOD and all(root.severity != "error" for root in roots):
+        verdict, reason = NOT_NEEDED, "it learns, and no change made it better"
+    elif roots:
+        reason = f"{roots[0].cause} {reason}"
+    elif plain.error:
+        reason = f"{plain.error}. {reason}"
+    else:
+        verdict = NOT_NEEDED
+        reason = (
+            "it learns little, but the diagnosis finds no fault, and no change made it much "
+            "better: it may be all that can be learned from these data in this time"
+        )
+    return _unchanged(model, plain, verdict, reason, search.spent, diagnosis)
 
 
 def _unchanged(
@@ -167,10 +204,6 @@ def _fresh(model: Any, trial: Trial, seed: int) -> Any:
         steps_per_execution=config.get("steps_per_execution", 1), **metrics,
     )  # fmt: skip
     return fresh
-
-
-def _diagnosed(model: Any, x: Any, y: Any, epochs: int, batch_size: int, seed: int) -> Any:
-    return diagnose(model, x, y, epochs=epochs, batch_size=batch_size, seed=seed)
 
 
 def _check(model: Any, x: Any, y: Any, validation_data: Any) -> None:

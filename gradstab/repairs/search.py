@@ -8,25 +8,24 @@ from typing import Final
 
 from gradstab.repairs.prescriptions.base import Prescription
 from gradstab.repairs.prescriptions.catalogue import CATALOGUE, named
-from gradstab.repairs.trial import Bench, Trial
+from gradstab.repairs.trial import TRACE, Bench, Trial
 
 # Shares of the plan after which the worse half goes.
 _FIRST, _FULL = 0.25, 1.0
-# A recipe that scores this after the first share is trained on at once, and no other one tried.
-_ENOUGH: Final = 0.9
-# Tracing takes some seconds however small the net is, and a plain run that raises takes none.
-_LEAST_SECONDS: Final = 2.0
+# A recipe that scores this in the end is taken, and no other one tried.
+_ENOUGH: Final = 0.8
 _MOST_ACTIONS: Final = 3
 # A score from which on a net is called good.
 GOOD: Final = 0.5
 # Shares of the budget beyond the plain run: for first tries, and then for long ones.
 _FOR_FIRST, _FOR_LONG = 0.5, 0.85
-# What a net should be given where its findings say nothing, or what they say does not help.
+# What a net should be given where its findings say nothing, or what they say does not help. Three
+# of these in a row go well together.
 _USUAL: Final = (
-    "ScaleInputs", "ScaleTargets", "FitHead", "SetLearningRate", "UseAdam", "Reinitialize",
-    "SwapActivations", "InsertNormalization", "TrainLonger",
+    "ScaleInputs", "ScaleTargets", "FitHead", "SwapActivations", "WidenLayers", "UseAdam",
+    "InsertNormalization", "SetLearningRate", "Reinitialize", "TrainLonger",
 )  # fmt: skip
-
+_LONGEST: Final = "TrainLonger"
 # What is off scale hides all else; of data on unit scale these change nothing.
 _SCALES: Final = ("ScaleInputs", "ScaleTargets")
 
@@ -49,24 +48,28 @@ class Evidence:
 
 
 class Search:
-    """A search within a budget of time.
+    """A search within a budget of work.
+
+    Work is counted in steps of training, and a trace as some hundred of them, so that what is tried
+    depends on the arguments and not on how busy the machine is.
 
     Args:
         bench: Where drafts are tried.
         plain: The model as it was given, trained in full.
-        budget: Time in multiples of that of the plain run, which is counted.
+        budget: Work in multiples of that of the plain run, which is counted.
+        seed: Draws the first weights of trainings in full. Those of first tries are others.
     """
 
-    def __init__(self, bench: Bench, plain: Trial, budget: float) -> None:
-        self._bench, self._plain = bench, plain
-        self._unit = max(plain.seconds, _LEAST_SECONDS)
+    def __init__(self, bench: Bench, plain: Trial, budget: float, seed: int) -> None:
+        self._bench, self._plain, self._seed = bench, plain, seed
+        self._unit = TRACE + bench.planned_steps
         self._budget = budget - 1.0
         self._spent = 0.0
         self._seen: dict[tuple[str, ...], Trial] = {}
 
     @property
     def spent(self) -> float:
-        """Time in multiples of the plain run, with that."""
+        """Work in multiples of the plain run, with that."""
         return 1.0 + self._spent / self._unit
 
     def best(self, recipes: Iterable[Recipe], margin: float) -> Trial | None:
@@ -77,22 +80,24 @@ class Search:
             margin: Of scores that are no further apart, the one with fewer changes is taken.
         """
         tried: list[Trial] = []
+        plain = self._plain.scores.get(_FIRST, self._plain.score)
         for recipe in recipes:
             if tried and self._is_over(_FOR_FIRST):
                 break
             trial = self._tried(recipe)
             if trial is not None and trial not in tried:
-                self._train(trial, _FIRST)
                 tried.append(trial)
+                is_likely = len(tried) == 1 and trial.score > max(plain, 0.0) + margin
+                if trial.score >= GOOD or is_likely:
+                    self._finish(trial)
                 if trial.score >= _ENOUGH:
-                    break
+                    return trial
         tried.sort(key=lambda trial: (-trial.score, len(trial.actions)))
         finished: list[Trial] = []
-        plain = self._plain.scores.get(_FIRST, self._plain.score)
         for trial in tried[:2]:
             if finished and (self._is_over(_FOR_LONG) or trial.score <= plain):
                 break
-            self._train(trial, _FULL)
+            self._finish(trial)
             finished.append(trial)
         if not finished:
             return None
@@ -132,39 +137,35 @@ class Search:
             undone = self._tried(tuple(rest))
             if undone is None:
                 continue
-            self._train(undone, _FIRST)
             after, without = trial.scores[_FIRST], undone.scores[_FIRST]
             if _floored(without) >= _floored(after) - margin and not self._is_over(1.0):
-                self._train(undone, _FULL)
+                self._finish(undone)
                 after, without = trial.score, undone.score
                 if _floored(without) >= _floored(after) - margin:
                     return self.pruned(undone, margin)
             evidence[action] = Evidence(self._plain.score, after, without)
         return trial, evidence
 
-    def holds(self, trial: Trial, seed: int, least: float) -> bool | None:
-        """Tell whether a recipe reaches a score from other first weights; `None`: no time left."""
-        if self._spent + trial.seconds > self._budget * self._unit:
-            return None
-        again = self._bench.trial(list(trial.actions), seed)
-        self._train(again, _FULL)
-        return again.score >= least
-
     def _tried(self, recipe: Recipe) -> Trial | None:
         key = tuple(sorted(type(each).__name__ for each in recipe))
         if key in self._seen:
             return self._seen[key]
         trial = self._bench.trial(recipe)
-        self._spent += trial.seconds
+        if trial.actions:
+            self._bench.train(trial, _FIRST)
+        self._spent += trial.steps
         if not trial.actions:
             return None
         effective = tuple(sorted(type(each).__name__ for each in trial.actions))
         return self._seen.setdefault(effective, self._seen.setdefault(key, trial))
 
-    def _train(self, trial: Trial, share: float) -> None:
-        before = trial.seconds
-        self._bench.train(trial, share)
-        self._spent += trial.seconds - before
+    def _finish(self, trial: Trial) -> None:
+        """Train a recipe in full, from other first weights than those by which it was chosen."""
+        if _FULL not in trial.scores:
+            again = self._bench.again(trial, self._seed)
+            self._bench.train(again, _FULL)
+            self._spent += again.steps
+            trial.scores[_FULL] = again.score
 
     def _is_over(self, share: float) -> bool:
         return self._spent >= share * self._budget * self._unit
@@ -181,40 +182,55 @@ def usual(allowed: Sequence[Prescription]) -> list[Prescription]:
 
 
 def recipes_for(
-    codes: Sequence[str], applicable: Sequence[Prescription], allowed: Sequence[Prescription]
+    codes: Sequence[str],
+    hints: Sequence[str],
+    applicable: Sequence[Prescription],
+    allowed: Sequence[Prescription],
 ) -> list[Recipe]:
     """Return recipes for findings, those first that are likely to heal.
 
     Args:
         codes: Codes of the root findings, the likeliest first.
+        hints: Codes of findings from which nothing showed harm, or which others explain.
         applicable: Prescriptions that change something of the model as it was given.
         allowed: Prescriptions that the person allows.
     """
-    firsts: list[Prescription] = []
-    others: list[Prescription] = []
-    for code in codes:
-        answers = answers_to(code, applicable)
-        firsts += [each for each in answers[:1] if each not in firsts]
-        others += [each for each in answers[1:] if each not in others]
-    known = list(dict.fromkeys([*firsts, *others, *usual(applicable)]))
+    healing, others = answers(codes, applicable)
+    hinted, more = answers(hints, applicable)
+    known = list(dict.fromkeys([*healing, *hinted, *others, *more, *usual(applicable)]))
     if not known:
         return []
-    firsts = known[: max(1, len(firsts))]
-    rest = known[len(firsts) :]
-    scales = [each for each in allowed if type(each).__name__ in _SCALES and each not in firsts]
-    together = tuple((firsts + scales)[:_MOST_ACTIONS])
+    firsts = healing or known[:1]
+    rest = [each for each in known if each not in firsts]
+    # Targets may have no scale to speak of before the head fits them.
+    scales = [
+        each for each in allowed
+        if type(each).__name__ in _SCALES
+        and (each in applicable or named("FitHead") in firsts)
+    ]  # fmt: skip
+    # Hints are for where nothing shows harm; beside what does they would be one change too many.
+    together = tuple(dict.fromkeys([*firsts, *scales, *([] if healing else hinted)]))
+    together = together[:_MOST_ACTIONS]
+    if len(together) > 1:  # A longer run costs most, and the rest may do.
+        together = tuple(each for each in together if type(each).__name__ != _LONGEST)
     recipes: list[Recipe] = [together, tuple(firsts[:1])]
-    recipes += [(firsts[0], each) for each in rest[:2]]
     recipes.append(tuple(usual(applicable)[:_MOST_ACTIONS]))
+    recipes += [(firsts[0], each) for each in rest[:2]]
     recipes += [(each,) for each in [*firsts[1:3], *rest]]
     return list(dict.fromkeys(recipe for recipe in recipes if recipe))
 
 
-def answers_to(code: str, allowed: Sequence[Prescription]) -> list[Prescription]:
-    """Return the prescriptions for a code: those that heal it, then those that may help."""
-    healing = [each for each in allowed if code in each.heals]
-    helping = [each for each in allowed if code in each.helps and each not in healing]
-    return healing + helping
+def answers(
+    codes: Sequence[str], applicable: Sequence[Prescription]
+) -> tuple[list[Prescription], list[Prescription]]:
+    """Return one prescription that heals each code, and all others that heal it or may help."""
+    firsts: list[Prescription] = []
+    others: list[Prescription] = []
+    for code in codes:
+        healing = [each for each in applicable if code in each.heals]
+        firsts += healing[:1]
+        others += healing[1:] + [each for each in applicable if code in each.helps]
+    return list(dict.fromkeys(firsts)), list(dict.fromkeys(others))
 
 
 def allowed_by(names: Sequence[str] | None) -> list[Prescription]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -24,6 +23,8 @@ _SCORED: Final = 2000
 _ROWS_AT_ONCE: Final = 20_000
 _ROWS_PREDICTED: Final = 500
 _FAILED: Final = -1.0
+# Steps of training that take as long as it takes to build and trace a small net.
+TRACE: Final = 500.0
 
 
 @dataclasses.dataclass
@@ -35,7 +36,7 @@ class Trial:
         draft: The draft.
         model: The model in training, `None` if it could not be built.
         scores: Score by the share of the plan that was trained.
-        seconds: Time that it took so far.
+        steps: Work so far, in steps of training; a trace counts as `TRACE`.
         error: What went wrong, if training raised.
     """
 
@@ -43,7 +44,7 @@ class Trial:
     draft: Draft
     model: Any = None
     scores: dict[float, float] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
+    steps: float = 0.0
     error: str | None = None
 
     @property
@@ -67,12 +68,18 @@ class Bench:
         validation_data: Inputs and targets to score on; by default a fifth is held out.
         plan: Training as planned.
         seed: Draws first weights, the examples held out, and the order of examples.
+
+    Attributes:
+        known_rate: A learning rate at which the model is known to learn well as it was given.
+        num_scored: Examples that are scored.
+        planned_steps: Steps of the plan.
     """
 
     def __init__(
         self, model: Any, x: Any, y: Any, validation_data: Any, plan: Plan, seed: int
     ) -> None:
         self.model, self.plan, self._seed = model, plan, seed
+        self.known_rate: float | None = None
         if validation_data is None:
             (self.x, self.y), (self._x, self._y) = _split(x, y, seed)
         else:
@@ -81,6 +88,7 @@ class Bench:
         rows = np.random.default_rng(seed).permutation(_count(self._x))[:_SCORED]
         self._x, self._y = _taken((self._x, self._y), rows)
         self.num_scored = len(rows)
+        self.planned_steps = plan.epochs * _count(self.x) / plan.batch_size
 
     def applicable(self, prescriptions: Sequence[Prescription]) -> list[Prescription]:
         """Return those that change something of the model as it was given."""
@@ -97,13 +105,13 @@ class Bench:
             return bool(each.write(draft))
         return True
 
-    def trial(self, prescriptions: Sequence[Prescription], seed: int | None = None) -> Trial:
+    def trial(self, prescriptions: Sequence[Prescription]) -> Trial:
         """Draft a recipe. What does not apply is left out of its actions."""
-        started = time.perf_counter()
         draft = Draft(self.model, self.x, self.y, self.plan)
+        draft.known_rate = self.known_rate if len(prescriptions) == 1 else None
         actions: dict[Prescription, list[Change]] = {}
         trial = Trial(actions, draft)
-        with seeded(self._seed if seed is None else seed):
+        with seeded(self._seed):
             try:
                 for each in in_writing_order(list(prescriptions)):
                     if each.reshapes and not draft.is_editable:
@@ -113,8 +121,16 @@ class Bench:
                 trial.model = draft.built()
             except Exception as error:  # Whatever a layer or loss of a person's own may raise.
                 trial.error = f"{type(error).__name__}: {error}"
-        trial.seconds += time.perf_counter() - started
+        trial.steps = TRACE + draft.searched
         return trial
+
+    def again(self, trial: Trial, seed: int) -> Trial:
+        """Return a trial of the same draft that begins at other first weights."""
+        other = Trial(trial.actions, trial.draft, error=trial.error, steps=TRACE)
+        if trial.model is not None:
+            with seeded(seed):
+                other.model = trial.draft.built()
+        return other
 
     def train(self, trial: Trial, share: float) -> None:
         """Train a draft up to a share of its plan, and score it."""
@@ -123,7 +139,6 @@ class Bench:
         if trial.model is None or trial.error is not None:
             trial.scores[share] = _FAILED
             return
-        started = time.perf_counter()
         with seeded(self._seed + 1):
             try:
                 is_finite = self._fit(trial, trial.trained, share)
@@ -133,7 +148,6 @@ class Bench:
             except Exception as error:  # As above.
                 trial.error = f"{type(error).__name__}: {error}"
                 trial.scores[share] = _FAILED
-        trial.seconds += time.perf_counter() - started
 
     def _fit(self, trial: Trial, begin: float, end: float) -> bool:
         arguments = dict(trial.draft.fit_arguments)
@@ -146,6 +160,7 @@ class Bench:
         for first in range(0, len(order), _ROWS_AT_ONCE):
             rows = order[first : first + _ROWS_AT_ONCE]
             part_x, part_y = _taken((x, y), rows)
+            trial.steps += len(rows) / arguments["batch_size"]
             history = trial.model.fit(part_x, part_y, shuffle=False, verbose=0, **arguments)
             if not np.isfinite(history.history["loss"][-1]):
                 return False

@@ -18,6 +18,7 @@ from diagnosis.hand_made import (
 from gradstab.diagnosis.looks.data import look_at_input, look_at_target
 from gradstab.diagnosis.looks.relations import agreement_of_neighbours, contradictions
 from gradstab.diagnosis.rules.catalogue import CODES, RULES, apply
+from gradstab.diagnosis.rules.labels import loss_mismatch
 
 ROWS = np.random.default_rng(0).normal(size=(300, 4))
 ONE_HOT = np.eye(10)[LABELS]
@@ -109,6 +110,22 @@ def test_accuracy_of_numbers_is_told_of():
         ROWS[:, :1], activation="linear", shape=(1,), loss="MeanSquaredError", metrics=("accuracy",)
     )
     assert found(looks) == ["metric-mismatch"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "metrics", "want"),
+    [
+        (LABELS, ("accuracy",), ["loss-mismatch"]),
+        (LABELS, (), []),
+        (LABELS * 3, ("accuracy",), []),  # with gaps between them
+        (LABELS - 4, ("accuracy",), []),
+    ],
+)
+def test_class_numbers_judged_by_accuracy_are_no_quantities(targets, metrics, want):
+    looks = with_head(
+        targets, activation="linear", shape=(1,), loss="MeanSquaredError", metrics=metrics
+    )
+    assert [each.code for each in loss_mismatch(looks)] == want
 
 
 def test_a_loss_of_raw_outputs_that_is_not_finite_wants_its_form_for_logits():

@@ -55,6 +55,15 @@ def test_a_model_without_trained_weights_is_an_error():
     assert severities(looks, "frozen-model") == {"error"}
 
 
+def test_frozen_layers_are_a_warning_where_the_rest_learns_nothing():
+    frozen = [layer(name, trainable=False, frozen=2) for name in ("first", "second")]
+    looks = with_layers(*frozen, layer("out", "softmax", units=10))
+    assert severities(looks, "frozen-model") == {"info"}
+    assert severities(with_runs(STUCK, of=looks), "frozen-model") == {"warning"}
+    healed = with_runs(STUCK, run("rate*10", 0.2, 0.9), of=looks)
+    assert severities(healed, "frozen-model") == {"info"}
+
+
 def test_variables_that_the_loss_does_not_reach_are_told_of():
     looks = with_signals(*healthy().signal.layers, disconnected=("model/lost/kernel",))
     (finding,) = apply(RULES, looks)
@@ -180,6 +189,14 @@ def test_linear_layers_in_a_row_are_a_warning_only_where_relu_heals():
     assert severities(looks, "no-nonlinearity") == {"info"}
     sick = with_runs(STUCK, run("relu", 0.2, 0.9), of=looks)
     assert severities(sick, "no-nonlinearity") == {"warning"}
+
+
+@pytest.mark.parametrize(("other", "want"), [(0.9, {"warning"}), (0.6, set())])
+def test_kernels_far_off_are_told_of_although_the_plan_learns_half(other, want):
+    looks = with_layers(layer("first", kernel_scale=3.0), layer("out", "softmax", units=10))
+    looks = with_runs(run("plan", 0.0, 0.5), run("start", 0.2, other), of=looks)
+    assert severities(looks, "kernels-too-large") == want
+    assert found(with_runs(run("plan", 0.0, 0.5), run("inputs", 0.2, 0.9))) == []
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,8 @@ TEXTBOOK = {
     "Reinitialize": lambda: Textbook(
         _net(_hidden(kernel_initializer="zeros"), DENSE(1, "sigmoid", kernel_initializer="zeros")),
         X, FLAGS),
+    "TrainFrozenLayers": lambda: Textbook(
+        _net(_hidden(trainable=False), DENSE(1, "sigmoid", trainable=False)), X, FLAGS),
     "SetLearningRate": lambda: Textbook(
         _net(_hidden(), DENSE(1, "sigmoid"), optimizer=keras.optimizers.SGD(1e-5)), X, FLAGS),
     "ClipGradients": lambda: Textbook(
@@ -184,13 +186,30 @@ def _in_residuals(count):
     return [gradstab.layers.ScaledResidual(_hidden(units=16)) for _ in range(count)]
 
 
+def test_a_softmax_over_the_rows_of_a_batch_is_turned():
+    model = _net(DENSE(3), keras.layers.Softmax(axis=0), loss="sparse_categorical_crossentropy")
+    (change,) = named("FitHead").write(Draft(model, X, CLASSES, Plan(1, 32)))
+    assert (change.before, change.after) == (
+        "keras.layers.Softmax(axis=0)",
+        "keras.layers.Softmax()",
+    )
+
+
+def test_features_that_never_change_do_not_hide_how_small_the_others_are():
+    x = X / 1000
+    x[:, 3] = 0
+    model = _net(_hidden(), DENSE(1, "sigmoid"))
+    assert named("ScaleInputs").write(Draft(model, x, FLAGS, Plan(1, 32)))
+
+
 def test_residuals_go_round_the_layer_as_it_is_changed():
     draft = Draft(_net(*_deep(count=6), DENSE(1, "sigmoid")), X, FLAGS, Plan(1, 32))
     named("SwapActivations").write(draft)
     changes = named("AddResiduals").write(draft)
     assert len(changes) == 5  # The first layer widens 8 inputs to 16 units.
     assert changes[0].after == (
-        'gradstab.layers.ScaledResidual(keras.layers.Dense(16, activation="relu"))'
+        'gradstab.layers.ScaledResidual(keras.layers.Dense(16, activation="relu", '
+        'kernel_initializer="he_normal"))'
     )
     made = draft.built()
     assert [type(layer).__name__ for layer in made.layers] == [

@@ -129,10 +129,11 @@ def test_a_model_that_is_not_compiled_is_refused():
 
 
 def test_recipes_answer_the_first_root_first_and_hold_three_changes_at_most():
-    recipes = recipes_for(["learning-rate-too-high", "saturated-units"], CATALOGUE, CATALOGUE)
+    codes = ["learning-rate-too-high", "saturated-units"]
+    recipes = recipes_for(codes, ["bottleneck"], CATALOGUE, CATALOGUE)
     names = [{type(each).__name__ for each in recipe} for recipe in recipes]
     assert names[0] == {"SetLearningRate", "SwapActivations", "ScaleInputs"}
     assert names[1] == {"SetLearningRate"}
     assert all(1 <= len(recipe) <= 3 for recipe in recipes)
-    assert recipes_for([], CATALOGUE, CATALOGUE)
-    assert recipes_for(["optimizer"], [], CATALOGUE) == []
+    assert recipes_for([], [], CATALOGUE, CATALOGUE)
+    assert recipes_for(["optimizer"], [], [], CATALOGUE) == []

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gradstab.repairs.draft import Plan
-from gradstab.repairs.trial import Bench, _predicted
+from gradstab.repairs.prescriptions.catalogue import named
+from gradstab.repairs.trial import TRACE, Bench, _predicted
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(1100, 6))
@@ -58,3 +59,27 @@ def test_a_score_traces_nothing():
     bench.train(trial, 1.0)
     assert -1 <= trial.score <= 1
     assert trial.model.predict_function is None
+
+
+def test_a_known_rate_is_searched_for_only_where_something_else_is_changed_too():
+    model, _ = _dense()
+    model.compile(keras.optimizers.SGD(1e-5), "mse")
+    bench = Bench(model, X, X.sum(1), None, Plan(epochs=1, batch_size=64), seed=0)
+    bench.known_rate = 0.02
+    alone = bench.trial([named("SetLearningRate")])
+    assert float(alone.model.optimizer.learning_rate) == pytest.approx(0.02)
+    assert alone.steps == TRACE
+    beside = bench.trial([named("SetLearningRate"), named("ReviveUnits")])
+    assert beside.steps > TRACE
+
+
+def test_another_start_is_of_the_same_draft():
+    model, _ = _dense()
+    model.compile(keras.optimizers.SGD(1e-5), "mse")
+    bench = Bench(model, X, X.sum(1), None, Plan(epochs=1, batch_size=64), seed=0)
+    first = bench.trial([named("ReviveUnits")])
+    trials = [bench.again(first, seed) for seed in (1, 1, 2)]
+    assert all(each.draft is first.draft for each in trials)
+    kernels = [each.model.layers[0].kernel.numpy() for each in trials]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.allclose(kernels[0], kernels[2])

@@ -33,8 +33,13 @@ def hides_rows(structure: StructureLook, signal: SignalLook) -> bool:
     return False
 
 
-def begins_off(structure: StructureLook) -> bool:
-    """Whether a kernel is of another size than Glorot's and He's draws, or has units alike."""
+def begins_off(structure: StructureLook, times: float = _OFF) -> bool:
+    """Whether a kernel is of another size than Glorot's and He's draws, or has units alike.
+
+    Args:
+        structure: The look at the structure.
+        times: Ratio of the sizes from which on they are others.
+    """
     for each in structure.layers:
         if not each.kernel_scale or not each.fan_in or not each.trainable:
             if each.kernel_alike and each.trainable:
@@ -42,7 +47,7 @@ def begins_off(structure: StructureLook) -> bool:
             continue
         glorot = math.sqrt(2 / (each.fan_in + (each.fan_out or each.fan_in)))
         ratio = each.kernel_scale / glorot
-        if not 1 / _OFF < ratio < _OFF or each.kernel_alike:
+        if not 1 / times < ratio < times or each.kernel_alike:
             return True
     return False
 

@@ -30,6 +30,8 @@ from gradstab.diagnosis.rules.heads import OF_NUMBERS
 
 # A change that gets so far ends the search.
 _WELL: Final = 0.8
+# Ratio of kernels to Glorot's from which on others are tried even where the plan learns.
+_FAR: Final = 8.0
 # Width of a hidden layer up to which a wider copy is tried, and dropout from which on none is.
 _NARROW: Final = 16
 _DROPPED: Final = 0.3
@@ -164,9 +166,11 @@ def _follow(
     seed: int,
 ) -> None:
     plan = search.runs["plan"]
-    if search.has_learned():
-        return
     laboratory = search.laboratory
+    if search.has_learned():
+        if structure.iterations == 0 and begins_off(structure, _FAR) and plan.merit < _WELL:
+            search.try_("start", start=variants.first_weights(model, seed, structure))
+        return
     if hides_rows(structure, signal):
         _try_copy(search, "relu", model, structure, seed)
     scaled = scaled_inputs(laboratory, data)
@@ -258,7 +262,7 @@ def _try_copy(search: _Search, name: str, model: Any, structure: StructureLook, 
     """Try a copy with other activations, without dropout, or with wider layers."""
     if name in search.runs:
         return
-    if search.clock.left() < 2 * _SECONDS:
+    if search.clock.left() < _SECONDS + search.steps * search.laboratory.step_seconds:
         search.is_cut = True
         return
     heads = {head.layer for head in structure.heads}

@@ -59,9 +59,14 @@ def healings(looks: Looks) -> list[Healing]:
     """Return the changes that heal, the one with the largest gain first."""
     trial = looks.trial
     plan = trial.plan
-    if plan is None or learns(trial):
+    if plan is None:
         return []
     base = max(plan.merit, projected(trial))
+    if learns(trial):
+        # First weights far off are a fault by themselves, where others learn clearly more.
+        start = trial.run("start")
+        is_fault = start is not None and _is_clear(start, plan, base, ["start"])
+        return [Healing("start", start, start.merit - base)] if start and is_fault else []
     if (trial.run("whole") or plan).steps < (trial.planned_steps or math.inf) and base > _UNDECIDED:
         return []  # it learned some in a part of its steps, and who knows how far it gets
     single: dict[str, Healing] = {}

@@ -7,6 +7,7 @@ from typing import Final
 
 from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
+from gradstab.diagnosis.looks.data import TargetLook
 from gradstab.diagnosis.looks.structure import HeadLook
 from gradstab.diagnosis.rules.heads import (
     BINARY,
@@ -52,6 +53,18 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                     else f'- loss="{in_words(head.loss)}"\n+ loss="mean_squared_error"'
                 ),
             )
+        elif head.loss in OF_NUMBERS and head.units == 1 and are_meant_as_classes(head, target):
+            units = int(target.maximum) + 1
+            yield Finding(
+                "loss-mismatch",
+                "warning",
+                head.layer,
+                f"Accuracy is asked of {target.classes} classes, and {head.loss} on one unit takes "
+                "their numbers for quantities: an answer between two classes is neither.",
+                {"classes": target.classes, "units": 1},
+                f'- Dense(1), loss="{in_words(head.loss)}"\n'
+                f'+ Dense({units}, activation="softmax"), loss="sparse_categorical_crossentropy"',
+            )
         elif (
             head.loss in OF_NUMBERS
             and target.kind in ("one-hot", "binary")
@@ -85,6 +98,13 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 {"units": head.units},
                 f'- loss="{in_words(head.loss)}"\n+ loss="categorical_crossentropy"',
             )
+
+
+def are_meant_as_classes(head: HeadLook, target: TargetLook) -> bool:
+    """Whether whole numbers, one after the other from 0 or 1, are judged by accuracy."""
+    is_row = target.minimum in (0, 1) and target.classes == target.maximum - target.minimum + 1
+    is_asked = any(name in _ACCURACIES for name in head.metrics)
+    return target.kind == "classes" and target.classes > 2 and is_row and is_asked
 
 
 def label_range(looks: Looks) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Final
 from gradstab.diagnosis.finding import Finding
 from gradstab.diagnosis.looks.bundle import Looks
 from gradstab.diagnosis.looks.signal import LayerSignal
-from gradstab.diagnosis.rules.comparison import healing, learns
+from gradstab.diagnosis.rules.comparison import healing, healings, learns
 
 # Kernels this many times larger than He's draw; smaller than its inverse are too small.
 _OFF: Final = 4.0
@@ -47,7 +47,7 @@ def kernels_off_scale(looks: Looks) -> Iterator[Finding]:
         if each.kernel_scale and each.fan_in and not each.kernel_orthogonal and each.trainable
     ]
     healed = healing(looks, "start")
-    if not ratios or learns(looks.trial):
+    if not ratios or (learns(looks.trial) and healed is None):
         return
     large = [pair for pair in ratios if pair[1] > _OFF]
     small = [pair for pair in ratios if pair[1] < 1 / _OFF]
@@ -124,11 +124,15 @@ def frozen_model(looks: Looks) -> Iterator[Finding]:
             f'`model.get_layer("{layers[-1].name}").trainable = True`, then compile again.',
         )
     elif len(frozen) * 2 > len(layers) and not looks.structure.iterations:
+        # Layers that were trained before go with a plan that learns.
+        trial = looks.trial
+        is_stuck = trial.plan is not None and not learns(trial) and not healings(looks)
         yield Finding(
             "frozen-model",
-            "info",
+            "warning" if is_stuck else "info",
             frozen[0],
-            f"{len(frozen)} of {len(layers)} layers are frozen.",
+            f"{len(frozen)} of {len(layers)} layers are frozen"
+            f"{', and what is trained learns next to nothing' if is_stuck else ''}.",
             {"frozen": len(frozen), "layers": len(layers)},
             "Correct for a pretrained model; otherwise set `trainable = True` and compile again.",
         )

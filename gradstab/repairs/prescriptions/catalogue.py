@@ -23,13 +23,18 @@ from gradstab.repairs.prescriptions.training import (
     TrainLonger,
     UseAdam,
 )
-from gradstab.repairs.prescriptions.units import Reinitialize, ReviveUnits, SwapActivations
+from gradstab.repairs.prescriptions.units import (
+    Reinitialize,
+    ReviveUnits,
+    SwapActivations,
+    TrainFrozenLayers,
+)
 
 # The order in which they are tried. Data first, then what the script says of the head, the start,
 # the training, and last what makes another net or a longer run of it.
 CATALOGUE: Final[tuple[Prescription, ...]] = (
     DropNonFinite(), MatchValueRange(), ScaleInputs(), ScaleTargets(), FitHead(), InsertFlatten(),
-    Reinitialize(), SetLearningRate(), ClipGradients(), UseAdam(),
+    TrainFrozenLayers(), Reinitialize(), SetLearningRate(), ClipGradients(), UseAdam(),
     SwapActivations(), ReviveUnits(), LightenRegularization(), InsertNormalization(),
     AddResiduals(), WidenLayers(), SetBatchSize(), TrainLonger(),
 )  # fmt: skip
@@ -37,8 +42,9 @@ CATALOGUE: Final[tuple[Prescription, ...]] = (
 # The order in which they are written into one draft: a rate is searched on the net as it will be.
 WRITING: Final[tuple[type[Prescription], ...]] = (
     DropNonFinite, MatchValueRange, ScaleInputs, InsertFlatten, FitHead, ScaleTargets,
-    SwapActivations, ReviveUnits, Reinitialize, LightenRegularization, WidenLayers, SetBatchSize,
-    InsertNormalization, AddResiduals, UseAdam, ClipGradients, SetLearningRate, TrainLonger,
+    TrainFrozenLayers, SwapActivations, ReviveUnits, Reinitialize, LightenRegularization,
+    WidenLayers, SetBatchSize, InsertNormalization, AddResiduals, UseAdam, ClipGradients,
+    SetLearningRate, TrainLonger,
 )  # fmt: skip
 
 

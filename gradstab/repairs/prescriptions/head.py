@@ -73,6 +73,8 @@ class FitHead(Prescription):
         changes: list[Change] = []
         before = _layer_before(draft, head)
         if isinstance(head, keras.layers.Softmax):
+            if config["axis"] == 0:  # That of the batch.
+                changes.append(changed(draft, head, axis=-1))
             if task.kind in (Kind.ONE_HOT, Kind.CLASS_INDEX):
                 if before is not None and activation_of(draft.config(before)) == "softmax":
                     changes.append(changed(draft, before, activation="linear"))

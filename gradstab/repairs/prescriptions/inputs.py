@@ -109,7 +109,7 @@ def _is_scaled(draft: Draft, array: Any, count: int) -> bool:
         np.issubdtype(array.dtype, np.integer) or count > 1
     ):
         return True
-    mean, variance = _moments(array)
+    mean, variance = _spread(array)
     deviation = np.sqrt(variance)
     varying = np.atleast_1d(deviation)[np.atleast_1d(deviation) > 0]
     if varying.size == 0:
@@ -120,14 +120,19 @@ def _is_scaled(draft: Draft, array: Any, count: int) -> bool:
 
 
 def _moments(array: Any) -> tuple[Any, Any]:
+    """Return mean and variance to scale by: those of what never changes leave it as it is."""
+    mean, variance = _spread(array)
+    if np.ndim(mean) == 0:
+        return float(mean), max(float(variance), 1e-12)
+    return np.nan_to_num(mean).tolist(), np.where(variance > 0, variance, 1.0).tolist()
+
+
+def _spread(array: Any) -> tuple[Any, Any]:
     """Return mean and variance: of each feature, or of all values of an image."""
     array = np.asarray(array, "float64")
     array = np.where(np.isfinite(array), array, np.nan)
     axis = None if array.ndim >= 4 else tuple(range(array.ndim - 1))
-    mean, variance = np.nanmean(array, axis), np.nanvar(array, axis)
-    if np.ndim(mean) == 0:
-        return float(mean), max(float(variance), 1e-12)
-    return np.nan_to_num(mean).tolist(), np.where(variance > 0, variance, 1.0).tolist()
+    return np.nanmean(array, axis), np.nanvar(array, axis)
 
 
 def _normalization(mean: Any, variance: Any) -> Any:

@@ -19,6 +19,8 @@ _FEWEST_STEPS = 200
 _LONGER = 4
 # Steps at each rate, at least and at most: a quarter of the plan between them.
 _SEARCH_STEPS = (40, 120)
+# Of nets in order, which the other changes see to, the right rate hardly ever lies elsewhere.
+_RATES = (1e-4, 1.0)
 
 
 @final
@@ -39,19 +41,26 @@ class SetLearningRate(Prescription):
     is_costly = True
 
     def write(self, draft: Draft) -> list[Change]:
-        """Search for the rate on a copy of the model as it is drafted so far."""
+        """Take the rate that is known, or search for one on a copy as it is drafted so far."""
         optimizer = draft.optimizer()
-        x, y = draft.prepared(draft.x, draft.y)
-        batch_size = draft.fit_arguments["batch_size"]
-        planned = draft.fit_arguments["epochs"] * len(keras.tree.flatten(x)[0]) // batch_size
-        steps = int(np.clip(planned // 4, *_SEARCH_STEPS))
-        found = find_learning_rate(draft.built(), x, y, batch_size=batch_size, num_steps=steps)
-        rate = found.suggestion
+        rate = draft.known_rate or self._searched(draft)
         if rate is None:
             return []
         before = code_of(_innermost(optimizer))
         draft.optimizer = functools.partial(with_rate, optimizer, rate)
         return [Change(before, code_of(_innermost(draft.optimizer())))]
+
+    def _searched(self, draft: Draft) -> float | None:
+        x, y = draft.prepared(draft.x, draft.y)
+        batch_size = draft.fit_arguments["batch_size"]
+        planned = draft.fit_arguments["epochs"] * len(keras.tree.flatten(x)[0]) // batch_size
+        steps = int(np.clip(planned // 4, *_SEARCH_STEPS))
+        found = find_learning_rate(
+            draft.built(), x, y, batch_size=batch_size, num_steps=steps,
+            min_rate=_RATES[0], max_rate=_RATES[1],
+        )  # fmt: skip
+        draft.searched += steps * len(found.rates)
+        return found.suggestion
 
 
 @final

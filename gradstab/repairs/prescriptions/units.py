@@ -22,13 +22,12 @@ class Reinitialize(Prescription):
     """He's start before rectifiers, Glorot's elsewhere, zero biases."""
 
     name = "start from usual kernels"
-    heals = ("constant-initialization", "kernels-too-small", "kernels-too-large")
+    heals = ("constant-initialization", "kernels-too-small", "kernels-too-large", "dead-units")
     helps = (
         "vanishing-signal",
         "exploding-signal",
         "vanishing-gradients",
         "exploding-gradients",
-        "dead-units",
         "saturated-units",
         "collapsed-output",
         "nonfinite-forward",
@@ -55,7 +54,10 @@ class Reinitialize(Prescription):
 
 @final
 class SwapActivations(Prescription):
-    """`relu` in hidden layers; `tanh`, Keras' default, in recurrent ones."""
+    """`relu` with He's start in hidden layers; `tanh`, Keras' default, in recurrent ones.
+
+    Glorot's start, Keras' default, halves the signal in each rectified layer.
+    """
 
     name = "use relu in hidden layers"
     heals = ("saturated-units", "no-nonlinearity", "vanishing-gradients", "vanishing-signal")
@@ -82,7 +84,29 @@ class SwapActivations(Prescription):
             if now == "linear" and (is_own or is_followed_by_activation(draft, layer)):
                 continue
             if "activation" in layer.get_config():
-                changes.append(changed(draft, layer, activation="relu"))
+                entries = {"activation": "relu"}
+                if _name(draft.config(layer).get("kernel_initializer")).startswith("Glorot"):
+                    entries["kernel_initializer"] = "he_normal"
+                changes.append(changed(draft, layer, **entries))
+        return changes
+
+
+@final
+class TrainFrozenLayers(Prescription):
+    """Layers that are frozen learn; they begin with the weights that they have."""
+
+    name = "train frozen layers"
+    heals = ("frozen-model",)
+    helps = ("collapsed-output",)
+
+    def write(self, draft: Draft) -> list[Change]:
+        """Set `trainable` of the layers that have weights."""
+        changes = []
+        for layer in draft.layers:
+            if layer.weights and not draft.config(layer).get("trainable", True):
+                draft.change(layer, trainable=True)
+                line = f'model.get_layer("{layer.name}").trainable = '
+                changes.append(Change(f"{line}False", f"{line}True"))
         return changes
 
 

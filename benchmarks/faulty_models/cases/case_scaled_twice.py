@@ -1,0 +1,52 @@
+"""Pixels between 0 and 1 were divided by 255 once more."""
+
+import numpy as np
+
+ID = "scaled_twice"
+SOURCE = "gradstab"
+KIND = "artificial"
+FAULT = __doc__
+CAUSES = ["unscaled-input"]
+ALTERNATIVES = [
+    "learning-rate-too-low",
+    "vanishing-signal",
+    "too-few-epochs",
+    "optimizer",
+    "collapsed-output",
+]
+LAYER = "hidden_0"
+METRIC = "accuracy"
+BUDGET = {"epochs": 15, "batch_size": 32}
+
+
+def data(seed, faulty=True):
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    rows = np.random.default_rng(seed).permutation(len(x))
+    x, y = (x[rows] / 16).astype("float32"), y[rows].astype("int32")
+    if faulty:
+        x = x / 255
+    return x[:1200], y[:1200], x[1200:], y[1200:]
+
+
+def build(faulty):
+    import keras
+
+    K = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            K.Dense(64, activation="relu", name="hidden_0"),
+            K.Dense(10, activation="softmax", name="out"),
+        ]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    return model
+
+
+def score(model, x_val, y_val):
+    p = np.nan_to_num(model.predict(x_val, verbose=0))
+    return float(np.mean(p.argmax(-1) == y_val))
