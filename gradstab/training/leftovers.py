@@ -29,6 +29,7 @@ from gradstab.training.files import (
 from gradstab.training.strategy import FORMS
 
 _WEIGHTS = re.compile(r"epoch-(\d{6,})\.weights\.h5")
+_FILES = ("config.json", "history.json", "model.keras", "record.jsonl")
 STATE = "state.json"
 STATE_BEFORE = "before.json"
 
@@ -92,6 +93,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Progress]:
         RunDirectoryError: If files are lost, broken, or contradict each other, those of the
             checkpoint before the last too.
     """
+    _refuse_folders(directory)
     if not holds_a_run(directory):
         return {}, Progress()
     config = _config(directory / "config.json")
@@ -226,7 +228,8 @@ def _contradiction(progress: Progress, weights: Any, monitor: str) -> str | None
     if epoch is not None:
         logged = history.get(monitor, [])
         place = epoch - elsewhere if _is_count(epoch) else -1
-        if not _is_number(value) or epoch >= done or (place >= 0 and value not in logged):
+        is_right = _is_count(epoch) and epoch < done and _is_number(value)
+        if not is_right or (place >= 0 and value not in logged):
             return f"`best_value` is {value!r:.80}, in epoch {epoch!r:.80}"
         if len(logged) + elsewhere == done and place >= 0 and logged[place] != value:
             return f"`best_value` is {value!r:.80}, and `history` has another in epoch {epoch}"
@@ -259,6 +262,16 @@ def _is_count(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _refuse_folders(directory: Path) -> None:
+    """Refuse a folder where a run writes a file: the write would fail after hours of training."""
+    files = [directory / name for name in _FILES]
+    checkpoints = directory / "checkpoints"
+    files += [checkpoints / STATE, checkpoints / STATE_BEFORE, *checkpoints.glob("epoch-*")]
+    for file in files:
+        if file.is_dir():
+            refuse(file, "is a folder, where a run writes a file")
 
 
 def _weights_in(directory: Path) -> list[int]:

@@ -101,6 +101,7 @@ STATES = {
     "a later best": changing(best_epoch=7),
     "half a best": changing(best_epoch=None),
     "a best of text": changing(best_value="nan"),
+    "a best epoch of text": changing(best_epoch="0"),
     "impatient": changing(epochs_since_best=10**9),
     "stopped by text": changing(stopped="yes"),
     "seeds of text": changing(random_states=[["a"]]),
@@ -128,13 +129,18 @@ CASES = [
         "config.json": CONTENTS | JSON | CONFIGS,
         "checkpoints/epoch-000002.weights.h5": CONTENTS | {"a flipped byte": damage_middle},
         "model.keras": CONTENTS | {"a flipped byte": damage_middle},
+        # Of these nothing is read, but they are written.
+        "history.json": {"a folder": to_folder},
+        "record.jsonl": {"a folder": to_folder},
+        "checkpoints/before.json": {"a folder": to_folder},
     }.items()
     for name, damage in kinds.items()
 ]
 
 
-# What fits no model is found when it is put into one, and what is no checkpoint has none before.
-REFUSED = {"config.json", "model.keras", "too few seeds", "too many coefficients"}
+# What fits no model is found when it is put into one, what is no checkpoint has none before, and in
+# the place of a folder no run can write.
+REFUSED = {"config.json", "model.keras", "too few seeds", "too many coefficients", "a folder"}
 
 
 @pytest.mark.quick_cases(1)
