@@ -159,7 +159,7 @@ TWINS = {
     ),
     "double-softmax": Twin(
         classifier(extra=[keras.layers.Softmax()]), HEALTHY, ("two softmaxes", "one"),
-        kind="answers", quantity="largest answer of a row", label="rows",
+        kind="answers", quantity="largest output of a row", label="rows",
     ),
     "output-activation": Twin(
         regressor(adam(1e-2), head="relu"), regressor(adam(1e-2)),
@@ -223,7 +223,7 @@ TWINS = {
     ),
     "collapsed-output": Twin(
         classifier(sgd(3.0), depth=4), classifier(depth=4), ("rate 3", "rate 0.1"),
-        kind="answers", quantity="largest answer of a row", label="rows",
+        kind="answers", quantity="largest output of a row", label="rows",
     ),
     "over-regularized": Twin(
         classifier(penalty=keras.regularizers.L2(0.3)),

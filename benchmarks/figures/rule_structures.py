@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 from keras import ops
-from rule_runs import HEALTHY, SIGNAL, Twin, adam, classifier, digits, normal, regressor, sgd
+from rule_runs import HEALTHY, Twin, adam, classifier, digits, normal, regressor, sgd
 from sklearn.datasets import make_moons
 
 import gradstab
@@ -206,9 +206,9 @@ STRUCTURES = {
     ),
     "vanishing-signal": Twin(
         classifier(sgd(0.0), kernels="glorot_uniform", activation="sigmoid", depth=12, units=32,
-                   epochs=4),
-        classifier(sgd(0.0), depth=12, units=32, epochs=4), ("sigmoid", "relu, he_normal"),
-        **SIGNAL,
+                   epochs=1),
+        classifier(sgd(0.0), depth=12, units=32, epochs=1), ("sigmoid", "relu, he_normal"),
+        kind="answers", quantity="largest output of a row, before training", label="rows",
     ),
     "wrong-shape": Twin(
         stacked(applied(mixed_rows), dense()), stacked(dense()),

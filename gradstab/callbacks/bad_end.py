@@ -27,7 +27,7 @@ def warn_of_bad_end(judge: Judge, losses: Sequence[float], steps: int) -> None:
     kind, words = course_of(losses) or ("", "")
     told = None
     if kind == LOST_AGAIN:
-        told = f"What was learned is lost again: {words}."
+        told = f"The model lost what it had learned: {words}."
     elif kind == NO_PROGRESS:
         told = judge.no_better_than_constant(losses[-1])
     if told is not None:

@@ -263,7 +263,7 @@ class GradientMonitor(keras.callbacks.Callback):
             names = ", ".join(f"`{w.name}` ({w.observer.describe()})" for w in unused)
             warnings.warn(
                 f"The model {self.model.name!r} holds optimizers that took no step in the first "
-                f"epoch: {names}. Nothing is told of them",
+                f"epoch: {names}. They are not monitored",
                 stacklevel=2,
             )
 

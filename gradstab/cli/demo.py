@@ -32,11 +32,11 @@ from gradstab.cli.demo_report import (
     run_key,
 )
 
-SUMMARY: Final = "four broken settings of a CNN on real images, and what saves them"
+SUMMARY: Final = "train a CNN in four broken settings, with and without gradstab"
 DESCRIPTION: Final = (
-    "Trains the CNN on scikit-learn's digits in four settings that break plain Keras, each four "
-    "ways with the same seed, and says which part saves which. Takes one to three minutes on two "
-    "CPU cores, and downloads nothing."
+    "Trains a CNN on scikit-learn's digits in four settings that break plain Keras, each with four "
+    "methods and the same seed, and reports which part saves which setting. Takes one to three "
+    "minutes on two CPU cores, and downloads nothing."
 )
 
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=seed_number,
         default=0,
-        help="of the first weights, the split, the order of the data and the faults (%(default)s)",
+        help="seed of initial weights, split, order of the data and faults (%(default)s)",
     )
     parser.add_argument(
         "--epochs", type=whole_number(1), default=20, help="epochs of each run (%(default)s)"

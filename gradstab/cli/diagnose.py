@@ -17,11 +17,11 @@ from gradstab.cli.console import (
     whole_number,
 )
 
-SUMMARY: Final = "say why a model does not learn: cause, layer and remedy"
+SUMMARY: Final = "find out why a model does not learn: cause, layer and remedy"
 DESCRIPTION: Final = (
-    "Looks at a compiled model and its data, trains it for some seconds in several ways, and names "
+    "Checks a compiled model and its data, trains it for some seconds in several ways, and names "
     "the likeliest cause with the change to make; the file stays as it is. For a run directory it "
-    "says what the record tells. Exit code 1 with a finding of severity error."
+    "diagnoses the record instead. Exit code 1 if there is a finding of severity error."
 )
 
 
@@ -35,11 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="digits, fashion_mnist, cifar10, a folder of images, or two files as x.npy,y.npy",
     )
-    parser.add_argument("--epochs", type=whole_number(1), metavar="N", help="epochs of the plan")
+    parser.add_argument("--epochs", type=whole_number(1), metavar="N", help="planned epochs")
     parser.add_argument(
-        "--batch-size", type=whole_number(1), default=32, metavar="N", help="(%(default)s)"
+        "--batch-size",
+        type=whole_number(1),
+        default=32,
+        metavar="N",
+        help="rows per step (%(default)s)",
     )
-    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--seed", type=seed_number, default=0, metavar="N", help="seed of the trials (%(default)s)"
+    )
     parser.add_argument("--format", choices=("text", "json", "html"), default="text")
     parser.add_argument("--output", type=Path, metavar="FILE", help="file to write")
 

@@ -32,11 +32,11 @@ from gradstab.cli.gradient_profile import (
 )
 from gradstab.cli.train import describe_metrics
 
-SUMMARY: Final = "test a trained model, and see its gradients layer by layer"
+SUMMARY: Final = "test a trained model, and show its gradients layer by layer"
 DESCRIPTION: Final = (
     "Prints the metrics of a trained model on test data, the gradient norm of each layer's kernel "
-    "on test batches with the ratio of the first to the last, and whether gradients vanish or "
-    "explode. For a run directory the data is that of the run, unless --data names other."
+    "on test batches, the ratio of the first to the last, and whether gradients vanish or "
+    "explode. For a run directory, the data are those of the run, unless --data is given."
 )
 _DATA: Final = ("data", "batch_size", "image_size", "seed")
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=16,
         metavar="N",
-        help="test batches that the gradients are the mean of (%(default)s)",
+        help="number of test batches over which gradients are averaged (%(default)s)",
     )
 
 

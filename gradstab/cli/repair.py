@@ -1,4 +1,4 @@
-"""`gradstab repair`: the smallest change that heals a model, verified, with the healed model."""
+"""`gradstab repair`: the smallest change that makes a model learn, and the repaired model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gradstab.cli.console import (
     write_whole,
 )
 
-SUMMARY: Final = "find the smallest change that heals a model, and show it as a diff"
+SUMMARY: Final = "find the smallest change that makes a model learn, and show it as a diff"
 DESCRIPTION: Final = (
-    "Diagnoses a compiled model, tries changes that answer the diagnosis on copies, and takes out "
-    "again what does not help. Writes repair.txt and repair.html to the output folder, and "
+    "Diagnoses a compiled model, tries changes for the findings on copies, and removes changes "
+    "that do not help. Writes repair.txt and repair.html to the output folder, and "
     "model.keras, the repaired model with fresh weights. The given file stays as it is. Exit code "
     "1 where the model is not repairable."
 )

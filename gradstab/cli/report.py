@@ -10,10 +10,11 @@ from typing import Final
 
 from gradstab.cli.console import InputError, refusing_bad_input, say
 
-SUMMARY: Final = "show what a run's record tells: page, text, JSON, or live"
+SUMMARY: Final = "report on a run as a page, as text, as JSON, or live"
 DESCRIPTION: Final = (
-    "Reads the record that GradientMonitor wrote into a run directory, of a run that has ended, "
-    "was killed or goes on. Writes a page with figures and tables that needs no network; or prints "
+    "Reads the record in a run directory, written by GradientMonitor or training.train, of a run "
+    "that has ended, was killed or is still running. Writes a page with figures and tables that "
+    "needs no network; or prints "
     "a summary as text or JSON; or, with --watch, follows the run in the terminal until its record "
     "says that it ended, or Ctrl-C."
 )
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file to write (RUN_DIR/report.html for html, the terminal for text and json)",
     )
-    parser.add_argument("--watch", action="store_true", help="follow the run as it goes on")
+    parser.add_argument("--watch", action="store_true", help="follow a running training")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -21,9 +21,9 @@ from gradstab.cli.console import (
 )
 from gradstab.cli.data_arguments import add_data_arguments, check_data, load_data
 
-SUMMARY: Final = "train the CNN on images"
+SUMMARY: Final = "train a CNN on images"
 DESCRIPTION: Final = (
-    "Trains the CNN with a warmed-up, decaying rate, bad steps skipped and the gradient clipped. "
+    "Trains a CNN with warm-up and decay of the rate, skipping of bad steps, and clipping. "
     "The run directory gets config.json, command.json, history.json, record.jsonl, model.keras "
     "(the best by validation loss), checkpoints/, gradient_norm.png and loss.png."
 )
@@ -42,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=whole_number(1),
         metavar="N",
-        help=f"passes over the training images ({_EPOCHS}, or those that a resumed run was begun "
-        "with)",
+        help=f"passes over the training images ({_EPOCHS}; of a resumed run its own)",
     )
     one_of = parser.add_mutually_exclusive_group()
     one_of.add_argument(
@@ -51,15 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=_RECIPES,
         dest="optimizer",
         default=argparse.SUPPRESS,
-        help="an adaptive optimizer with published settings, a warm-up as long as it needs, and a "
-        "cosine to zero (adam)",
+        help="an adaptive optimizer with published settings, a warm-up, and a cosine decay to zero "
+        "(adam)",
     )
     one_of.add_argument(
         "--optimizer",
         choices=sorted(_PEAK_RATES),
         default="adam",
-        help="the same by the name of the optimizer, and sgd with momentum 0.9, a warm-up and a "
-        "cosine (%(default)s)",
+        help="the same, and sgd with momentum 0.9, a warm-up and a cosine decay (%(default)s)",
     )
     parser.add_argument(
         "--learning-rate",
@@ -100,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in RUN_DIR, to more epochs if --epochs says so",
+        help="continue the run in RUN_DIR; --epochs may be larger than before",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
 

@@ -73,7 +73,7 @@ def _finding(finding: Finding) -> str:
 def _consequence(finding: Finding) -> str:
     place = f" in `{finding.layer}`" if finding.layer else ""
     return textwrap.fill(
-        f"{finding.code}{place}, which follows from {finding.explained_by}: {finding.cause}",
+        f"{finding.code}{place}, a consequence of {finding.explained_by}: {finding.cause}",
         _WIDTH,
         initial_indent="  - ",
         subsequent_indent="    ",

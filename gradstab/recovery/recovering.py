@@ -237,7 +237,7 @@ class Recovery:
         factor = self._escalation.on_calm(step)
         if factor is not None:
             self._set_rate(factor)
-            told = f"Calm for long: the learning rate is back at {factor:g} of what was asked for."
+            told = f"After a long calm the learning rate is back at {factor:g} of its full value."
             self._tell(Action("rate_raised", step, "calm", told))
 
     def _set_rate(self, factor: float) -> None:

@@ -26,7 +26,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         ("first bad variable", "none recorded" if bad is None else _named(*bad)),
     ]
     if summary.missed:
-        rows.append(("missed", f"{counted(summary.missed, 'step')} that nobody looked at in time"))
+        rows.append(("missed", f"{counted(summary.missed, 'step')} not read in time"))
     if summary.problems:
         rows.append(("unreadable lines", f"{len(summary.problems)}: {summary.problems[0]}"))
     return rows

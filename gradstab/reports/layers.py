@@ -96,7 +96,7 @@ def plot_update_ratio(record: Record, ax: Axes | None = None) -> Axes:
         ax: Where to draw; a new figure if `None`.
     """
     ax = axes_or_new(ax)
-    ax.set(title="Updates beside the weights", xlabel="step", ylabel="norm of update / of weights")
+    ax.set(title="Updates relative to weights", xlabel="step", ylabel="norm of update / of weights")
     ratios = record.per_variable("update_ratio")
     if np.any(_drawable(ratios.values)):
         _draw_ratios(ax, ratios)

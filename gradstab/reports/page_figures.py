@@ -1,4 +1,4 @@
-"""The figures of the page, each with what it shows and what brings it."""
+"""The figures of the page, each with its caption and the option that adds its data."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Figure(NamedTuple):
 
     Attributes:
         name: Its id on the page.
-        title: For those who hear the page, and where it is missing.
+        title: Title, for screen readers and for the list of missing figures.
         caption: How to read it.
-        brought_by: What has to be done for the record to hold its data.
+        brought_by: The option that adds its data to the record.
         plot: Draws it.
         size: In inches; `None` lets the function choose, and the page gives it a row.
     """
@@ -48,22 +48,22 @@ class Figure(NamedTuple):
 FIGURES: Final = (
     Figure(
         "epochs", "Losses and metrics by epoch",
-        "Of training, and of the validation data if there was any.",
+        "Training, and validation if there was any.",
         "drawn once an epoch is complete",
         plot_epochs, (6.4, 4.2),
     ),
     Figure(
         "incidents", "Loss and incidents",
-        "Loss of the recorded steps. Marks along the top are what happened; the table below tells "
-        "more of each.",
+        "Loss of the recorded steps. Marks along the top are incidents; the table below has the "
+        "details.",
         "needs a loss: under `fit` and `training.train` the steps have one, in a loop of your own "
         "pass it through `optimizer.scale_loss`",
         plot_incidents, (6.4, 3.6),
     ),
     Figure(
         "layers", "Gradient norm per layer",
-        "Before the transforms. A column that darkens towards the top is a gradient that vanishes "
-        "on its way to the first layers; one that brightens explodes.",
+        "Before the transforms. If columns darken towards the top, gradients vanish on their way "
+        "to the first layers; if they brighten, gradients explode.",
         "`GradientMonitor(run_dir)`",
         plot_layer_norms, None,
     ),
@@ -74,31 +74,31 @@ FIGURES: Final = (
         plot_gradient_norm, (6.4, 3.6),
     ),
     Figure(
-        "ratios", "Updates beside the weights",
+        "ratios", "Updates relative to weights",
         "Far below the band weights hardly move, far above they are overwritten. "
-        "Outside is a hint and no proof.",
+        "A ratio outside is a hint, not a proof.",
         "`GradientMonitor(run_dir, every_n_steps=50)`: on sampled steps",
         plot_update_ratio, (6.4, 3.6),
     ),
     Figure(
         "clips", "Clip rate",
-        "Share of the recorded steps whose gradient was shortened to a bound. A clip that bounds "
-        "nearly every step acts as a smaller learning rate under SGD; under Adam, whose step "
-        "hardly depends on the gradient's length, it changes what the moments remember.",
+        "Share of the recorded steps whose gradient was clipped to a bound. Under SGD a clip that "
+        "acts on nearly every step is a smaller learning rate. Adam's step hardly depends on the "
+        "gradient's length; there a clip changes the weight of single steps in the moments.",
         "an optimizer wrapped by `gradstab.stabilize` or a `clip_by_...` function",
         plot_clip_rate, (6.4, 3.6),
     ),
     Figure(
         "linearity", "Linearity of the steps",
-        "Where what is predicted and what came agree on the probe, a step is in the linear regime; "
-        "far apart, the rate is too high.",
+        "If prediction and actual change agree on the probe, steps are in the linear regime; if "
+        "they are far apart, the rate is too high.",
         "`GradientMonitor(run_dir, probe=(x, y))`",
         plot_linearity, (6.4, 3.6),
     ),
     Figure(
         "effective-rate", "Effective learning rate",
-        "What the optimizer makes of the rate, layer by layer: the median over a layer's weights, "
-        "and the middle half of them.",
+        "The factor on the gradient, layer by layer: the median over a layer's weights, and "
+        "the band of the middle half.",
         "`GradientMonitor(run_dir, effective_rates=True)` with Adagrad, RMSprop, Adam or AdamW",
         plot_effective_rate, (6.4, 3.8),
     ),
@@ -139,7 +139,7 @@ def figures(record: Record, chosen: Sequence[Figure] = FIGURES, prefix: str = ""
     parts = ["<h2>Figures</h2>", '<div class="figures">', *there, "</div>"] if there else []
     if missing and not prefix:
         parts += [
-            '<div class="missing card"><p>Not in this record, and what brings it:</p>',
+            '<div class="missing card"><p>Not in this record, with the option that adds it:</p>',
             "<ul>",
             *missing,
             "</ul></div>",

@@ -171,7 +171,7 @@ class Run:
         found = "NaN" if all(map(math.isnan, values)) else "not finite"
         kept = "" if self.directory is None else " `model.keras` is the model as the run began."
         warnings.warn(
-            f"There is no best model, for no epoch improved `monitor`: `{self.settings.monitor}` "
+            f"There is no best model: no epoch improved `monitor`: `{self.settings.monitor}` "
             f"was {found} in every epoch.{kept} Look for NaN in the data that it is computed on",
             stacklevel=4,
         )

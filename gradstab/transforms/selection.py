@@ -178,8 +178,8 @@ def warn_of_idle_patterns(name: str, patterns: Patterns, paths: Sequence[str]) -
         if not any(fits(path, pattern) for path in paths):
             nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
             warnings.warn(
-                f"`{name}` holds a pattern that fits no variable. Received: {pattern!r}. Nearest "
-                f"paths: {', '.join(map(repr, nearest))}. `*` stands for any characters",
+                f"`{name}` holds a pattern that matches no variable. Received: {pattern!r}. "
+                f"Nearest paths: {', '.join(map(repr, nearest))}. `*` stands for any characters",
                 stacklevel=2,
             )
 

@@ -44,7 +44,7 @@ def _fit(rate, epochs, *callbacks, l2=0.0):
 
 def test_what_was_lost_again_is_told():
     (told,) = _fit(0.1, 6, _Forget())
-    assert re.search("lost again: the loss fell from .* 72 steps.*diagnose", told)
+    assert re.search("lost what it had learned: the loss fell from .* 72 steps.*diagnose", told)
 
 
 def test_a_model_no_better_than_a_constant_output_is_told():

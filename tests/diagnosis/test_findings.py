@@ -72,7 +72,7 @@ def test_a_diagnosis_shows_its_findings():
     text = str(diagnosis)
     assert text.startswith("unscaled-input")
     assert "[warning] unscaled-input" in text
-    assert "saturated-units in `h`, which follows from" in text
+    assert "saturated-units in `h`, a consequence of" in text
     assert not diagnosis.ok
     assert [each.code for each in diagnosis.roots] == ["unscaled-input"]
     assert [each.name for each in diagnosis.layers] == ["first", "second", "out"]

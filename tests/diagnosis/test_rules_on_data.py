@@ -128,6 +128,17 @@ def test_class_numbers_judged_by_accuracy_are_no_quantities(targets, metrics, wa
     assert [each.code for each in loss_mismatch(looks)] == want
 
 
+def test_whole_numbers_with_gaps_are_quantities_under_a_loss_of_probabilities():
+    """The progression of diabetes, 31 to 346, was told to be 347 classes."""
+    numbers = [number for number in range(31, 331) if number % 3]
+    targets = np.repeat(numbers, 2)[:, None]
+    looks = with_head(targets, activation="sigmoid", shape=(1,), loss="BinaryCrossentropy")
+    remedies = {each.code: each.remedy for each in apply(RULES, looks)}
+    for code in ("loss-mismatch", "label-range"):
+        assert "mean_squared_error" in remedies[code]
+        assert "softmax" not in remedies[code]
+
+
 def test_a_loss_of_raw_outputs_that_is_not_finite_wants_its_form_for_logits():
     looks = with_head(ONE_HOT, activation="linear", loss="custom", minimum=-2.0, maximum=3.0)
     signal = dataclasses.replace(looks.signal, loss=float("nan"), loss_of_probabilities=0.7)

@@ -118,7 +118,7 @@ def test_a_skip_inside_judges_the_chosen_variables_alone():
 def test_patterns_that_fit_nothing_are_told_with_the_nearest_paths():
     optimizer = _optimizer(Only(ClipByNorm(1e-3), include="kernal"))
     variables, gradients = checks.make_variables(), checks.make_gradients()
-    with pytest.warns(UserWarning, match=r"`include` .* fits no variable.*'kernal'.*'kernel'"):
+    with pytest.warns(UserWarning, match=r"`include` .* matches no variable.*'kernal'.*'kernel'"):
         optimizer.build(variables)
     expected = [v.numpy() - g.numpy() for v, g in zip(variables, gradients, strict=True)]
     optimizer.apply(gradients, variables)

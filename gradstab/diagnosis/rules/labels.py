@@ -22,6 +22,8 @@ from gradstab.diagnosis.rules.heads import (
 _ACCURACIES: Final = (
     "accuracy", "Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "SparseCategoricalAccuracy",
 )  # fmt: skip
+# Different whole numbers from which on, with gaps between them, targets are quantities.
+_MANY: Final = 20
 
 
 def loss_mismatch(looks: Looks) -> Iterator[Finding]:
@@ -38,7 +40,7 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 f'- loss="{in_words(head.loss)}"\n+ loss="binary_crossentropy"',
             )
         elif head.loss in OF_PROBABILITIES and is_beyond(head, target):
-            is_few = target.kind == "classes"
+            is_few = target.kind == "classes" and not _has_gaps(target)
             yield Finding(
                 "loss-mismatch",
                 "error",
@@ -59,8 +61,8 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
                 "loss-mismatch",
                 "warning",
                 head.layer,
-                f"Accuracy is asked of {target.classes} classes, and {head.loss} on one unit takes "
-                "their numbers for quantities: an answer between two classes is neither.",
+                f"Accuracy is measured on {target.classes} classes, but {head.loss} on one unit "
+                "treats their numbers as quantities: an output between two classes has no meaning.",
                 {"classes": target.classes, "units": 1},
                 f'- Dense(1), loss="{in_words(head.loss)}"\n'
                 f'+ Dense({units}, activation="softmax"), loss="sparse_categorical_crossentropy"',
@@ -107,6 +109,12 @@ def are_meant_as_classes(head: HeadLook, target: TargetLook) -> bool:
     return target.kind == "classes" and target.classes > 2 and is_row and is_asked
 
 
+def _has_gaps(target: TargetLook) -> bool:
+    """Whether whole numbers are too many, and too far apart, to be classes."""
+    span = target.maximum - target.minimum + 1
+    return target.kind == "classes" and _MANY < target.classes < span
+
+
 def label_range(looks: Looks) -> Iterator[Finding]:
     """Find labels beyond what the output can name."""
     for head, target in looks.heads_with_targets():
@@ -136,6 +144,8 @@ def label_range(looks: Looks) -> Iterator[Finding]:
                 {"minimum": target.minimum, "maximum": target.maximum},
                 'Use 0 and 1: `y = (y > y.min()).astype("float32")`.'
                 if few
+                else "Use an output without activation, and mean_squared_error."
+                if _has_gaps(target)
                 else f'Use Dense({int(target.maximum) + 1}, activation="softmax") with '
                 "sparse_categorical_crossentropy.",
             )

@@ -132,7 +132,7 @@ def frozen_model(looks: Looks) -> Iterator[Finding]:
             "warning" if is_stuck else "info",
             frozen[0],
             f"{len(frozen)} of {len(layers)} layers are frozen"
-            f"{', and what is trained learns next to nothing' if is_stuck else ''}.",
+            f"{', and the rest learns next to nothing' if is_stuck else ''}.",
             {"frozen": len(frozen), "layers": len(layers)},
             "Correct for a pretrained model; otherwise set `trainable = True` and compile again.",
         )
