@@ -12,8 +12,9 @@ A run diverges organically if it had learned, and then loses four fifths of that
 rises through the run, or is high from the start. A healthy one has the usual rate or a third of it,
 some with noisy labels, batches of 4 or warm restarts, and its loss never is far above the first.
 Each signal is taken as it is, and over its own median of the 100 steps before. Its threshold is the
-highest value that it has in half of the healthy runs; the other half shows the false alarms. The
-lead is counted from the first warning to the step at which the run diverged.
+highest value that it has in half of the healthy runs, and another time in half of all that trained
+well, those at a high rate too; the other halves show the false alarms. The lead is counted from the
+first warning to the step at which the run diverged.
 """
 
 from __future__ import annotations
@@ -176,7 +177,9 @@ def courses(noted: Any) -> dict[str, Any]:
 def over_past(values: Any) -> Any:
     """Return values over the median of those before them, without the latest."""
     past = [values[max(0, n - PAST) : max(1, n - WINDOW)] for n in range(len(values))]
-    return values / np.maximum(np.array([np.median(each) for each in past]), 1e-6)
+    with np.errstate(invalid="ignore"):  # Where all is infinite, a ratio tells nothing.
+        ratios = values / np.maximum(np.array([np.median(each) for each in past]), 1e-6)
+    return np.nan_to_num(ratios, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
 
 def diverged_at(losses: Any) -> int | None:
@@ -208,6 +211,8 @@ def judge(runs: list[dict[str, Any]], noted: list[Any]) -> list[dict[str, Any]]:
         is_well = run["diverged"] is None and is_healthy(losses)
         run["healthy"] = is_well and run["kind"] in HEALTHY
         run["held"] = is_well and run["kind"] not in HEALTHY
+    healthy, held = ([n for n, run in enumerate(runs) if run[k]] for k in ("healthy", "held"))
+    diverged = [n for n, run in enumerate(runs) if run["diverged"] is not None]
     rows = []
     for signal in followed[0]:
 
@@ -217,36 +222,37 @@ def judge(runs: list[dict[str, Any]], noted: list[Any]) -> list[dict[str, Any]]:
             over = np.flatnonzero(followed[place][signal][:end] > threshold)
             return int(end - over[0]) if len(over) else 0
 
-        healthy, held = ([n for n, r in enumerate(runs) if r[k]] for k in ("healthy", "held"))
-        diverged = [n for n, run in enumerate(runs) if run["diverged"] is not None]
-        threshold = max(float(followed[n][signal].max()) for n in healthy[::2])
-        leads = [warned(n, threshold) for n in diverged]
-        rows.append(
-            {
-                "signal": signal,
-                "threshold": threshold,
-                "median_lead": float(np.median(leads)) if leads else 0.0,
-                "ahead": sum(lead >= AHEAD for lead in leads),
-                "diverged": len(leads),
-                "false_alarms": sum(warned(n, threshold) > 0 for n in healthy[1::2]),
-                "healthy": len(healthy[1::2]),
-                "alarms_held": sum(warned(n, threshold) > 0 for n in held),
-                "held": len(held),
-            }
-        )
+        for name, known in (("healthy", healthy[::2]), ("well", healthy[::2] + held[::2])):
+            threshold = max(float(followed[n][signal].max()) for n in known)
+            leads = [warned(n, threshold) for n in diverged]
+            rows.append(
+                {
+                    "signal": signal,
+                    "threshold_of": name,
+                    "threshold": threshold,
+                    "median_lead": float(np.median(leads)) if leads else 0.0,
+                    "ahead": sum(lead >= AHEAD for lead in leads),
+                    "diverged": len(leads),
+                    "false_alarms": sum(warned(n, threshold) > 0 for n in healthy[1::2]),
+                    "healthy": len(healthy[1::2]),
+                    "alarms_held": sum(warned(n, threshold) > 0 for n in held[1::2]),
+                    "held": len(held[1::2]),
+                }
+            )
     return rows
 
 
 def table(content: dict[str, Any]) -> str:
     """Return leads and false alarms as a table."""
     header = [
-        "signal", "threshold", "median lead (steps)", f"at least {AHEAD} ahead",
-        "false alarms, healthy", "alarms, high rate that held",
+        "signal", "threshold from", "median lead (steps)", f"at least {AHEAD} ahead",
+        "false alarms, healthy", "false alarms, high rate that held",
     ]  # fmt: skip
+    words = {"healthy": "healthy runs", "well": "and those at a high rate"}
     rows = [
         [
             row["signal"],
-            f"{row['threshold']:.3g}",
+            f"{words[row['threshold_of']]}: {row['threshold']:.3g}",
             f"{row['median_lead']:.0f}",
             f"{row['ahead']} of {row['diverged']}",
             f"{row['false_alarms']} of {row['healthy']}",
