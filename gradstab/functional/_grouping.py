@@ -18,18 +18,17 @@ from gradstab.keras_hooks.conditions import is_compiled_by_xla
 _FEW: Final = 4
 
 
-def alike(values: Sequence[Any], most_entries: float, *, under_xla: float = 0) -> list[list[int]]:
+def alike(values: Sequence[Any], most_entries: int) -> list[list[int]]:
     """Return the places of tensors that are to be stacked, and of each other one on its own.
 
-    XLA joins operations by itself; for it every tensor stays on its own if nothing else is said.
+    XLA joins operations by itself; for it every tensor stays on its own.
 
     Args:
         values: Tensors; `None` has no place in the result.
         most_entries: Entries up to which a tensor is small.
-        under_xla: The same where XLA compiles.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
-    most = under_xla if is_compiled_by_xla() else most_entries
+    most = 0 if is_compiled_by_xla() else most_entries
     for place, value in enumerate(values):
         if value is None:
             continue

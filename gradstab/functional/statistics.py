@@ -1,91 +1,107 @@
-"""What there is to tell of tensors beyond their norms: a number for each, in one float32 vector.
+"""What there is to tell of the tensors of a step beyond their norms, all of them at once.
 
-Half precision is widened first. `None` counts as a tensor without entries.
+A compiler takes about as long for a reduction of one tensor as for one of many side by side. So
+small tensors lie together as the rows of a matrix, and each statistic is one reduction of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import keras
+import numpy as np
 from keras import ops
 
 from gradstab._variables import value_of
-from gradstab.functional._grouping import alike
 from gradstab.functional.norms import widen
 
-# Entries up to which copying tensors side by side costs less than an operation for each.
-_SMALL: Final = 16_384
+# Entries of a row; each tensor is filled up to whole rows with zeros.
+_WIDTH: Final = 256
+# Entries of a matrix. A tensor that has more is looked at as it lies, without a copy.
+_MOST: Final = 2**20
+_NAMES: Final = (
+    "largest",
+    "nonzero",
+    "nonfinite",
+    "weight_norm",
+    "update_norm",
+    "predicted",
+)
 
 
-def largest_magnitudes(values: Sequence[Any]) -> Any:
-    """Return the largest magnitude among the finite entries of each tensor, 0 if there is none.
+def statistics_of_step(
+    gradients: Sequence[Any],
+    before: Sequence[Any],
+    after: Sequence[Any],
+    rows: Sequence[Any] | None = None,
+) -> dict[str, Any]:
+    """Return what there is to tell of a step, one number for each variable.
 
-    >>> import numpy as np
-    >>> largest_magnitudes([np.array([1.0, -3.0, np.inf]), None]).numpy().tolist()
-    [3.0, 0.0]
-    """
+    Sums of squares are taken in float64, which holds those of all float32 numbers.
 
-    def largest(rows: Any) -> Any:
-        return ops.max(ops.where(ops.isfinite(rows), ops.abs(rows), 0.0), axis=1)
+    Args:
+        gradients: Tensors in any float dtype; `None` counts as zeros.
+        before: The variables before the step, of known shapes.
+        after: The variables after it.
+        rows: Of each gradient that holds some rows only, their indices, shape (rows,); else `None`.
 
-    return _each(largest, values)
-
-
-def norms_in_double(values: Sequence[Any]) -> Any:
-    """Return the Euclidean norm of each tensor; the squares are summed up in float64.
-
-    That holds the squares of all float32 numbers, and takes a compiler one pass: where norms are
-    not on the way of every step, `norms.norms`, whose two ways are faster, takes longer to compile.
-
-    >>> import numpy as np
-    >>> norms_in_double([np.full(4, 1e30, "float32"), None]).numpy().tolist()
-    [2.0000000300949324e+30, 0.0]
-    """
-
-    def norm(rows: Any) -> Any:
-        return ops.sqrt(ops.sum(ops.square(ops.cast(rows, "float64")), axis=1))
-
-    return _each(norm, values)
-
-
-def counts_of_nonzero(values: Sequence[Any]) -> Any:
-    """Return how many entries of each tensor are not exactly zero; NaN is not zero.
+    Returns:
+        Float32 vectors: `largest`, the largest finite magnitude of the gradient; `nonzero`, how
+        many of its entries are not exactly zero; `nonfinite`, how many are NaN or infinite;
+        `weight_norm` after the step; `update_norm`; `predicted`, g·Δw, 0 where nothing moved.
 
     >>> import numpy as np
-    >>> counts_of_nonzero([np.array([0.0, 2.0, np.nan])]).numpy().tolist()
-    [2.0]
+    >>> found = statistics_of_step([np.array([3.0, 0.0])], [np.zeros(2)], [np.array([-0.6, 0.8])])
+    >>> {name: round(float(value[0]), 4) for name, value in found.items()}
+    {'largest': 3.0, 'nonzero': 1.0, 'nonfinite': 0.0, 'weight_norm': 1.0, 'update_norm': 1.0, \
+'predicted': -1.8}
     """
-    return _each(lambda rows: ops.sum(ops.cast(rows != 0, "float32"), axis=1), values)
+    rows = [None] * len(after) if rows is None else rows
+    shapes = [tuple(variable.shape) for variable in after]
+    dtypes = {keras.backend.standardize_dtype(variable.dtype) for variable in after}
+    dtype = "float64" if "float64" in dtypes else "float32"
 
+    def matrix(of: Sequence[Any], places: Sequence[int]) -> Any:
+        return _matrix([of[place] for place in places], [shapes[place] for place in places], dtype)
 
-def counts_of_nonfinite(values: Sequence[Any]) -> Any:
-    """Return how many entries of each tensor are NaN or infinite.
-
-    >>> import numpy as np
-    >>> counts_of_nonfinite([np.array([0.0, np.inf, np.nan])]).numpy().tolist()
-    [2.0]
-    """
-
-    def count(rows: Any) -> Any:
-        return ops.sum(ops.cast(ops.logical_not(ops.isfinite(rows)), "float32"), axis=1)
-
-    return _each(count, values)
-
-
-def dot_products(first: Sequence[Any], second: Sequence[Any]) -> Any:
-    """Return Σᵢ xᵢ·yᵢ for each pair of tensors of equal shape, 0 where one is `None`.
-
-    >>> import numpy as np
-    >>> dot_products([np.array([1.0, 2.0])], [np.array([3.0, 4.0])]).numpy().tolist()
-    [11.0]
-    """
-
-    def product(rows: Any, others: Any) -> Any:
-        return ops.sum(rows * ops.cast(others, rows.dtype), axis=1)
-
-    return _each(product, first, second)
+    sums, largest, owners = [], [], []
+    for places in _groups(shapes, rows):
+        new = matrix(after, places)
+        update = new - matrix(before, places)
+        gradient, moved = matrix(gradients, places), update
+        index = rows[places[0]]
+        if index is not None:
+            table = ops.reshape(update, shapes[places[0]])
+            moved = ops.reshape(ops.take(table, index, axis=0), (1, -1))
+        finite = ops.isfinite(gradient)
+        columns = [
+            ops.cast(gradient != 0, dtype),
+            ops.cast(ops.logical_not(finite), dtype),
+            gradient * moved,
+            ops.square(ops.cast(new, "float64")),
+            ops.square(ops.cast(update, "float64")),
+        ]
+        reduced = [ops.cast(ops.sum(column, axis=1), "float64") for column in columns]
+        sums.append(ops.stack(reduced, axis=1))
+        largest.append(ops.max(ops.where(finite, ops.abs(gradient), 0.0), axis=1))
+        owners += [np.repeat(places, [_rows_of(shapes[place], places) for place in places])]
+    if not sums:
+        return dict.fromkeys(_NAMES, ops.zeros((len(after),), "float32"))
+    owner = np.concatenate(owners).astype("int32")
+    each = ops.segment_sum(ops.concatenate(sums), owner, num_segments=len(after))
+    most = ops.segment_max(ops.concatenate(largest), owner, num_segments=len(after))
+    nonzero, nonfinite, predicted, weights, updates = ops.unstack(each, axis=1)
+    found = [
+        ops.maximum(most, 0.0),  # Of a tensor without entries it is the smallest number there is.
+        nonzero,
+        nonfinite,
+        ops.sqrt(weights),
+        ops.sqrt(updates),
+        ops.where(updates == 0, 0.0, predicted),
+    ]
+    return {name: ops.cast(value, "float32") for name, value in zip(_NAMES, found, strict=True)}
 
 
 def histogram(value: Any, bins: int) -> Any:
@@ -117,33 +133,50 @@ def histogram(value: Any, bins: int) -> Any:
     return ops.concatenate([ops.stack([low, high]), counts])
 
 
-def _each(function: Callable[..., Any], *lists: Sequence[Any]) -> Any:
-    """Apply a function to each tensor that has entries, widened, and return one float32 vector.
-
-    Small tensors of one shape are looked at together, as the rows of a matrix; by XLA, which would
-    compile a kernel for each, large ones too.
+def _groups(shapes: Sequence[tuple[int, ...]], rows: Sequence[Any]) -> Iterator[list[int]]:
+    """Yield the places of tensors that are to lie in one matrix; those without entries have none.
 
     Args:
-        function: Takes a matrix for each list and returns a number for each of the rows.
-        lists: Tensors, those at one place all of one shape; `None` and those without entries give
-            0.
+        shapes: Their shapes.
+        rows: As in `statistics_of_step`.
     """
-    present: list[Any] = [
-        None if any(value is None or 0 in value.shape for value in values) else values
-        for values in zip(*lists, strict=True)
+    group: list[int] = []
+    filled = 0
+    for place, shape in enumerate(shapes):
+        size = math.prod(shape)
+        if rows[place] is not None or size > _MOST:
+            yield [place]
+        elif size:
+            if filled + size > _MOST:
+                yield group
+                group, filled = [], 0
+            group.append(place)
+            filled += size
+    if group:
+        yield group
+
+
+def _rows_of(shape: tuple[int, ...], group: Sequence[int]) -> int:
+    return 1 if len(group) == 1 else -(-math.prod(shape) // _WIDTH)
+
+
+def _matrix(values: Sequence[Any], shapes: Sequence[tuple[int, ...]], dtype: str) -> Any:
+    """Return tensors one below the other, each filled up with zeros; a single one as one row."""
+    flat = [
+        ops.zeros((math.prod(shape),), dtype)
+        if value is None
+        else ops.cast(ops.reshape(value_of(value), (-1,)), dtype)
+        for value, shape in zip(values, shapes, strict=True)
     ]
-    results: list[Any] = [ops.zeros((), "float32")] * len(present)
-    firsts = [None if values is None else values[0] for values in present]
-    for places in alike(firsts, _SMALL, under_xla=math.inf):
-        columns = zip(*(present[place] for place in places), strict=True)
-        found = ops.cast(function(*map(_matrix, columns)), "float32")
-        for place, number in zip(places, ops.unstack(found, len(places)), strict=True):
-            results[place] = number
-    return ops.stack(results)
-
-
-def _matrix(values: Sequence[Any]) -> Any:
-    """Return tensors of one shape, widened, as the rows of a matrix."""
-    tensors = [widen(value_of(value)) for value in values]
-    stacked = ops.stack(tensors) if len(tensors) > 1 else tensors[0]
-    return ops.reshape(stacked, (len(tensors), -1))
+    if len(flat) == 1:
+        return ops.reshape(flat[0], (1, -1))
+    parts: list[Any] = []
+    fillings: dict[int, Any] = {}
+    for value, shape in zip(flat, shapes, strict=True):
+        parts.append(value)
+        missing = -math.prod(shape) % _WIDTH
+        if missing:
+            if missing not in fillings:
+                fillings[missing] = ops.zeros((missing,), dtype)
+            parts.append(fillings[missing])
+    return ops.reshape(ops.concatenate(parts), (-1, _WIDTH))

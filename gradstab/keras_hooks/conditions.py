@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import keras
 
 # By this attribute TensorFlow marks a condition that it takes apart into an operation per tensor.
 _TAKEN_APART = "_lower_using_switch_merge"
+# Whether XLA compiles a graph: one condition is traced to find out, which takes milliseconds.
+_COMPILED: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 _CONDITIONS = ("If", "StatelessIf", "Case", "StatelessCase")
 
 
@@ -49,9 +52,11 @@ def is_compiled_by_xla() -> bool:
 
     if tf.executing_eagerly():
         return False
-    return not is_taken_apart(
-        tf.cond(tf.constant(True), lambda: tf.constant(0), lambda: tf.constant(1))
-    )
+    graph = tf.compat.v1.get_default_graph()
+    if graph not in _COMPILED:
+        tried = tf.cond(tf.constant(True), lambda: tf.constant(0), lambda: tf.constant(1))
+        _COMPILED[graph] = not is_taken_apart(tried)
+    return _COMPILED[graph]
 
 
 def _condition(result: Any) -> Any:

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from gradstab._replicas import num_replicas
+from gradstab.optimizers.watching.compiled import compiled_of
 from gradstab.training.penalty import ForwardPass, Penalty
 
 _ATTRIBUTE = "_gradstab_penalties"
@@ -89,11 +90,17 @@ def penalized(model: Any, penalties: Sequence[Penalty]) -> Iterator[None]:
     if not penalties:
         yield
         return
-    set_penalties(model, penalties)
+    compiled = compiled_of(model)
+    plain, attached = model.train_function, compiled.penalized
+    if attached is None or not attached.has(penalties):
+        attached = compiled.penalized = _Attached(model, penalties)
+    else:
+        attached.attach()
     try:
         yield
     finally:
-        set_penalties(model, ())
+        is_as_compiled = attached.detach()
+        model.train_function = plain if is_as_compiled else None
 
 
 def check_penalties(penalties: Iterable[Penalty], model: Any) -> list[Penalty]:
@@ -145,27 +152,37 @@ class _Attached:
     def __init__(self, model: Any, penalties: Sequence[Penalty]) -> None:
         self.penalties = tuple(penalties)
         self._model = model
-        self._methods = {
-            name: getattr(model, name)
-            for name in ("compute_loss", "get_metrics_result", "reset_metrics")
-        }
+        self._methods: dict[str, Any] = {}
+        self._function: Any = None
+        self._traced_for = _as_traced(penalties)
         self._traces_training = False
         self._called = False
         with model.distribute_strategy.scope():
             self.metrics = [keras.metrics.Mean(name) for name in _log_names(penalties)]
-        replaced = {name: getattr(self, name) for name in self._methods}
+        self.attach()
+
+    def has(self, penalties: Sequence[Penalty]) -> bool:
+        """Whether these are the penalties, and as they were when their step was traced."""
+        return self._traced_for == _as_traced(penalties)
+
+    def attach(self) -> None:
+        """Stand on the model, with what was compiled when it did so before."""
+        model = self._model
+        names = ["compute_loss", "get_metrics_result", "reset_metrics"]
         if type(model).train_step is not keras.Model.train_step:
-            self._methods["train_step"] = model.train_step
-            replaced["train_step"] = self.train_step
+            names.append("train_step")
+        self._methods = {name: getattr(model, name) for name in names}
+        replaced = {name: getattr(self, name) for name in names}
         # Past what tracks the model's attributes, which would save the metrics.
         vars(model).update(replaced, **{_ATTRIBUTE: self})
-        model.train_function = None
+        model.train_function = self._function
 
-    def detach(self) -> None:
-        """Give the model its own methods back."""
+    def detach(self) -> bool:
+        """Give the model its own methods back; return whether it was compiled as it is now."""
         for name in (*self._methods, _ATTRIBUTE):
             vars(self._model).pop(name, None)
-        self._model.train_function = None
+        self._function, self._model.train_function = self._model.train_function, None
+        return self._function is not None
 
     def compute_loss(
         self,
@@ -223,6 +240,23 @@ class _Attached:
         if not tf.executing_eagerly():
             return self._traces_training
         return float(tf.convert_to_tensor(self.metrics[0].count)) > 0
+
+
+def _as_traced(penalties: Sequence[Penalty]) -> list[tuple[int, str]]:
+    """Return what is traced of each: itself, and its settings but for its coefficients."""
+    return [
+        (
+            id(penalty),
+            repr(
+                {
+                    name: value
+                    for name, value in penalty.get_config().items()
+                    if name not in penalty.coefficients()
+                }
+            ),
+        )
+        for penalty in penalties
+    ]
 
 
 @tf.custom_gradient

@@ -1,4 +1,4 @@
-"""Statistics of many tensors at once, against NumPy tensor by tensor."""
+"""Statistics of all tensors of a step at once, against NumPy tensor by tensor."""
 
 import numpy as np
 import pytest
@@ -6,51 +6,79 @@ import tensorflow as tf
 
 from gradstab.functional import statistics
 
-# Small ones of one size are looked at together, in whatever order and shape they come.
-SHAPES = [(4, 3), (), (12,), None, (0, 2), (3, 4), (20_000,), (5,), (20_000,)]
+# Small ones lie together in rows of 256, two groups of them here; a large one on its own.
+SHAPES = [(4, 3), (), (12,), (0, 2), (3, 257), (700, 3), (5,), (3000,), (16, 16), (10, 4)]
+MOST = 2900
 
 
-def _tensors(*, finite):
+def _step(*, finite):
     draw = np.random.default_rng(0)
-    values = [
-        None if shape is None else np.asarray(draw.normal(size=shape), "float32")
-        for shape in SHAPES
-    ]
-    values[0][1, 2], values[5][:] = 0.0, -np.abs(values[5])
-    values[7] = values[7].astype("float16")
+    before, after, gradients = (
+        [np.asarray(draw.normal(size=shape), "float32") for shape in SHAPES] for _ in range(3)
+    )
+    gradients[0][1, 2], gradients[4][:] = 0.0, -np.abs(gradients[4])
+    gradients[5], gradients[6] = None, gradients[6].astype("float16")
+    after[2] = before[2].copy()
+    after[8] = after[8] * np.float32(1e25)  # Its squares are more than float32 holds.
     if not finite:
-        values[0][0, 0], values[5][1, 1], values[6][7] = np.nan, -np.inf, np.inf
-    return values
+        gradients[0][0, 0], gradients[2][1], gradients[7][9] = np.nan, -np.inf, np.inf
+        after[6][0] = np.nan
+    return gradients, before, after
 
 
-def _each(values, function):
-    return [0.0 if value is None or value.size == 0 else function(value) for value in values]
+def _expected(gradient, before, after):
+    gradient = np.zeros_like(after) if gradient is None else gradient.astype("float64")
+    update = after.astype("float64") - before
+    finite = np.abs(np.where(np.isfinite(gradient), gradient, 0))
+    with np.errstate(invalid="ignore"):
+        return {
+            "largest": finite.max(initial=0),
+            "nonzero": (gradient != 0).sum(),
+            "nonfinite": (~np.isfinite(gradient)).sum(),
+            "weight_norm": np.sqrt((after.astype("float64") ** 2).sum()),
+            "update_norm": np.sqrt((update**2).sum()),
+            "predicted": (gradient * update).sum() if update.any() else 0.0,
+        }
 
 
-@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("finite", [True, False])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_each_tensor_has_its_own_number(finite, jit_compile):
-    values = _tensors(finite=finite)
-    present = [value for value in values if value is not None]
+def test_each_tensor_has_its_own_numbers(finite, jit_compile, monkeypatch):
+    monkeypatch.setattr(statistics, "_MOST", MOST)
+    gradients, before, after = _step(finite=finite)
+    rows = [None] * len(SHAPES)
+    rows[9] = tf.constant([7, 2, 2])
+    gradients[9] = gradients[9][:3]
 
-    @tf.function(jit_compile=jit_compile)
-    def measure(*tensors):
-        rest = iter(tensors)
-        given = [None if shape is None else next(rest) for shape in SHAPES]
-        return (
-            statistics.largest_magnitudes(given),
-            statistics.counts_of_nonfinite(given),
-            statistics.norms_in_double(given),
-            statistics.counts_of_nonzero(given),
-            statistics.dot_products(given, given),
-        )
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def measure(present, before, after):
+        rest = iter(present)
+        given = [None if each is None else next(rest) for each in gradients]
+        return statistics.statistics_of_step(given, before, after, rows)
 
-    largest, nonfinite, norms, nonzero, dots = measure(*present)
-    expected = _each(values, lambda v: np.abs(np.where(np.isfinite(v), v, 0)).max())
-    np.testing.assert_array_equal(largest, np.array(expected, "float32"))
-    np.testing.assert_array_equal(nonfinite, _each(values, lambda v: (~np.isfinite(v)).sum()))
-    np.testing.assert_array_equal(nonzero, _each(values, lambda v: (v != 0).sum()))
-    exact = _each(values, lambda v: (v.astype("float64") ** 2).sum())
-    np.testing.assert_allclose(dots, exact, rtol=1e-4)
-    np.testing.assert_allclose(norms, np.sqrt(exact), rtol=1e-6)
+    found = measure([each for each in gradients if each is not None], before, after)
+    for place, step in enumerate(zip(gradients, before, after, strict=True)):
+        expected = _expected(*step) if place != 9 else _expected(None, *step[1:])
+        if place == 9:
+            gradient, update = gradients[9], (after[9] - before[9])[[7, 2, 2]]
+            expected |= {
+                "largest": np.abs(gradient).max(),
+                "nonzero": gradient.size,
+                "predicted": (gradient * update).sum(),
+            }
+        for name, value in expected.items():
+            exact = name in ("largest", "nonzero", "nonfinite")
+            told = float(found[name][place])
+            tolerance = {"rtol": 0 if exact else 1e-5, "atol": 0 if exact else 1e-5}
+            np.testing.assert_allclose(told, value, **tolerance, err_msg=f"{name} of {place}")
+
+
+def test_of_nothing_there_is_nothing_to_tell():
+    found = statistics.statistics_of_step([None], [np.zeros((0, 2))], [np.zeros((0, 2))])
+    assert [value.numpy().tolist() for value in found.values()] == [[0.0]] * 6
+
+
+def test_double_precision_is_kept():
+    tiny = np.array([1.0 + 1e-12, -2.0])
+    found = statistics.statistics_of_step([tiny], [np.array([1.0, -2.0])], [tiny])
+    assert found["update_norm"].numpy()[0] == pytest.approx(1e-12, rel=1e-3)

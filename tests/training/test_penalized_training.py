@@ -545,3 +545,41 @@ def test_a_step_that_is_skipped_counts_no_weight_change():
     model.fit(bad, Y, batch_size=12, verbose=0)
     assert model.optimizer.telemetry.peek().total_skipped == 1
     assert not checks.differences(before, checks.contents(model.trainable_variables))
+
+
+class Tracing(WeightSize):
+    """Counts how often it is traced; `power` is a number that tracing takes in."""
+
+    def __init__(self, coefficient=0.1, power=1):
+        super().__init__(coefficient)
+        self.power, self.traced = power, 0
+
+    def measure(self, forward):
+        self.traced += 1
+        return super().measure(forward) ** self.power
+
+
+def test_a_second_call_with_the_same_penalties_traces_nothing():
+    def run(model, *penalties):
+        for each in penalties:
+            each.traced = 0
+        train(model, X, Y, penalties=penalties, epochs=1, batch_size=6, seed=0, verbose=0)
+        return [each.traced > 0 for each in penalties], model.get_weights()
+
+    penalty, other = Tracing(), Tracing(0.0)
+    kept, anew = make(), make()
+    assert run(kept, penalty)[0] == [True]
+    penalty.coefficient = 0.5
+    traced, weights = run(kept, penalty)
+    assert traced == [False]
+    assert penalties_of(kept) == []
+    run(anew, Tracing())
+    for one, expected in zip(weights, run(anew, Tracing(0.5))[1], strict=True):
+        np.testing.assert_array_equal(one, expected)
+    train(kept, X, Y, epochs=1, verbose=0)  # Without any in between.
+    assert run(kept, penalty)[0] == [False]
+    penalty.power = 2
+    assert run(kept, penalty)[0] == [True]
+    assert run(kept, penalty, other)[0] == [True, True]
+    kept.compile("sgd", "mse")
+    assert run(kept, penalty, other)[0] == [True, True]

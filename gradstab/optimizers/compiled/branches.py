@@ -46,6 +46,34 @@ def either(
     one_of(place, [if_true] if condition is None else [if_false, if_true], written=written)
 
 
+def values_if(
+    condition: Any, make: Callable[[], list[Any]], like: Sequence[Any], read: Iterable[Any] = ()
+) -> list[Any]:
+    """Return the tensors that a function gives if a condition holds, else some without meaning.
+
+    Those have no entries, except in what XLA compiles, where they are zeros of the same shape.
+
+    Args:
+        condition: Boolean scalar tensor.
+        make: Reads variables, and returns a list of tensors.
+        like: Tensors or variables of their shapes and dtypes.
+        read: All variables that it may read, where these are known. If they lie on one device, the
+            condition costs less.
+    """
+    if tf.executing_eagerly() and not tf.is_symbolic_tensor(condition):
+        return make() if condition else [tf.zeros((), each.dtype) for each in like]
+    is_whole = is_compiled_by_xla()
+
+    def nothing() -> list[Any]:
+        shapes = [tuple(each.shape) if is_whole else (0,) * len(each.shape) for each in like]
+        return [tf.zeros(shape, each.dtype) for shape, each in zip(shapes, like, strict=True)]
+
+    values: list[Any] = list(tf.cond(condition, make, nothing))
+    if values and num_replicas() == 1 and _on_one_device(read):
+        kept_whole(values[0])
+    return values
+
+
 def one_of(
     place: Any | None,
     branches: Sequence[Callable[[], None]],

@@ -16,7 +16,7 @@ from keras import ops
 
 from gradstab._nesting import parts
 from gradstab._replicas import num_replicas
-from gradstab._variables import is_overwritten, resource
+from gradstab._variables import is_overwritten
 from gradstab.keras_hooks.conditions import is_compiled_by_xla
 from gradstab.keras_hooks.one_step import (
     only_updating,
@@ -33,7 +33,7 @@ from gradstab.optimizers.step.accumulation import Accumulators
 from gradstab.optimizers.step.chain import Chain, NewStates
 from gradstab.optimizers.step.gating import can_gate, gated
 from gradstab.optimizers.step.inner import Afterwards, bound_updates, take_step
-from gradstab.optimizers.telemetry.due import is_due, may_sample, run_sampled
+from gradstab.optimizers.telemetry.looking import looked_at
 from gradstab.optimizers.telemetry.telemetry import Telemetry
 from gradstab.transforms.base import Context
 from gradstab.transforms.measured import Measured
@@ -100,6 +100,11 @@ class Applier:
             step: What was judged.
             accumulators: Those that hold it, where it is the last micro-batch of a window.
         """
+        variables, context = self._plan.variables, step.context
+        with looked_at(self._telemetry, variables, context.rows, context.incoming, step.outgoing):
+            self._run(step, accumulators)
+
+    def _run(self, step: Judged, accumulators: Accumulators | None) -> None:
         afterwards = Afterwards(self._inner, self._plan.variables)
         # Keras overwrites weights by their averages inside a condition that no strategy can hold.
         if self._chain.acts_on("update") or afterwards.overwrites or accumulators is not None:
@@ -110,25 +115,16 @@ class Applier:
             self._branch(step, None, None)
 
     def _can_gate(self, step: Judged) -> bool:
-        samplers = self._telemetry.samplers
-        return (
-            step.accept is not None
-            and not any(sampler.needs_before for sampler in samplers)
-            and can_gate(
-                self._inner, step.variables, step.gradients, may_sample=may_sample(samplers)
-            )
-        )
+        return step.accept is not None and can_gate(self._inner, step.variables, step.gradients)
 
     # By assignments that depend on the verdict ----------------------------------------------------
 
     def _gate(self, step: Judged) -> None:
-        plan, telemetry = self._plan, self._telemetry
-        updates: dict[int, Any] | None = {} if telemetry.samplers else None
-        sometimes = may_sample(telemetry.samplers)
+        plan = self._plan
         with (
             self._only_applying(None, False, step.limited_rate),
             reading_once(self._inner),
-            gated(self._inner, step.accept, updates, may_sample=sometimes) as if_accepted,
+            gated(self._inner, step.accept),
         ):
             take_step(
                 self._inner, [step.outgoing.values[place] for place in step.places], step.variables
@@ -137,32 +133,13 @@ class Applier:
         if plan.forward_state.variables:
             written = plan.forward_state.variables
             either(step.accept, plan.forward_state.keep, plan.forward_state.restore, written)
-        if updates is None:
-            return
-        number = telemetry.next_step()
-        changes = [updates.get(id(resource(variable))) for variable in plan.variables]
-        context = step.context
-
-        def sample() -> None:
-            for sampler in telemetry.samplers:
-                sampler.take(
-                    number, plan.variables, changes,
-                    context.rows, context.incoming, step.outgoing, if_applied=if_accepted,
-                )  # fmt: skip
-
-        either(
-            is_due(telemetry.samplers, number),
-            sample,
-            lambda: None,
-            [*plan.variables, *telemetry.variables],
-        )
 
     # In a branch ----------------------------------------------------------------------------------
 
     def _branch(
         self, step: Judged, afterwards: Afterwards | None, accumulators: Accumulators | None
     ) -> None:
-        plan, chain, telemetry = self._plan, self._chain, self._telemetry
+        plan, chain = self._plan, self._chain
         sums_once = reduces_once(parts(self._inner))
 
         def applying(values: Callable[[], list[Any]]) -> Callable[[], None]:
@@ -191,23 +168,8 @@ class Applier:
             branches.insert(0, skip)
             place = ops.where(step.accept, 1 if place is None else place + 1, 0)
 
-        written = [*plan.variables, *self._inner.variables, *telemetry.variables, *chain.variables]
+        written = [*plan.variables, *self._inner.variables, *chain.variables]
         written += plan.forward_state.variables
-        if telemetry.samplers:
-            number, context = telemetry.next_step(), step.context
-
-            def run() -> None:
-                either(step.accept, applying(forms[-1]), skip, written)
-
-            def sampled() -> None:
-                run_sampled(
-                    telemetry.samplers, number, run, plan.variables,
-                    context.rows, context.incoming, step.outgoing,
-                )  # fmt: skip
-
-            due = is_due(telemetry.samplers, number)
-            place = ops.where(due, len(branches), 0 if place is None else place)
-            branches.append(sampled)
         around = self._only_applying(afterwards, sums_once, step.limited_rate)
         one_of(place, branches, around, written)
 

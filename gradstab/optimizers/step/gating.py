@@ -18,7 +18,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
 import tensorflow as tf
 
 from gradstab._nesting import parts
@@ -27,7 +26,6 @@ from gradstab._variables import is_overwritten, resource
 from gradstab.functional._backend import select
 from gradstab.keras_hooks.conditions import is_compiled_by_xla
 from gradstab.keras_hooks.one_step import assigning
-from gradstab.keras_hooks.optimizer_state import trained_variables
 from gradstab.optimizers.compiled.branches import either
 from gradstab.optimizers.step.fused import with_fused_updates
 from gradstab.optimizers.traits import traits_of
@@ -36,23 +34,15 @@ from gradstab.optimizers.traits import traits_of
 _METHODS: Final = frozenset(
     ("apply", "apply_gradients", "assign", "assign_add", "assign_sub", "update_step")
 )
-# Numbers of entries, in the mean and of one variable, from which on choosing, a further pass over
-# memory, costs more than a condition.
-_LARGE_MEAN: Final = 65_536
-_LARGE: Final = 262_144
 
 
-def can_gate(
-    optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any], *, may_sample: bool
-) -> bool:
+def can_gate(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any]) -> bool:
     """Whether the step that is being traced may be applied by `gated`.
 
     Args:
         optimizer: The inner optimizer, built.
         variables: The variables of the step.
         gradients: Their gradients.
-        may_sample: Whether the changes of the variables are looked at in some steps but not in all,
-            for which writes must choose.
     """
     return (
         num_replicas() == 1
@@ -63,16 +53,7 @@ def can_gate(
             is_overwritten(variable) or getattr(variable, "constraint", None) is not None
             for variable in variables
         )
-        # XLA chooses within the update's own loop, at no cost, and would take minutes to compile a
-        # condition round it.
-        and (not may_sample or are_small(variables) or is_compiled_by_xla())
     )
-
-
-def are_small(variables: Sequence[Any]) -> bool:
-    """Whether starting operations on variables takes longer than a further pass over memory."""
-    sizes = [int(np.prod(variable.shape)) for variable in variables]
-    return sum(sizes) < _LARGE_MEAN * len(sizes) and max(sizes) < _LARGE
 
 
 def _is_open(optimizer: Any) -> bool:
@@ -85,53 +66,32 @@ def _is_open(optimizer: Any) -> bool:
 
 
 @contextlib.contextmanager
-def gated(
-    optimizer: Any, accept: Any, updates: dict[int, Any] | None = None, *, may_sample: bool = False
-) -> Iterator[Callable[[Any], Any]]:
+def gated(optimizer: Any, accept: Any) -> Iterator[None]:
     """Have what the optimizer assigns in this block take effect only if the step is accepted.
-
-    It gives a function for numbers that were computed of `updates`: after the block it returns them
-    if the step was accepted, else zeros.
 
     Args:
         optimizer: The inner optimizer.
         accept: Boolean scalar tensor.
-        updates: Takes the change of each variable that is trained, by the `id` of its resource, as
-            it is where the step is accepted.
-        may_sample: Whether a condition is handed the changes. Those of a refused step must be there
-            then, for it would not be run without them.
     """
-    trained = {id(resource(v)) for part in parts(optimizer) for v in trained_variables(part)}
-    writer = _Choosing(accept) if may_sample or is_compiled_by_xla() else _Waiting(accept)
-
-    def note(variable: Any, value: Any, sign: int = 1) -> None:
-        key = id(variable)
-        if updates is not None and key in trained:
-            change = value if sign > 0 else -value
-            updates[key] = updates[key] + change if key in updates else change
+    writer = _Choosing(accept) if is_compiled_by_xla() else _Waiting(accept)
 
     def assign(variable: Any, value: Any) -> None:
         variable = resource(variable)
-        value = tf.cast(value, variable.dtype)
-        if updates is not None and id(variable) in trained:
-            note(variable, value - tf.convert_to_tensor(variable))
-        writer.assign(variable, value)
+        writer.assign(variable, tf.cast(value, variable.dtype))
 
     def adding(sign: int) -> Callable[[Any, Any], None]:
         def add(variable: Any, value: Any) -> None:
             variable = resource(variable)
-            value = tf.cast(value, variable.dtype)
-            note(variable, value, sign)
-            writer.add(variable, value, sign)
+            writer.add(variable, tf.cast(value, variable.dtype), sign)
 
         return add
 
     with contextlib.ExitStack() as stack:
         for part in {id(each): each for each in (optimizer, *parts(optimizer))}.values():
             stack.enter_context(assigning(part, assign, adding(1), adding(-1), accept))
-            if updates is None and isinstance(writer, _Waiting):
+            if isinstance(writer, _Waiting):
                 stack.enter_context(with_fused_updates(part, writer.waiting))
-        yield writer.if_accepted
+        yield
     writer.end()
 
 
@@ -164,7 +124,6 @@ class _Waiting:
     """Writes that wait for a tensor, and are left out where that is dead."""
 
     def __init__(self, accept: Any) -> None:
-        self._accept = accept
         refused, accepted = tf.raw_ops.Switch(data=tf.constant(0), pred=accept)
         self._refused, self._accepted = tf.identity(refused), tf.identity(accepted)
 
@@ -184,12 +143,6 @@ class _Waiting:
         # Alive either way: what reads the variables afterwards, or ends the function, waits for it
         # and no longer for the writes themselves.
         tf.raw_ops.Merge(inputs=[self._refused, self._accepted])
-
-    def if_accepted(self, value: Any) -> Any:
-        # Of these two one is always dead, whether the value is or not.
-        zeros = tf.raw_ops.Switch(data=tf.zeros_like(value), pred=self._accept).output_false
-        there = tf.raw_ops.Switch(data=value, pred=self._accept).output_true
-        return tf.raw_ops.Merge(inputs=[zeros, there]).output
 
 
 class _Choosing:
@@ -213,6 +166,3 @@ class _Choosing:
 
     def end(self) -> None:
         """Nothing to do: no write is left out."""
-
-    def if_accepted(self, value: Any) -> Any:
-        return tf.where(self._accept, value, tf.zeros_like(value))

@@ -7,7 +7,7 @@ costs next to nothing, since the branch of the graph that does it is not entered
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import keras
@@ -17,14 +17,8 @@ from keras import ops
 
 from gradstab._variables import resource, value_of
 from gradstab.functional.norms import combine_norms
-from gradstab.functional.statistics import (
-    counts_of_nonfinite,
-    counts_of_nonzero,
-    dot_products,
-    histogram,
-    largest_magnitudes,
-    norms_in_double,
-)
+from gradstab.functional.statistics import histogram, statistics_of_step
+from gradstab.optimizers.compiled.branches import values_if
 from gradstab.optimizers.compiled.values import write_row
 from gradstab.optimizers.telemetry.activations import Activations
 from gradstab.optimizers.telemetry.samples import Layout, Samples
@@ -145,82 +139,63 @@ class Sampler:
         """Return the update ratio of the latest sample, a float32 scalar tensor; NaN before it."""
         return value_of(self._variables["ratio"])
 
-    @property
-    def needs_before(self) -> bool:
-        """Whether something has to be looked at before the step."""
-        return self._probe is not None
-
-    def run(
-        self,
-        step: Any,
-        run: Callable[[], None],
-        variables: Sequence[Any],
-        rows: Sequence[Any],
-        incoming: Measured,
-        outgoing: Measured,
-    ) -> None:
-        """Run a step and keep what is to be told of it.
+    def probe_before(self, due: Any, variables: Sequence[Any]) -> list[Any]:
+        """Return the loss on the probe batch before a step, and its gradients, if it is due.
 
         Args:
-            step: Its number, an integer scalar tensor.
-            run: Applies the step, or skips it.
+            due: Whether it is, a boolean scalar tensor.
             variables: All variables that are trained.
-            rows: Row indices where a gradient is sparse, else `None`.
-            incoming: Gradients before the transforms.
-            outgoing: Gradients after them.
+
+        Returns:
+            A float32 scalar tensor and one like each variable; nothing without a probe.
         """
-        before = [ops.copy(variable) for variable in variables]
-        loss_before, gradients = self._probe_before(variables)
-        run()
-        updates = [value_of(new) - old for new, old in zip(variables, before, strict=True)]
-        probe = self._probe_after(loss_before, gradients, updates)
-        self.take(step, variables, updates, rows, incoming, outgoing, probe)
+        probe = self._probe
+        if probe is None:
+            return []
+        own = [resource(variable) for variable in variables]
+
+        def measure() -> list[Any]:
+            with tf.GradientTape() as tape:
+                loss = ops.cast(probe(), "float32")
+            gradients = tape.gradient(loss, own, unconnected_gradients="zero")
+            return [loss, *(tf.convert_to_tensor(gradient) for gradient in gradients)]
+
+        return values_if(due, measure, [tf.zeros(()), *own])
 
     def take(
         self,
         step: Any,
         variables: Sequence[Any],
-        updates: Sequence[Any],
-        rows: Sequence[Any],
+        found: Mapping[str, Any],
         incoming: Measured,
         outgoing: Measured,
-        probe: tuple[Any, Any] = (np.nan, np.nan),
-        if_applied: Callable[[Any], Any] = lambda numbers: numbers,
+        before: Sequence[Any],
+        probe: Sequence[Any],
     ) -> None:
         """Keep what is to be told of a step that has been taken.
 
         Args:
             step: Its number, an integer scalar tensor.
             variables: All variables that are trained.
-            updates: What was added to each in this step; `None` for nothing.
-            rows: Row indices where a gradient is sparse, else `None`.
+            found: What `statistics_of_step` tells of it.
             incoming: Gradients before the transforms.
             outgoing: Gradients after them.
-            probe: Change of the loss on the probe batch, as predicted and as it came.
-            if_applied: Gives numbers that were computed of the updates back, or zeros if the step
-                was refused after all.
+            before: The variables before it.
+            probe: What `probe_before` returned.
         """
-        # Only the rows that a sparse gradient holds can take part in its product with the update.
-        taken = [
-            update if index is None or update is None else ops.take(update, index, axis=0)
-            for update, index in zip(updates, rows, strict=True)
-        ]
         sizes = np.array([max(1, int(np.prod(variable.shape))) for variable in variables])
-        predicted = if_applied(dot_products(incoming.values, taken))
-        weight_norms = norms_in_double(variables)
-        update_norms = if_applied(norms_in_double(updates))
         columns = [
             incoming.norms,
             outgoing.norms,
-            largest_magnitudes(incoming.values),
-            1.0 - counts_of_nonzero(incoming.values) / sizes.astype("float32"),
-            counts_of_nonfinite(incoming.values),
-            weight_norms,
-            update_norms,
-            predicted,
+            found["largest"],
+            1.0 - found["nonzero"] / sizes.astype("float32"),
+            found["nonfinite"],
+            found["weight_norm"],
+            found["update_norm"],
+            found["predicted"],
         ]
-        ratio = _ratio(combine_norms(update_norms), combine_norms(weight_norms))
-        scalars = [ratio, ops.sum(predicted), *probe]
+        ratio = _ratio(combine_norms(found["update_norm"]), combine_norms(found["weight_norm"]))
+        scalars = [ratio, ops.sum(found["predicted"]), *self._probe_after(probe, before, variables)]
         parts = [ops.concatenate(columns), ops.stack(scalars)]
         if self._bins:
             parts += [self._histogram(value) for value in incoming.values]
@@ -238,21 +213,15 @@ class Sampler:
             return ops.zeros((2 + self._bins,), "float32")
         return histogram(value, self._bins)
 
-    def _probe_before(self, variables: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
-        if self._probe is None:
-            return None, ()
-        with tf.GradientTape() as tape:
-            loss = ops.cast(self._probe(), "float32")
-        return loss, tape.gradient(loss, [resource(variable) for variable in variables])
-
     def _probe_after(
-        self, loss: Any, gradients: Sequence[Any], updates: Sequence[Any]
+        self, probe: Sequence[Any], before: Sequence[Any], variables: Sequence[Any]
     ) -> tuple[Any, Any]:
+        """Return the change of the loss on the probe batch, as predicted and as it came."""
         if self._probe is None:
             return np.nan, np.nan
-        dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
-        predicted = ops.sum(dot_products(dense, updates))
-        return predicted, ops.cast(self._probe(), "float32") - loss
+        loss, *gradients = probe
+        predicted = statistics_of_step(gradients, before, variables)["predicted"]
+        return ops.sum(predicted), ops.cast(self._probe(), "float32") - loss
 
     # On the host ----------------------------------------------------------------------------------
 

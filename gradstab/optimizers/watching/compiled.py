@@ -21,11 +21,13 @@ class Compiled:
     Attributes:
         loops: The loops of `training.train`, by step, form and what watches the step.
         forms: Which form of the loop was found the fastest, by the structure of the data.
+        penalized: The penalties of the last call of `training.train`, with the step that has them.
     """
 
     def __init__(self) -> None:
         self.loops: dict[tuple[Any, ...], Any] = {}
         self.forms: dict[tuple[Any, ...], Any] = {}
+        self.penalized: Any = None
         self._observers: list[Any] = []
         self._watched: dict[tuple[Any, ...], Any] = {}
 

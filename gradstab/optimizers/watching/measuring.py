@@ -11,17 +11,14 @@ import tensorflow as tf
 from keras import ops
 
 from gradstab._nesting import unwrapped
-from gradstab._replicas import num_replicas
-from gradstab._variables import value_of, variable_path
-from gradstab.keras_hooks.conditions import is_compiled_by_xla
+from gradstab._variables import variable_path
 from gradstab.keras_hooks.optimizer_state import trained_variables
 from gradstab.keras_hooks.substitute import replaced_method
-from gradstab.optimizers.compiled.branches import as_written, either
+from gradstab.optimizers.compiled.branches import as_written
 from gradstab.optimizers.compiled.sparse import split_sparse
 from gradstab.optimizers.model.plan import Plan
 from gradstab.optimizers.step import reducing
-from gradstab.optimizers.step.gating import are_small
-from gradstab.optimizers.telemetry.due import is_due, run_sampled
+from gradstab.optimizers.telemetry.looking import looked_at
 from gradstab.optimizers.telemetry.telemetry import Telemetry
 from gradstab.transforms.measured import Measured
 
@@ -104,48 +101,11 @@ class MeasuredOptimizer:
             self.build(variables)
             incoming, rows, loss = self._measure(gradients, variables)
 
-            def run() -> None:
+            with looked_at(self.telemetry, self._plan.variables, rows, incoming, incoming):
                 apply(gradients, trainable_variables)
-
-            samplers = self.telemetry.samplers
-            step = self.telemetry.next_step()
-            if not samplers:
-                run()
-            elif self._can_copy and not any(each.needs_before for each in samplers):
-                before = [ops.copy(variable) for variable in self._plan.variables]
-                run()
-                updates = [
-                    value_of(new) - old
-                    for new, old in zip(self._plan.variables, before, strict=True)
-                ]
-
-                def take() -> None:
-                    for each in samplers:
-                        each.take(step, self._plan.variables, updates, rows, incoming, incoming)
-
-                written = [*self._plan.variables, *self.telemetry.variables]
-                either(is_due(samplers, step), take, lambda: None, written)
-            else:
-
-                def sampled() -> None:
-                    run_sampled(samplers, step, run, self._plan.variables, rows, incoming, incoming)
-
-                written = [*self._plan.variables, *self._optimizer.variables]
-                written += self.telemetry.variables
-                either(is_due(samplers, step), sampled, run, written)
             self.telemetry.record(incoming, incoming, loss, [])
 
         return measure_and_apply
-
-    @property
-    def _can_copy(self) -> bool:
-        """Whether copies of the variables cost less than a condition round the update.
-
-        That is handed everything and has the update traced twice, and XLA would take minutes to
-        compile it.
-        """
-        is_small = num_replicas() == 1 and are_small(self._plan.variables)
-        return is_compiled_by_xla() or is_small
 
     def _measure(
         self, gradients: list[Any], variables: list[Any]

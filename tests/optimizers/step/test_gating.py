@@ -114,27 +114,6 @@ def test_xla_gives_the_numbers_of_a_plain_graph(name, monkeypatch):
             np.testing.assert_allclose(*numbers, rtol=2e-6, atol=1e-7)
 
 
-def test_large_variables_that_may_be_sampled_are_gated_under_xla_alone():
-    large = [keras.Variable(np.zeros((1024, 1024), "float32"))]
-    optimizer = keras.optimizers.SGD(0.1)
-    found = {}
-    for jit_compile in (False, True):
-
-        @tf.function(jit_compile=jit_compile)
-        def function(x, where=jit_compile):
-            for may in (False, True):
-                found[where, may] = gating.can_gate(optimizer, large, [x], may_sample=may)
-            return x
-
-        function(tf.zeros((1,)))
-    assert found == {
-        (False, False): True,
-        (False, True): False,
-        (True, False): True,
-        (True, True): True,
-    }
-
-
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
