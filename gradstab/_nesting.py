@@ -20,5 +20,4 @@ def wrappers_and_inner(optimizer: Any) -> Iterator[Any]:
 
 def unwrapped(optimizer: Any) -> Any:
     """Return the innermost optimizer: without a loss scale and without gradstab round it."""
-    *_, innermost = wrappers_and_inner(optimizer)
-    return innermost
+    return [optimizer, *wrappers_and_inner(optimizer)][-1]

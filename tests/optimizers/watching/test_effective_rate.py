@@ -194,8 +194,11 @@ def test_whatever_wraps_the_optimizer_and_several_at_once():
     for optimizer in (plain, wrapped):
         optimizer.apply(gradients, variables)
     assert effective_learning_rates(wrapped) == effective_learning_rates(plain)
-    with pytest.raises(TypeError, match=r"must be one of Adagrad, RMSprop, Adam, AdamW, or wrap"):
-        effective_learning_rates(keras.optimizers.SGD(0.1))
+    for other in (keras.optimizers.SGD(0.1), None):
+        with pytest.raises(
+            TypeError, match="must be one of Adagrad, RMSprop, Adam, AdamW, or wrap"
+        ):
+            effective_learning_rates(other)
 
 
 def test_adams_count_is_that_of_updates_under_accumulation():
