@@ -17,10 +17,10 @@ def of_rollback(trouble: Trouble, where: str, factor: float, count: int, most: i
     """
     told = (
         f"{trouble.text} Weights, moments, statistics and counters are back at {where}, and "
-        "training goes on with the data that follow"
+        "training continues with the next data"
     )
     if factor < 1:
-        until = "from now on" if trouble.levels else "until the run has been calm for long"
+        until = "from now on" if trouble.levels else "until the run has been calm for a long time"
         told += f", at {factor:g} of the learning rate after a warm-up, {until}"
     return f"{told} (rollback {count} of {most})."
 
@@ -33,4 +33,4 @@ def of_giving_up(trouble: Trouble, factor: float, most: int) -> str:
             f"{told}, at {factor:g} of the learning rate too: the rate is not the cause. Look at "
             "the data of these steps, at the loss, and at activations without a bound."
         )
-    return f"{told}: look at the data of these steps, and at what else writes the variables."
+    return f"{told}: look at the data of these steps, and at other code that writes the variables."

@@ -87,7 +87,7 @@ def test_damage_is_named_and_the_state_before_it_put_back(name, activation, ours
     verdict, history = _run(model, At(3 * STEPS, _spoil(find)))
     assert told.removeprefix("`sequential") in verdict
     assert "holds NaN or infinity" in verdict
-    assert "touched the weights" not in verdict
+    assert "weights did not change" not in verdict
     assert "epoch 2, the best so far" in verdict
     assert len(history.epoch) == 3
     assert _is_finite(model)
@@ -240,7 +240,7 @@ def test_if_no_gradient_is_finite_the_data_are_blamed_and_no_layer():
     x[64:] = np.nan
     model = _net(gradstab.stabilize("sgd", max_consecutive=3, learning_rate=0.01))
     verdict, _ = _run(model, x=x, epochs=2, shuffle=False)
-    assert "they do not tell which layer it began in" in verdict
+    assert "so they do not show whether it began in the data or in a layer" in verdict
     assert "the inputs held NaN or infinity (row 0 of the batch, column 0" in verdict
     assert not any(v.path in verdict for v in model.trainable_variables)
 

@@ -59,20 +59,20 @@ class Divergence:
         if not self.skipped:
             return (
                 f"At step {self.step} {self.what}, and the update was applied, since no "
-                f"`SkipNonFinite` stands in the chain. {damage or 'The weights hold NaN now.'} "
+                f"`SkipNonFinite` is in the chain. {damage or 'The weights hold NaN now.'} "
                 "Restore them from a checkpoint, and wrap the optimizer with "
                 f"`gradstab.stabilize`, which skips such steps.{origin}"
             )
         began = f"{self.skipped} steps in a row were skipped, beginning with step {self.step}"
         if damage:
             return (
-                f"{began}. {damage} No skipped step did this: it was done before, or by what else "
-                f"writes the variables. Restore them from a checkpoint.{origin}"
+                f"{began}. {damage} Skipped steps change no variable: the damage is older, or "
+                f"other code wrote them. Restore them from a checkpoint.{origin}"
             )
         if origin:
-            return f"{began}, where {self.what}. None of them touched the weights.{origin}"
+            return f"{began}, where {self.what}. The weights did not change.{origin}"
         return (
-            f"{began}, where {self.what}.{more} None of them touched the weights. Look at the data "
+            f"{began}, where {self.what}.{more} The weights did not change. Look at the data "
             "and the loss of these steps; lower the learning rate or check the initialization if "
             "it began early in training."
         )
@@ -87,11 +87,11 @@ class Divergence:
         if self.variable is None:
             return "a transform refused the gradient"
         if not self.is_first:
-            return f"the gradient of `{self.variable}` was not finite, as the first that was not"
+            return f"the gradient of `{self.variable}` was not finite (the first such variable)"
         if len(self.bad) > 1 and len(self.bad) == self.known:
             return (
-                "no gradient was finite: they do not tell which layer it began in, if it was a "
-                "layer and not the data"
+                "no gradient was finite, so they do not show whether it began in the data or in a "
+                "layer"
             )
         if len(self.bad) > 1:
             return (
