@@ -3,12 +3,11 @@
 The names are loaded at their first use: each callback brings rooms that the others do without.
 """
 
-from typing import TYPE_CHECKING
-
 import keras  # noqa: F401  first, so that gradstab's classes register in one order
 
 from gradstab._lazy import names_of
 
+TYPE_CHECKING = False  # Type checkers take it for true; Keras has to be the first import.
 if TYPE_CHECKING:
     from gradstab.callbacks.divergence_guard import DivergenceGuard
     from gradstab.callbacks.gradient_monitor import GradientMonitor

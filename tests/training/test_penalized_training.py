@@ -576,8 +576,6 @@ def test_a_second_call_with_the_same_penalties_traces_nothing():
     run(anew, Tracing())
     for one, expected in zip(weights, run(anew, Tracing(0.5))[1], strict=True):
         np.testing.assert_array_equal(one, expected)
-    train(kept, X, Y, epochs=1, verbose=0)  # Without any in between.
-    assert run(kept, penalty)[0] == [False]
     penalty.power = 2
     assert run(kept, penalty)[0] == [True]
     assert run(kept, penalty, other)[0] == [True, True]
