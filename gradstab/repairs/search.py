@@ -97,6 +97,8 @@ class Search:
         for trial in tried[:2]:
             if finished and (self._is_over(_FOR_LONG) or trial.score <= plain):
                 break
+            if self._is_over(1.0) and trial.score <= max(plain, 0.0) + margin:
+                break
             self._finish(trial)
             finished.append(trial)
         if not finished:

@@ -70,6 +70,12 @@ def test_the_budget_is_kept_but_for_the_trial_that_passes_it():
     assert 2 <= len(bench.tried) < len(names)
 
 
+def test_what_promises_nothing_is_not_trained_in_full_once_the_budget_is_spent():
+    search, bench = _search({}, budget=1.2)
+    assert search.best(_recipes("FitHead"), 0.05) is None
+    assert (bench.tried, bench.finished) == (["FitHead"], [])
+
+
 @pytest.mark.parametrize(("alone", "want"), [(0.85, "FitHead"), (0.2, "FitHead UseAdam")])
 def test_what_does_not_help_is_taken_out(alone, want):
     both = "FitHead UseAdam"
