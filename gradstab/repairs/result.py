@@ -85,7 +85,7 @@ class Repair:
         lines = [f"{self.verdict}: {self.reason}"]
         lines.append(
             f"score {self.score_before:.2f} before, {self.score:.2f} after "
-            f"(1 is perfect, 0 a constant answer); {self.cost:.1f} plain runs of search"
+            f"(1 is perfect, 0 a constant output); search: {self.cost:.1f} trainings"
         )
         for action in self.actions:
             lines.append(f"- {action.name}{_told(action.evidence)}")
