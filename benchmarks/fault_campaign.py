@@ -116,21 +116,24 @@ def table(content: dict[str, Any]) -> str:
         if (reference := _reference(content, each)) is not None
     ]
     allowed = max(POINT, float(np.percentile(moved, 99)) if moved else 0.0)
-    kinds: dict[str, dict[str, list[bool]]] = {}
-    total: dict[str, list[bool]] = {column: [] for column in runs.COLUMNS}
+    columns = [c for c in runs.COLUMNS if any(c in e["columns"] for e in _of(content, "fault"))]
+    kinds: dict[str, dict[str, list[float]]] = {}
+    total: dict[str, list[float]] = {column: [] for column in columns}
     for each in _of(content, "fault"):
         reference = _reference(content, each)
         if reference is None:
             continue
-        row = kinds.setdefault(each["kind"], {column: [] for column in runs.COLUMNS})
-        for column in set(each["columns"]) & set(total):
+        row = kinds.setdefault(each["kind"], {column: [] for column in columns})
+        for column in set(each["columns"]) & set(columns):
             result = each["columns"][column]
-            whole = result["accuracy"] >= reference - allowed and not result["raised"]
-            row[column].append(whole)
-            total[column].append(whole)
-    rows = [[kind, *_shares(row)] for kind, row in sorted(kinds.items())]
-    rows.append(["all", *_shares(total)])
-    text = markdown(["fault", *runs.COLUMNS], rows)
+            below = reference - result["accuracy"] if not result["raised"] else 100.0
+            row[column].append(below)
+            total[column].append(below)
+    rows = [[kind, *_shares(row, allowed)] for kind, row in sorted(kinds.items())]
+    rows.append(["all", *_shares(total, allowed)])
+    rows.append(["mean, points below", *(f"{np.mean(each):.2f}" for each in total.values())])
+    rows.append(["most, points below", *(f"{max(each):.2f}" for each in total.values())])
+    text = markdown(["fault", *columns], rows)
     acted = [each for each in _of(content, "clean") if each["actions"] or each["code"]]
     text += (
         f"\n\nWhole: at most {allowed:.2f} points below the run that nothing befell "
@@ -156,8 +159,8 @@ def table(content: dict[str, Any]) -> str:
     return text
 
 
-def _shares(row: dict[str, list[bool]]) -> list[str]:
-    return [f"{sum(each)} of {len(each)}" for each in row.values()]
+def _shares(row: dict[str, list[float]], allowed: float) -> list[str]:
+    return [f"{sum(below <= allowed for below in each)} of {len(each)}" for each in row.values()]
 
 
 def main() -> int:

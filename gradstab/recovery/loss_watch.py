@@ -71,6 +71,13 @@ class LossWatch:
         return self._was_up is not None
 
     @property
+    def is_high(self) -> bool:
+        """Whether the last few losses are far above those of the last calm looks."""
+        recent = max(self._recent, default=math.inf)
+        last = self._latest[-_LAST:]
+        return bool(last) and float(np.median(last)) > recent + (_ABOVE - 1) * abs(recent)
+
+    @property
     def is_calm(self) -> bool:
         """Whether they are as they were, the last few too: no spike has just begun."""
         if self._spike is not None or len(self._latest) < _FEWEST:

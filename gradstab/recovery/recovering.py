@@ -176,11 +176,11 @@ class Recovery:
         told_by_steps = None
         if is_whole:
             told_by_steps = self._losses.see(self.window.losses) or self.window.held(step)
-        has_learned = self._losses.has_learned(self.window.losses)
-        trouble = (
-            self._watch.see(norms, loss_is_up=self._losses.is_up, has_learned=has_learned)
-            or told_by_steps
+        seen, has_learned = self._losses, self._losses.has_learned(self.window.losses)
+        trouble = self._watch.see(
+            norms, loss_is_up=seen.is_up, loss_is_high=seen.is_high, has_learned=has_learned
         )
+        trouble = trouble or told_by_steps
         if trouble is not None:
             return self._go_back(trouble, step, epoch)
         if cause is not None:

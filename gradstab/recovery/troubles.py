@@ -75,13 +75,19 @@ class StateWatch:
         self._looks = 0
 
     def see(
-        self, norms: np.ndarray[Any, Any], *, loss_is_up: bool, has_learned: bool = True
+        self,
+        norms: np.ndarray[Any, Any],
+        *,
+        loss_is_up: bool,
+        loss_is_high: bool = False,
+        has_learned: bool = True,
     ) -> Trouble | None:
         """Return what is wrong with the state, or `None`.
 
         Args:
             norms: Half the squared norm of each variable.
             loss_is_up: Whether the latest losses are above all that was before.
+            loss_is_high: Whether the last few are far above those of the last calm looks.
             has_learned: Whether the loss fell from the first, and did not rise far before.
         """
         trouble = self._not_finite(norms)
@@ -91,6 +97,7 @@ class StateWatch:
                 or self._statistic_jumped(norms, self._calm)
                 or self._moments_jumped(norms, self._calm)
                 or (self._weights_jumped(norms, self._calm) if loss_is_up else None)
+                or (self._weights_shrank(norms, self._calm) if loss_is_high else None)
                 or (None if has_learned else self._weights_left(norms))
             )
         return trouble
@@ -188,6 +195,18 @@ class StateWatch:
             "huge_update",
             f"The weights grew from a norm of {before:.3g} to {now:.3g} within some steps, and the "
             "loss is up.",
+        )
+
+    def _weights_shrank(self, norms: Any, calm: Any) -> Trouble | None:
+        """Tell weights that were cleared, though momentum or the next steps moved them again."""
+        now, before = self._total(norms, WEIGHT), self._total(calm, WEIGHT)
+        if now >= before / _WEIGHT_RISE:
+            return None
+        return Trouble(
+            "zeroed_state",
+            f"The weights shrank from a norm of {before:.3g} to {now:.3g} within some steps, and "
+            "the loss is up.",
+            may_be_rate=False,
         )
 
     def _weights_left(self, norms: Any) -> Trouble | None:

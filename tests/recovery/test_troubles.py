@@ -68,6 +68,27 @@ def test_a_state_that_no_healthy_step_makes_is_told(norms, loss_is_up, code):
     assert (trouble and trouble.kind) == code
 
 
+def test_weights_that_were_cleared_are_told_though_later_steps_moved_them():
+    watch = watch_after()
+    moved = np.array([0.3, 50.0, 1e-6])
+    assert watch.see(moved, loss_is_up=False) is None
+    trouble = watch.see(moved, loss_is_up=False, loss_is_high=True)
+    assert trouble.kind == "zeroed_state"
+    assert watch.see(np.array([20.0, 50.0, 1e-6]), loss_is_up=False, loss_is_high=True) is None
+
+
+def test_losses_are_high_if_the_last_few_are_far_above_the_last_calm_ones():
+    watch = LossWatch()
+    for losses in course(*LEARNED):
+        assert not watch.is_high
+        watch.see(losses)
+        watch.keep()
+    watch.see([0.1] * 40 + [0.5] * 10)
+    assert watch.is_high
+    watch.see([0.1] * 45 + [0.25] * 5)
+    assert not watch.is_high
+
+
 def test_weights_are_named_before_statistics_and_moments():
     trouble = watch_after().see(np.full(3, np.nan), loss_is_up=False)
     assert "`dense/kernel` (weight)" in trouble.text
