@@ -40,6 +40,8 @@ _CHANCE: Final = 0.15
 _SLOW: Final = ("learning-rate-too-low", "too-few-epochs", "batch-size", "optimizer")
 # The share of what was missing to a perfect score that a repair has to bring.
 _SHARE: Final = 0.5
+# The least score of a net that is called repaired.
+_FAIR: Final = GOOD / 2
 
 
 def repair(
@@ -134,9 +136,9 @@ def repair(
     if found is None or found.score < max(plain.score, 0.0) + max(least, wanted):
         return _no_gain(model, plain, roots, search, diagnosis)
     found, evidence = search.pruned(found, least / 2)
-    gain = found.score - plain.score
-    is_good = found.score >= GOOD or gain >= _SHARE * (1 - plain.score)
-    verdict = REPAIRED if is_good else IMPROVED
+    # Half of what was missing, but not from far below a constant answer to hardly above one.
+    is_much = found.score - plain.score >= _SHARE * (1 - plain.score) and found.score >= _FAIR
+    verdict = REPAIRED if found.score >= GOOD or is_much else IMPROVED
     cause = roots[0].cause if roots else "it does not learn, and the diagnosis names no cause"
     return Repair(
         _fresh(model, found, seed),
