@@ -22,6 +22,11 @@ import gradstab
 KERAS = Path(keras.__file__).parent / "src"
 HERE = Path(__file__).parent
 
+# The wheel of 3.15.1 holds them, that of 3.15.0 does not.
+pytestmark = pytest.mark.skipif(
+    not any(KERAS.glob("optimizers/*_test.py")), reason="this release of Keras ships no tests"
+)
+
 WRAPPED = [variant for variant in VARIANTS if variant != PLAIN]
 
 # How many tests ran and how many steps they took: 208 and 808, 55 and 89 with Keras 3.15. Far fewer
