@@ -17,6 +17,7 @@ from gradstab.callbacks.listeners import tell_listeners
 from gradstab.keras_hooks.epoch_logs import feed_epoch_logs, stop_feeding
 from gradstab.optimizers.model.binding import is_built
 from gradstab.optimizers.watching.find import bind, loss_of_no_step, trains_the_whole
+from gradstab.recovery import unfinished
 from gradstab.recovery.action import Action
 from gradstab.recovery.bad_batches import BadBatch, Find
 from gradstab.recovery.best import BestState
@@ -119,8 +120,7 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the state in which training begins."""
-        if self._recovery is not None:
-            self._recovery.end(self._steps)  # The last run ended by an exception.
+        unfinished.end(self.model, self._steps)
         self.verdict, self.code, self.actions, self.bad_batches = None, None, [], []
         self._losses, self._steps, self._unseen = [], 0, 0
         bind(self.model)

@@ -63,8 +63,11 @@ class Kept:
             is_list = isinstance(found, list) and len(found) >= len(entries)
             if not is_list or not all(map(is_right, found)):
                 raise _broken(text)
-        for name, part in self._parts.items():
-            part.resume(states[name])
+        try:
+            for name, part in self._parts.items():
+                part.resume(states[name])
+        except (TypeError, ValueError) as error:  # too many entries, or one of another kind
+            raise _broken(text) from error
         return states["run"], [Action(*each) for each in states["actions"]]
 
 

@@ -63,7 +63,7 @@ class Masking:
             return None
         return (
             "Many steps were skipped, since their batches hold examples that are not finite: "
-            f"{examples} in {batches} of the last {steps} batches. Now such examples are left out "
+            f"{examples} in {batches} of the last batches. Now such examples are left out "
             "of the loss, and the others of their batch are trained on. "
             "`gradstab.data.BadExamples` does so from the first batch on, and names them."
         )
@@ -127,8 +127,8 @@ class Masking:
         good = tf.ones((size,), tf.bool)
         for leaf in leaves:
             if leaf.dtype.is_floating:
-                finite = tf.reshape(tf.math.is_finite(leaf), (size, -1))
-                good = tf.logical_and(good, tf.reduce_all(finite, axis=1))
+                axes = list(range(1, leaf.shape.rank))
+                good = tf.logical_and(good, tf.reduce_all(tf.math.is_finite(leaf), axis=axes))
         many = tf.reduce_sum(tf.cast(good, tf.int32))
         mask = tf.logical_or(good, many == 0)
         bad = tf.cast(size - tf.where(many > 0, many, size), tf.int64)

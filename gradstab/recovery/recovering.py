@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gradstab._replicas import count_workers
 from gradstab.optimizers.watching.find import bind, optimizers_of
+from gradstab.recovery import unfinished
 from gradstab.recovery.action import Action
 from gradstab.recovery.bad_batches import BadBatch, BadBatches, FailedSteps
 from gradstab.recovery.best import BestState
@@ -99,6 +100,7 @@ class Recovery:
 
     def begin(self) -> None:
         """Begin to note losses, before a step is traced."""
+        unfinished.note(self._model, self)
         if self._noted is not None:
             self._noted.attach()
 
@@ -116,6 +118,7 @@ class Recovery:
 
     def end(self, step: int) -> None:
         """Take back what cuts the rate and masks examples, and let go of all copies."""
+        unfinished.forget(self._model)
         told = self._masking.total()
         if told is not None:
             self._tell(Action("masked", step, "bad_data", told))
@@ -173,14 +176,12 @@ class Recovery:
         values, norms = self._state.read()
         # The end of an epoch may come soon after a look: then the state alone is judged.
         is_whole = step - self.window.begun >= self._every_n_steps // 2
-        told_by_steps = None
-        if is_whole:
-            told_by_steps = self._losses.see(self.window.losses) or self.window.held(step)
+        of_steps = is_whole and (self._losses.see(self.window.losses) or self.window.held(step))
         seen, has_learned = self._losses, self._losses.has_learned(self.window.losses)
         trouble = self._watch.see(
             norms, loss_is_up=seen.is_up, loss_is_high=seen.is_high, has_learned=has_learned
         )
-        trouble = trouble or told_by_steps
+        trouble = trouble or of_steps or None
         if trouble is not None:
             return self._go_back(trouble, step, epoch)
         if cause is not None:
@@ -193,10 +194,10 @@ class Recovery:
         if step > self.window.begun:
             self.dropped_all = False
         if is_whole:
-            told = self._masking.see(step - self.window.begun, self.window.skipped)
+            told = self._masking.see(self.window.steps(step), self.window.skipped)
             if told is not None:
                 self._tell(Action("masked", step, "bad_data", told))
-            few_skipped = self.window.skipped < 0.5 * (step - self.window.begun)
+            few_skipped = self.window.skipped < 0.5 * self.window.steps(step)
             self.is_calm = few_skipped and self._losses.is_calm and not self.window.is_held(step)
             if self.is_calm:
                 self._losses.keep()

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from gradstab.optimizers.model.damage import MOMENT, parts_of_model
 from gradstab.optimizers.watching.find import stabilized_optimizer
+from gradstab.recovery.state import sums_of_windows
 
 # Copies that a ring holds: the newest may hold what is not seen yet, the others go further back.
 COPIES: Final = 3
@@ -152,8 +153,9 @@ def _places(model: Any, optimizers: Mapping[str, Any]) -> list[Place]:
         told = set() if ours is None else {id(each) for each in ours.telemetry.variables}
         own = {id(v): v for v in optimizer.variables if id(v) not in told}
         shapes = {tuple(v.shape) for v in model.trainable_variables if len(v.shape)}
+        sums = {id(variable) for variable in sums_of_windows(optimizer)}
         for place, variable in own.items():
-            if tuple(variable.shape) in shapes:
+            if tuple(variable.shape) in shapes and place not in sums:
                 kinds.setdefault(place, MOMENT)
         found |= own
     for variable in model.metrics_variables:

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from keras import ops
 
-from gradstab.keras_hooks.optimizer_state import trained_variables
+from gradstab._nesting import parts, unwrapped
+from gradstab.keras_hooks.optimizer_state import accumulators, trained_variables
 from gradstab.optimizers.model.damage import (
     MOMENT,
     WEIGHT,
@@ -66,14 +67,29 @@ class RunState:
             _begin_anew(made_since, map(_moments_of, self._optimizers.values()))
 
     def _parts(self) -> list[Part]:
-        moments = [v for each in self._optimizers.values() for v in _moments_of(each).variables]
+        sums = {id(v) for each in self._optimizers.values() for v in sums_of_windows(each)}
+        moments = [v for v in self._moments() if id(v) not in sums]
         return [*parts_of_model(self._model), *(Part(v, MOMENT) for v in moments)]
 
+    def _moments(self) -> list[Any]:
+        return [v for each in self._optimizers.values() for v in _moments_of(each).variables]
+
     def _variables(self) -> list[Any]:
-        of_model = {id(v): v for v in self._model.variables}
-        return list(
-            (of_model | {id(part.variable): part.variable for part in self._parts()}).values()
-        )
+        of_model = [*self._model.variables, *(part.variable for part in self._parts())]
+        return list({id(v): v for v in [*of_model, *self._moments()]}.values())
+
+
+def sums_of_windows(optimizer: Any) -> list[Any]:
+    """Return the sums of gradients that an optimizer keeps until its window of micro-batches ends.
+
+    One that is not finite is no damage: the window will be skipped as a whole.
+    """
+    return [
+        each
+        for part in parts(unwrapped(optimizer))
+        if part.built and getattr(part, "gradient_accumulation_steps", None)
+        for _, each in accumulators(part)
+    ]
 
 
 def _moments_of(optimizer: Any) -> Any:

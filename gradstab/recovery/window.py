@@ -27,6 +27,7 @@ class Window:
 
     Attributes:
         begun: Steps of the run up to the last look, dropped ones counted.
+        counted: Steps since that telemetry counted: windows, where gradients are accumulated.
         losses: Losses of the applied steps since.
         skipped: How many steps were skipped since.
         limited: How many were limited by a rule.
@@ -41,8 +42,12 @@ class Window:
         self._was_held = self._was_free = False
         self.begun = 0
         self.losses: list[float] = []
-        self.skipped = self.limited = 0
+        self.skipped = self.limited = self.counted = 0
         self.has_failed = False
+
+    def steps(self, step: int) -> int:
+        """Return how many steps there were since, as `skipped` and `limited` count them."""
+        return self.counted or step - self.begun
 
     def take_in(self) -> None:
         """Take in the latest steps."""
@@ -55,6 +60,7 @@ class Window:
         elif self._judge.watched:
             reading = self._judge.watched[0].latest
             self.losses += reading.loss[~reading.skipped].tolist()
+            self.counted += len(reading.skipped)
             self.skipped += int(np.sum(reading.skipped))
             self.limited += int(np.sum(reading.limited))
             self.has_failed |= self.skipped > 0
@@ -65,7 +71,7 @@ class Window:
         Args:
             step: Steps of the run up to now.
         """
-        return self._was_free and self.limited > _HELD * (step - self.begun)
+        return self._was_free and self.limited > _HELD * self.steps(step)
 
     def held(self, step: int) -> Trouble | None:
         """Return that limits hold the run since the look before the last, or `None`."""
@@ -73,7 +79,7 @@ class Window:
             return None
         return Trouble(
             "held_by_limits",
-            f"{self.limited} of the last {step - self.begun} steps had to be cut short by the "
+            f"{self.limited} of the last {self.steps(step)} steps had to be cut short by the "
             "rules of the optimizer, which left the run alone before: the learning rate has become "
             "too high.",
             is_seen_at_once=False,
@@ -82,18 +88,19 @@ class Window:
     def begin(self, step: int) -> None:
         """Count from here on."""
         self._was_held = self.is_held(step)
-        self._was_free |= self.limited <= _FREE * (step - self.begun)
-        self.begun, self.losses, self.skipped, self.limited = step, [], 0, 0
+        self._was_free |= self.limited <= _FREE * self.steps(step)
+        self.begun, self.losses = step, []
+        self.skipped = self.limited = self.counted = 0
         if self._veto is not None:
             self._skipped_before = self._veto.skipped()
 
     def state(self) -> list[Any]:
         """Return what a resumed run goes on with."""
-        counts = [self.begun, self.skipped, self.limited, self._skipped_before]
+        counts = [self.begun, self.counted, self.skipped, self.limited, self._skipped_before]
         return [*counts, self._was_held, self._was_free, *self.losses]
 
     def resume(self, state: list[Any]) -> None:
         """Go on with what `state` returned."""
-        self.begun, self.skipped, self.limited, self._skipped_before = state[:4]
-        self._was_held, self._was_free = state[4:6]
-        self.losses = list(map(float, state[6:]))
+        self.begun, self.counted, self.skipped, self.limited, self._skipped_before = state[:5]
+        self._was_held, self._was_free = state[5:7]
+        self.losses = list(map(float, state[7:]))

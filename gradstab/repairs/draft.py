@@ -12,6 +12,8 @@ import keras
 import numpy as np
 
 from gradstab._layers import layers_in_order
+from gradstab.diagnosis.measuring.losses import metrics_of
+from gradstab.diagnosis.rules.labels import ACCURACIES
 from gradstab.optimizers import stabilize
 from gradstab.repairs import clone
 from gradstab.repairs.task import Task, task_of
@@ -152,8 +154,8 @@ class Draft:
     def _asks(self, count: int) -> list[bool]:
         """Tell for each output whether its loss, activation or metrics are those for labels."""
         losses = self.by_output(self.loss, count)
-        metrics = keras.tree.flatten(compile_arguments(self.model).get("metrics"))
-        is_counted = count == 1 and any("acc" in str(each).lower() for each in metrics)
+        (metrics, *_) = metrics_of(self.model, [""] * count)
+        is_counted = count == 1 and any(name in ACCURACIES for name in metrics)
         asks = []
         for place, loss in enumerate(losses):
             activation = ""

@@ -70,7 +70,7 @@ def test_the_step_is_that_of_the_good_examples_alone():
     for one, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
     assert masking.counts() == (2, 1)
-    assert "2 in 1 of the last 10 batches" in masking.see(10, 1)
+    assert "2 in 1 of the last batches" in masking.see(10, 1)
 
 
 def test_it_is_taken_out_where_something_else_is_the_cause():

@@ -19,7 +19,7 @@ from gradstab.diagnosis.rules.heads import (
     is_beyond,
 )
 
-_ACCURACIES: Final = (
+ACCURACIES: Final = (
     "accuracy", "Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "SparseCategoricalAccuracy",
 )  # fmt: skip
 # Different whole numbers from which on, with gaps between them, targets are quantities.
@@ -105,7 +105,7 @@ def loss_mismatch(looks: Looks) -> Iterator[Finding]:
 def are_meant_as_classes(head: HeadLook, target: TargetLook) -> bool:
     """Whether whole numbers, one after the other from 0 or 1, are judged by accuracy."""
     is_row = target.minimum in (0, 1) and target.classes == target.maximum - target.minimum + 1
-    is_asked = any(name in _ACCURACIES for name in head.metrics)
+    is_asked = any(name in ACCURACIES for name in head.metrics)
     return target.kind == "classes" and target.classes > 2 and is_row and is_asked
 
 
@@ -191,7 +191,7 @@ def _encoding(head: HeadLook, given: str, expected: str, loss: str) -> Finding:
 def metric_mismatch(looks: Looks) -> Iterator[Finding]:
     """Find accuracy as a measure of numbers."""
     for head, target in looks.heads_with_targets():
-        wrong = [name for name in head.metrics if name in _ACCURACIES]
+        wrong = [name for name in head.metrics if name in ACCURACIES]
         if wrong and target.kind == "continuous" and head.loss in OF_NUMBERS:
             yield Finding(
                 "metric-mismatch",
